@@ -1,0 +1,1 @@
+"""From records to statements: pure functions over frozen values; numpy, scipy, pandas and matplotlib, never torch."""

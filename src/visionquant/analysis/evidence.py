@@ -1,0 +1,151 @@
+"""All that the analysis looks at, opened once: settings, published figures, and sets of records by source.
+
+A set knows why a cell has no figure: absence is a value with a status and a reason, here and in everything derived.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from visionquant import params as parameters
+from visionquant import records
+from visionquant.analysis import estimates, published
+from visionquant.analysis.estimates import Estimate
+from visionquant.environment import Environment
+from visionquant.params import Params
+from visionquant.paths import Project
+from visionquant.records import Cell, Record
+
+BASELINE = "fp32"
+
+
+@dataclass(frozen=True)
+class State:
+    """What is known of one cell: its record and cell, or a status and a reason."""
+
+    record: Record | None
+    cell: Cell | None
+    status: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class RecordSet:
+    """The records of one machine. ``source`` is "local" or "recorded:<platform>"; ``missing`` says why by pair."""
+
+    source: str
+    records: dict[tuple[str, str], Record]
+    missing: dict[tuple[str, str], str]
+
+    @property
+    def environment(self) -> Environment | None:
+        """The machine, or None for an empty set."""
+        return next((record.environment for record in self.records.values()), None)
+
+    @property
+    def weights(self) -> str:
+        """seeded, pretrained, "seeded and pretrained", or "" for an empty set."""
+        return " and ".join(sorted({record.settings.weights.kind for record in self.records.values()}, reverse=True))
+
+    @property
+    def code(self) -> str:
+        """The first eight digits of the measuring code's hash, more than one joined by a comma."""
+        return ", ".join(sorted({record.code.measuring_sha256[:8] for record in self.records.values()}))
+
+    @property
+    def label(self) -> str:
+        """A short column heading."""
+        return "measured" if self.source == "local" else f"recorded ({self.source.partition(':')[2]})"
+
+    def state(self, model: str, precision: str, batch_size: int) -> State:
+        """The cell, or why there is none."""
+        record = self.records.get((model, precision))
+        if record is None:
+            reason = self.missing.get((model, precision), "not measured")
+            return State(None, None, "not measured" if reason == "not measured" else "stale", reason)
+        cell = record.cell(batch_size)
+        if cell is None:
+            return State(record, None, "not measured", "batch size not measured")
+        return State(record, cell, cell.status, cell.reason or cell.status.replace("_", " "))
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Settings, published figures and record sets: local first where there is any, then the recorded ones."""
+
+    project: Project
+    params: Params
+    published: published.Published
+    sets: tuple[RecordSet, ...]
+
+    @property
+    def measured(self) -> RecordSet:
+        """The set behind the "measured" columns: local records where there are any, else the first recorded set."""
+        return self.sets[0]
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The published models in their order, then those that the study adds."""
+        names = [row.name for row in self.published.models]
+        return tuple(dict.fromkeys([*names, *self.params.study.models]))
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """The published precisions, then those that the study or a record set adds."""
+        added = [pair[1] for records_ in self.sets for pair in records_.records]
+        return tuple(dict.fromkeys([*published.PRECISIONS.values(), *self.params.study.precisions, *sorted(added)]))
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        return tuple(sorted({1, *self.params.study.batch_sizes}))
+
+    def comparable(self, records_: RecordSet) -> str:
+        """Empty where the set comes from the published GPU, else why its absolute figures don't compare."""
+        wanted, machine = self.params.report.reference_gpu, records_.environment
+        if machine is None:
+            return "not measured"
+        if machine.gpu and wanted in machine.gpu:
+            return ""
+        return f"the published figures come from a GPU ({wanted}), these from {machine.gpu or f'a CPU ({machine.cpu})'}"
+
+    def estimate(self, records_: RecordSet, quantity: str, model: str, precision: str, batch_size: int) -> Estimate:
+        """One quantity of one cell of one set, or why there is none."""
+        state, base = records_.state(model, precision, batch_size), records_.state(model, BASELINE, batch_size)
+        if state.status != "ok" or state.cell is None or state.record is None:
+            return Estimate(quantity, status=state.status, reason=state.reason)
+        return estimates.of_cell(
+            quantity,
+            state.record,
+            state.cell,
+            base.cell if base.status == "ok" else None,
+            self.params.statistics.confidence,
+            self.params.report.workspace_mib,
+        )
+
+    def values(self, records_: RecordSet, quantity: str, precision: str, models: tuple[str, ...]) -> dict[str, float]:
+        """A measured column at batch size 1: model to value, without the models that have none."""
+        found = {model: self.estimate(records_, quantity, model, precision, 1).value for model in models}
+        return {model: value for model, value in found.items() if value is not None}
+
+
+def gather(project: Project, params: Params) -> Evidence:
+    """Open the study's evidence.
+
+    Raises:
+        StudyError: a record or a published table is broken, or a set mixes machines.
+    """
+    found, missing = records.local(project, params)
+    local = RecordSet("local", found, missing)
+    others = tuple(
+        RecordSet(f"recorded:{platform}", rows, {})
+        for platform, rows in records.recorded(project).items()
+        if rows
+    )
+    sets = (local, *others) if found or not others else (*others, local)
+    return Evidence(project, params, published.load(project), sets)
+
+
+def open_study(root: str | os.PathLike[str]) -> Evidence:
+    """The evidence of the checkout at ``root``; what notebooks start with."""
+    project = Project.find(Path(root))
+    return gather(project, parameters.load(project))

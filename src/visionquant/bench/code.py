@@ -1,0 +1,34 @@
+"""Which code measured: a digest of this folder, and where the checkout stands in git."""
+
+import hashlib
+import subprocess
+from pathlib import Path
+
+from visionquant.records import Code
+
+
+def measuring_sha256(folder: Path = Path(__file__).parent) -> str:
+    """The sha256 over names and contents of all modules in ``folder``."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def state(root: Path) -> Code:
+    """The measuring code as it lies on disk; commit and dirtiness are None outside a git checkout."""
+    commit = _git(root, "rev-parse", "HEAD")
+    status = _git(root, "status", "--porcelain", "--", "src", "params.yaml")
+    return Code(
+        measuring_sha256=measuring_sha256(),
+        git_commit=commit or None,
+        git_dirty=None if not commit else bool(status),
+    )
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

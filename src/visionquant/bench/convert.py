@@ -1,0 +1,128 @@
+"""A precision put into effect, and the proof that it was.
+
+Layers are replaced, their weights wrapped in bitsandbytes' own parameter classes, and quantised by the move to the
+device: a layer built without its weights would keep random ones (the supplement's listing does), and a precision that
+quantises nothing would time the baseline. Both are refused here. What is not quantised takes the row's dtype.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from visionquant.errors import StudyError
+from visionquant.params import FloatPrecision, Int8Precision, Nf4Precision, Precision
+from visionquant.records import Conversion
+
+
+def dtype_of(precision: Precision, device: str) -> torch.dtype:
+    """The type of everything that ``precision`` does not quantise, on ``device``."""
+    name = precision.cpu_dtype if device == "cpu" else precision.dtype
+    found = getattr(torch, name)
+    assert isinstance(found, torch.dtype)
+    return found
+
+
+def convert(model: nn.Module, precision: Precision, device: str) -> nn.Module:
+    """Put ``model`` (FP32, on the CPU) into ``precision`` on ``device``; the model is changed and returned.
+
+    Raises:
+        StudyError: nothing was quantised by a precision that quantises.
+    """
+    dtype = dtype_of(precision, device)
+    model.to(dtype)
+    if not isinstance(precision, FloatPrecision):
+        names = [name for name, module in model.named_modules() if type(module) is nn.Linear]
+        chosen = [name for name in names if not _skipped(name, precision.skip)]
+        if not chosen:
+            raise StudyError(
+                f"precision {precision.method}", "no Linear layer was quantised", "shorten `skip` in its row"
+            )
+        for name in chosen:
+            parent, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(parent), leaf, _quantised(model.get_submodule(name), precision, dtype))
+    return model.to(device).eval()
+
+
+def _skipped(name: str, skip: tuple[str, ...]) -> bool:
+    return any(part in skip for part in name.split("."))
+
+
+def _quantised(linear: nn.Module, precision: Int8Precision | Nf4Precision, dtype: torch.dtype) -> nn.Module:
+    import bitsandbytes as bnb
+
+    assert isinstance(linear, nn.Linear)
+    shape: dict[str, Any] = {
+        "input_features": linear.in_features,
+        "output_features": linear.out_features,
+        "bias": linear.bias is not None,
+        "device": "meta",
+    }
+    layer: nn.Module
+    if isinstance(precision, Int8Precision):
+        layer = bnb.nn.Linear8bitLt(**shape, has_fp16_weights=False, threshold=precision.threshold)
+        layer.weight = bnb.nn.Int8Params(linear.weight.data, requires_grad=False, has_fp16_weights=False)
+    else:
+        layer = bnb.nn.Linear4bit(
+            **shape, compute_dtype=dtype, compress_statistics=precision.double_quantization, quant_type="nf4"
+        )
+        layer.weight = bnb.nn.Params4bit(
+            linear.weight.data,
+            requires_grad=False,
+            compress_statistics=precision.double_quantization,
+            blocksize=precision.blocksize,
+            quant_type="nf4",
+            module=layer,
+        )
+        if linear.in_features % 32 or linear.out_features % 32:  # the repacked CPU kernel can't hold such shapes
+            layer.support_avx512bf16_for_cpu = False
+    layer.bias = linear.bias
+    return layer.eval()
+
+
+def prove(model: nn.Module, precision: Precision, device: str) -> Conversion:
+    """What the parameters of a converted model really are.
+
+    Raises:
+        StudyError: the model is not what ``precision`` says.
+    """
+    import bitsandbytes as bnb
+
+    kinds: tuple[type[nn.Module], ...] = (bnb.nn.Linear8bitLt, bnb.nn.Linear4bit)
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
+    kept = tuple(name for name, module in model.named_modules() if type(module) is nn.Linear)
+    quantised = sum(module.in_features * module.out_features for module in layers.values())
+    dtypes: dict[str, int] = {}
+    for parameter in model.parameters():
+        name = str(parameter.dtype).removeprefix("torch.")
+        dtypes[name] = dtypes.get(name, 0) + parameter.numel()
+    others = sum(p.numel() for p in model.parameters() if type(p) is nn.Parameter)
+    knobs: dict[str, str | int | float | bool] = {
+        "method": precision.method,
+        "dtype": str(dtype_of(precision, device)).removeprefix("torch."),
+        "attention": str(getattr(model.config, "_attn_implementation", "unknown")),
+    }
+    if isinstance(precision, FloatPrecision):
+        knobs["tf32"] = precision.tf32
+        expected = {str(dtype_of(precision, device)).removeprefix("torch.")}
+        if set(dtypes) != expected or layers:
+            raise StudyError(f"precision {precision.method}", f"parameters are {dtypes}", "report this defect")
+        kept = ()
+    elif isinstance(precision, Int8Precision):
+        knobs["threshold"] = precision.threshold
+        wrong = [name for name, module in layers.items() if module.weight.dtype != torch.int8]
+        if wrong or not layers:
+            raise StudyError("precision int8", f"{len(wrong)} of {len(layers)} layers hold no int8", "report this")
+    else:
+        states = [module.weight.quant_state for module in layers.values()]
+        knobs |= {"blocksize": precision.blocksize, "double_quantization": precision.double_quantization}
+        good = [s for s in states if s.quant_type == "nf4" and s.blocksize == precision.blocksize]
+        if not layers or len(good) != len(states) or any(s.nested != precision.double_quantization for s in states):
+            raise StudyError("precision nf4", f"{len(good)} of {len(layers)} layers are nf4", "report this defect")
+    return Conversion(
+        quantized_modules=len(layers),
+        quantized_share=quantised / (quantised + others) if quantised else 0.0,
+        skipped_modules=kept,
+        dtypes=dtypes,
+        knobs=knobs,
+    )

@@ -1,0 +1,144 @@
+"""How far a precision's outputs are from FP32's, on the same photographs.
+
+Features are the last hidden state. Logits come through the checkpoint's own head where it has one, else through a fixed
+seeded projection of the pooled features ("accuracy simulation"), and the record says which. On seeded weights all this
+tells whether the conversion is right; it says nothing about accuracy.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from visionquant import hub
+from visionquant.paths import Project
+from visionquant.records import Fidelity
+
+CLASSES = 1000
+Head = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Of n images: features (n, ...) and logits (n, classes), float32."""
+
+    features: np.ndarray
+    logits: np.ndarray
+
+
+def image_count(macs: int, most: int, gmacs: float) -> int:
+    """As many images as ``gmacs`` of arithmetic allow, between two and ``most``."""
+    return max(2, min(most, int(gmacs * 1e9 / macs)))
+
+
+def outputs(model: nn.Module, images: torch.Tensor, head: Head) -> Outputs:
+    """One pass over ``images``; the head runs in FP32 on the CPU whatever the precision."""
+    with torch.inference_mode():
+        result = model(images)
+        features = result.last_hidden_state.float().cpu()
+        pooled = getattr(result, "pooler_output", None)
+        logits = head(features, None if pooled is None else pooled.float().cpu())
+    return Outputs(features.numpy(), logits.numpy())
+
+
+def compare(reference: Outputs, found: Outputs, logits_from: str) -> Fidelity:
+    """Cosine, SQNR in dB (mean over images), top-1 agreement (0 to 1) and KL(reference || found) in nats.
+
+    Figures are None where the outputs hold NaN or infinity.
+    """
+    bad = int((~np.isfinite(found.features)).sum() + (~np.isfinite(found.logits)).sum())
+    count = len(reference.features)
+    if bad:
+        return Fidelity(
+            images=count,
+            cosine=None,
+            sqnr_db=None,
+            nan_count=bad,
+            top1_agreement=None,
+            kl_nats=None,
+            logits_from=logits_from,
+        )
+    a = reference.features.reshape(count, -1).astype(np.float64)
+    b = found.features.reshape(count, -1).astype(np.float64)
+    cosine = (a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
+    noise = ((a - b) ** 2).sum(1)
+    exact = bool((noise == 0).all())
+    sqnr = 10 * np.log10((a**2).sum(1) / np.maximum(noise, 1e-300))
+    p, q = _log_softmax(reference.logits), _log_softmax(found.logits)
+    return Fidelity(
+        images=count,
+        cosine=float(cosine.mean()),
+        sqnr_db=None if exact else float(sqnr.mean()),
+        nan_count=0,
+        top1_agreement=float((reference.logits.argmax(1) == found.logits.argmax(1)).mean()),
+        kl_nats=float((np.exp(p) * (p - q)).sum(1).mean()),
+        logits_from=logits_from,
+    )
+
+
+def head_of(project: Project, manifest: hub.Manifest, seed: int) -> tuple[Head, str]:
+    """The head that turns features into logits, and its description."""
+    if manifest.weights == "pretrained":
+        folder = hub.resolve(project, manifest)
+        own = _own_head(folder)
+        if own is not None:
+            return own, "the checkpoint's own head"
+    return _projection(seed), f"a fixed seeded projection to {CLASSES} classes"
+
+
+def _projection(seed: int) -> Head:
+    def head(features: torch.Tensor, pooled: torch.Tensor | None) -> torch.Tensor:
+        vectors = features.mean((2, 3)) if features.dim() == 4 else features[:, 0]
+        weight = np.random.default_rng(seed + 1).standard_normal((vectors.shape[1], CLASSES), dtype=np.float32)
+        return vectors @ torch.from_numpy(weight / np.float32(vectors.shape[1] ** 0.5))
+
+    return head
+
+
+class _Replay(nn.Module):
+    """Stands in for the backbone of a classifier and answers with features that were already computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answer: Any = None
+
+    def forward(self, *_: Any, **__: Any) -> Any:
+        return self.answer
+
+
+class _Answer(SimpleNamespace):
+    def __getitem__(self, index: int) -> Any:
+        return (self.last_hidden_state, self.pooler_output)[index]
+
+
+def _own_head(folder: Path) -> Head | None:
+    """The classifier of a checkpoint around a replayed backbone, or None for a checkpoint without one."""
+    from transformers import AutoConfig, AutoModelForImageClassification
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    if not any("ImageClassification" in name for name in config.architectures or ()):
+        return None
+    full = AutoModelForImageClassification.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
+    replay = _Replay()
+    setattr(full, full.base_model_prefix, replay)
+
+    def head(features: torch.Tensor, pooled: torch.Tensor | None) -> torch.Tensor:
+        replay.answer = _Answer(
+            last_hidden_state=features, pooler_output=pooled, hidden_states=None, attentions=None
+        )
+        logits = full(pixel_values=torch.zeros(len(features), 3, 1, 1)).logits
+        assert isinstance(logits, torch.Tensor)
+        return logits
+
+    return head
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
+    result: np.ndarray = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    return result

@@ -1,0 +1,104 @@
+"""The FP32 outputs that every precision of a model is compared with, made once per model."""
+
+import io
+import json
+import zipfile
+from dataclasses import dataclass
+
+import numpy as np
+
+from visionquant import hub, zoo
+from visionquant.bench import backend, convert, fidelity, isolate, load, photographs, size
+from visionquant.bench.code import measuring_sha256
+from visionquant.environment import require_declared
+from visionquant.errors import StudyError
+from visionquant.params import FloatPrecision, Params
+from visionquant.paths import Project, write_atomically
+from visionquant.records import sha256_of
+
+FP32 = FloatPrecision(method="float", dtype="float32", cpu_dtype="float32", tf32=False)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """FP32 outputs on the fidelity images of one model; ``macs`` are multiply-accumulates of one image."""
+
+    identity: str
+    outputs: fidelity.Outputs
+    logits_from: str
+    macs: int
+
+
+def identity(params: Params, model: str, manifest: hub.Manifest, machine: dict[str, object]) -> str:
+    """The digest of all that a reference depends on."""
+    protocol = params.protocol
+    asked = [protocol.fidelity_images, protocol.fidelity_gmacs, protocol.seed, protocol.attention]
+    spec = params.models[model].model_dump(mode="json")
+    return sha256_of([spec, manifest.sha256(), machine, asked, measuring_sha256()])
+
+
+def make(project: Project, params: Params, model: str) -> None:
+    """Compute and write the reference of ``model``; one that is up to date is left alone.
+
+    Raises:
+        StudyError: weights are missing or broken, or the machine is not the declared one.
+    """
+    import torch
+
+    environment = require_declared(project, params.study.device)
+    manifest = hub.Manifest.load(project.manifest(model))
+    key = identity(params, model, manifest, environment.key())
+    path = project.reference(model)
+    if path.is_file():
+        try:
+            if read(project, model).identity == key:
+                return
+        except StudyError:
+            pass  # an unreadable reference is made again
+    backend.quiet()
+    default_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    spec, protocol = params.models[model], params.protocol
+    net = load.load(project, model, spec, manifest, protocol.attention, protocol.seed)
+    facts = zoo.facts(project, model)
+    folder = hub.resolve(project, manifest) if manifest.weights == "pretrained" else None
+    prepared = load.preprocessing(project, model, folder)
+
+    def compute() -> tuple[fidelity.Outputs, str, int]:
+        backend.apply(FP32, protocol, default_threads)
+        device = environment.device
+        count = facts.macs if facts else size.macs(net, spec.input_size)
+        images = fidelity.image_count(count, protocol.fidelity_images, protocol.fidelity_gmacs)
+        head, description = fidelity.head_of(project, manifest, protocol.seed)
+        converted = convert.convert(net, FP32, device)
+        batch = photographs.batch(images, prepared, spec.input_size).to(device)
+        return fidelity.outputs(converted, batch, head), description, count
+
+    try:
+        outputs, logits_from, macs = isolate.in_fork(compute)
+    except isolate.Failed as failure:
+        raise StudyError(f"reference of {model}", failure.reason, "take the model out of study.models") from None
+    if not (np.isfinite(outputs.features).all() and np.isfinite(outputs.logits).all()):
+        raise StudyError(f"reference of {model}", "FP32 outputs are not finite", "check the checkpoint")
+    about = json.dumps({"identity": key, "logits_from": logits_from, "macs": macs})
+    buffer = io.BytesIO()
+    np.savez(buffer, features=outputs.features, logits=outputs.logits, about=np.array(about))
+    write_atomically(path, buffer.getvalue())
+
+
+def read(project: Project, model: str) -> Reference:
+    """Read the reference of ``model``.
+
+    Raises:
+        StudyError: it is missing or broken.
+    """
+    path = project.reference(model)
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            about = json.loads(str(stored["about"]))
+            outputs = fidelity.Outputs(stored["features"], stored["logits"])
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        raise StudyError(
+            f"data/references/{model}.npz", "missing or broken", f"run `visionquant reference --model {model}`"
+        ) from None
+    return Reference(about["identity"], outputs, about["logits_from"], about["macs"])

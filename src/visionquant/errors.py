@@ -1,0 +1,22 @@
+"""One error family: what was asked, what was found, what to do."""
+
+
+class StudyError(Exception):
+    """A mistake that the reader can mend. Its text is one line, printed as it is.
+
+    Args:
+        asked: the file, key or action concerned.
+        found: what stood in the way.
+        remedy: what to do about it.
+    """
+
+    def __init__(self, asked: str, found: str, remedy: str) -> None:
+        super().__init__(" ".join(f"{asked}: {found}; {remedy}".split()))
+
+
+class MachineMismatch(StudyError):
+    """The machine at hand is not the one that the study, or a set of records, declares."""
+
+
+class CodeChanged(StudyError):
+    """The measuring code was edited while it ran, so the result belongs to no one version of it."""

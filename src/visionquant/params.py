@@ -1,0 +1,288 @@
+"""params.yaml as frozen values.
+
+Every key is typed and none is optional by accident: an unknown or missing key, an unknown name or a wrong type is one
+line that names the key and what is allowed. Nothing here imports torch.
+"""
+
+import difflib
+import re
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from visionquant.errors import StudyError
+from visionquant.paths import Project
+
+Dtype = Literal["float32", "float16", "bfloat16"]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+(-[A-Za-z0-9_]+)*$")]
+
+
+class Row(BaseModel):
+    """A frozen row of settings without room for unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class ModelSpec(Row):
+    """Where a model comes from and what it is fed.
+
+    Either ``repo_id`` with ``revision`` (40 hex digits, so that it can't move), or ``path``, a local folder in the
+    hub's layout. ``input_size`` is the side of the square input in pixels.
+    """
+
+    repo_id: str | None = None
+    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = None
+    path: str | None = None
+    input_size: Annotated[int, Field(ge=16, le=2048)]
+    group: str = "other"
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.repo_id is None) == (self.path is None):
+            raise ValueError("needs exactly one of repo_id (with revision) and path")
+        if (self.repo_id is None) != (self.revision is None):
+            raise ValueError("repo_id and revision (40 hex digits) go together")
+        return self
+
+
+class FloatPrecision(Row):
+    """Every parameter in one floating-point type."""
+
+    method: Literal["float"]
+    dtype: Dtype
+    cpu_dtype: Dtype
+    tf32: bool = False
+
+    @property
+    def bits(self) -> int:
+        return 32 if self.dtype == "float32" else 16
+
+
+class Int8Precision(Row):
+    """bitsandbytes LLM.int8(): row-wise INT8 weights; input columns with a value above ``threshold`` stay in 16 bit.
+
+    ``threshold: 0.0`` switches the outlier path off. Linear layers with a part of their name in ``skip`` keep ``dtype``.
+    """
+
+    method: Literal["bitsandbytes_int8"]
+    dtype: Dtype
+    cpu_dtype: Dtype
+    threshold: Annotated[float, Field(ge=0.0)]
+    skip: tuple[str, ...] = ()
+
+    @property
+    def bits(self) -> int:
+        return 8
+
+
+class Nf4Precision(Row):
+    """bitsandbytes NF4: 4-bit codes, one scale per ``blocksize`` weights; with ``double_quantization`` scales are 8 bit."""
+
+    method: Literal["bitsandbytes_nf4"]
+    dtype: Dtype
+    cpu_dtype: Dtype
+    blocksize: Literal[64, 128, 256, 512, 1024, 2048, 4096]
+    double_quantization: bool
+    skip: tuple[str, ...] = ()
+
+    @property
+    def bits(self) -> int:
+        return 4
+
+
+Precision = Annotated[FloatPrecision | Int8Precision | Nf4Precision, Field(discriminator="method")]
+
+
+class Protocol(Row):
+    """How one cell is measured. Times in seconds; counts of forward passes."""
+
+    replicates: Annotated[int, Field(ge=1, le=100)]
+    warmup_iterations: Annotated[int, Field(ge=0)]
+    iterations: Annotated[int, Field(ge=1)]
+    minimum_iterations: Annotated[int, Field(ge=1)]
+    budget_s: Annotated[float, Field(gt=0)] | None
+    throughput_share: Annotated[float, Field(gt=0, lt=1)]
+    fidelity_images: Annotated[int, Field(ge=2, le=32)]
+    fidelity_gmacs: Annotated[float, Field(gt=0)]
+    attention: Literal["sdpa", "eager"]
+    threads: Annotated[int, Field(ge=1)] | None
+    cudnn_benchmark: bool
+    seed: Annotated[int, Field(ge=0)]
+
+    @model_validator(mode="after")
+    def _counts_fit(self) -> Self:
+        if self.minimum_iterations * self.replicates > self.iterations:
+            raise ValueError(
+                f"minimum_iterations {self.minimum_iterations} x replicates {self.replicates} "
+                f"is more than iterations {self.iterations}"
+            )
+        return self
+
+    def iterations_of(self, replicate: int) -> int:
+        """Timed iterations of replicate 0, 1, ...: they add up to ``iterations``."""
+        share, rest = divmod(self.iterations, self.replicates)
+        return share + (replicate < rest)
+
+
+class StudyChoice(Row):
+    """Which rows are studied, on which device, with which weights."""
+
+    models: Annotated[tuple[str, ...], Field(min_length=1)]
+    precisions: Annotated[tuple[str, ...], Field(min_length=1)]
+    batch_sizes: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
+    protocol: str
+    device: Literal["auto", "cpu", "cuda"]
+    weights: Literal["auto", "pretrained", "seeded"]
+
+
+class StatisticsChoice(Row):
+    """Confidence of the intervals (0 to 1) and the percentiles shown (per cent)."""
+
+    confidence: Annotated[float, Field(gt=0.5, lt=1)]
+    percentiles: Annotated[tuple[Annotated[int, Field(gt=0, lt=100)], ...], Field(min_length=1)]
+
+
+class ReportChoice(Row):
+    """What the pages are called and what the published figures can be compared with."""
+
+    title: str
+    reference_gpu: str
+    workspace_mib: Annotated[float, Field(ge=0)]
+
+
+class Params(Row):
+    """All of params.yaml."""
+
+    study: StudyChoice
+    protocols: dict[Name, Protocol]
+    models: dict[Name, ModelSpec]
+    precisions: dict[Name, Precision]
+    statistics: StatisticsChoice
+    report: ReportChoice
+
+    @property
+    def protocol(self) -> Protocol:
+        """The protocol in force."""
+        return self.protocols[self.study.protocol]
+
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """(model, precision) of the study, model by model."""
+        return tuple((model, precision) for model in self.study.models for precision in self.study.precisions)
+
+
+def load(project: Project) -> Params:
+    """Read and check ``params.yaml``.
+
+    Raises:
+        StudyError: one line naming the key at fault and what is allowed.
+    """
+    try:
+        raw = yaml.safe_load(project.params.read_text())
+    except OSError as error:
+        raise StudyError("params.yaml", error.strerror or "unreadable", "restore it from git") from None
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" at line {where.line + 1}" if where else ""
+        raise StudyError("params.yaml", f"not YAML{line}", "mend the syntax there") from None
+    if not isinstance(raw, dict):
+        raise StudyError("params.yaml", "no top-level keys", f"it needs {', '.join(Params.model_fields)}")
+    return parse(raw)
+
+
+def parse(raw: dict[str, Any]) -> Params:
+    """Check settings that were read from YAML; see :func:`load`."""
+    try:
+        params = Params.model_validate(_tuples(raw))
+    except ValidationError as error:
+        raise _one_line(error) from None
+    study = params.study
+    known("study.models", study.models, params.models)
+    known("study.precisions", study.precisions, params.precisions)
+    known("study.protocol", [study.protocol], params.protocols)
+    for key, values in (
+        ("study.models", study.models),
+        ("study.precisions", study.precisions),
+        ("study.batch_sizes", study.batch_sizes),
+    ):
+        doubled = sorted({str(value) for value in values if values.count(value) > 1})
+        if doubled:
+            raise StudyError(f"params.yaml: {key}", f"{', '.join(doubled)} stands there twice", "name each once")
+    stages = [f"{model}-{precision}" for model, precision in params.pairs()]
+    clash = sorted({stage for stage in stages if stages.count(stage) > 1})
+    if clash:
+        raise StudyError("params.yaml: study", f"two pairs share the name {clash[0]}", "rename a model or a precision")
+    return params
+
+
+def known(key: str, names: Iterable[str], rows: Iterable[str]) -> None:
+    """Check that every name has a row.
+
+    Raises:
+        StudyError: names the first that has none, the nearest that does, and all that do.
+    """
+    allowed = list(rows)
+    for name in names:
+        if name not in allowed:
+            near = difflib.get_close_matches(name, allowed, n=1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise StudyError(f"params.yaml: {key}", f"no row named {name}", f"{hint}rows: {', '.join(allowed)}")
+
+
+def _tuples(value: Any) -> Any:
+    """YAML's lists as tuples, which frozen rows want."""
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return tuple(_tuples(item) for item in value)
+    return value
+
+
+_METHODS = "float, bitsandbytes_int8, bitsandbytes_nf4"
+
+
+def _one_line(error: ValidationError) -> StudyError:
+    first = error.errors(include_url=False)[0]
+    path = [str(part) for part in first["loc"]]
+    path = [part for part in path if part not in _METHODS.split(", ") and part != "[key]"]
+    key = f"params.yaml: {'.'.join(path)}" if path else "params.yaml"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if first["type"] == "extra_forbidden":
+        allowed = _fields_at([str(part) for part in first["loc"][:-1]])
+        near = difflib.get_close_matches(path[-1], allowed, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        return StudyError(key, f"unknown key{more}", f"{hint}allowed: {', '.join(allowed)}")
+    if first["type"] == "missing":
+        return StudyError(key, f"missing{more}", "add it")
+    message = re.sub(r"^Value error, ", "", first["msg"])
+    found = first.get("input")
+    shown = f"{message[0].lower()}{message[1:]}" + (
+        f", found {found!r}" if isinstance(found, str | int | float | bool) or found is None else ""
+    )
+    if first["type"] == "union_tag_invalid" or first["type"] == "union_tag_not_found":
+        return StudyError(f"{key}.method", f"not a method{more}", f"allowed: {_METHODS}")
+    return StudyError(key, shown + more, "correct it in params.yaml")
+
+
+_ROWS: dict[str, dict[str, type[Row]]] = {
+    "protocols": {"": Protocol},
+    "models": {"": ModelSpec},
+    "precisions": {
+        "float": FloatPrecision,
+        "bitsandbytes_int8": Int8Precision,
+        "bitsandbytes_nf4": Nf4Precision,
+    },
+    "study": {"": StudyChoice},
+    "statistics": {"": StatisticsChoice},
+    "report": {"": ReportChoice},
+}
+
+
+def _fields_at(path: list[str]) -> list[str]:
+    if not path:
+        return list(Params.model_fields)
+    rows = _ROWS[path[0]]
+    return list(rows.get(path[-1], rows.get("", FloatPrecision)).model_fields)
+
+

@@ -1,0 +1,113 @@
+"""Every path of the project, once."""
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from visionquant.errors import StudyError
+
+PACKAGE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Project:
+    """A checkout of the study; all files are found from its root."""
+
+    root: Path
+
+    @classmethod
+    def find(cls, start: Path | None = None) -> "Project":
+        """The nearest folder at or above ``start`` (default: the working directory) with a ``params.yaml``.
+
+        Raises:
+            StudyError: there is none.
+        """
+        start = (start or Path.cwd()).resolve()
+        for folder in (start, *start.parents):
+            if (folder / "params.yaml").is_file():
+                return cls(folder)
+        raise StudyError(
+            "project", f"no params.yaml in {start} or above it", "change into a checkout of the study"
+        )
+
+    @property
+    def params(self) -> Path:
+        return self.root / "params.yaml"
+
+    @property
+    def environment(self) -> Path:
+        return self.root / "data" / "environment.json"
+
+    @property
+    def architectures(self) -> Path:
+        return self.root / "data" / "architectures"
+
+    @property
+    def supplement(self) -> Path:
+        return self.root / "data" / "supplement"
+
+    @property
+    def measured(self) -> Path:
+        return self.root / "data" / "measured"
+
+    @property
+    def recorded(self) -> Path:
+        return self.root / "data" / "recorded"
+
+    @property
+    def reports(self) -> Path:
+        return self.root / "reports"
+
+    @property
+    def tables(self) -> Path:
+        return self.reports / "tables"
+
+    @property
+    def figures(self) -> Path:
+        return self.reports / "figures"
+
+    @property
+    def notebooks(self) -> Path:
+        return self.root / "notebooks"
+
+    def manifest(self, model: str) -> Path:
+        """Where the download stage says which weights ``model`` has."""
+        return self.root / "data" / "models" / f"{model}.json"
+
+    def reference(self, model: str) -> Path:
+        """Where the FP32 features of ``model`` on the fidelity images lie."""
+        return self.root / "data" / "references" / f"{model}.npz"
+
+    def record(self, model: str, precision: str) -> Path:
+        """The record of a finished pair."""
+        return self.measured / f"{model}-{precision}.json"
+
+    def progress(self, model: str, precision: str) -> Path:
+        """The cells of a pair that is under way; gone once the pair is finished."""
+        return self.root / "data" / "progress" / f"{model}-{precision}.json"
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write ``content`` beside ``path``, then move it there: a reader sees the old file or the new one.
+
+    Raises:
+        StudyError: the folder can't be written or the disk is full; the old file stays.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    temporary: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        raise StudyError(
+            f"write {path}", error.strerror or str(error), "free space or make the folder writable, then run again"
+        ) from None

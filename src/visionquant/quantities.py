@@ -1,0 +1,66 @@
+"""What is measured: names, units, labels, printed decimals, and which way is better."""
+
+from dataclasses import dataclass
+
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """One measurable quantity; ``better`` is "lower", "higher" or "" where neither is."""
+
+    name: str
+    unit: str
+    label: str
+    decimals: int
+    better: str = ""
+
+
+QUANTITIES = {
+    quantity.name: quantity
+    for quantity in (
+        Quantity("latency_median", "ms", "Median latency", 2, "lower"),
+        Quantity("latency_mean", "ms", "Mean latency", 2, "lower"),
+        Quantity("latency_std", "ms", "Standard deviation (n-1) of latency", 2, "lower"),
+        Quantity("latency_p50", "ms", "p50 latency", 2, "lower"),
+        Quantity("latency_p90", "ms", "p90 latency", 2, "lower"),
+        Quantity("latency_p95", "ms", "p95 latency", 2, "lower"),
+        Quantity("latency_p99", "ms", "p99 latency", 2, "lower"),
+        Quantity("gpu_median", "ms", "Median GPU time", 2, "lower"),
+        Quantity("speedup", "x", "Speedup over FP32", 2, "higher"),
+        Quantity("throughput", "images/s", "Throughput", 2, "higher"),
+        Quantity("throughput_change", "%", "Throughput change against FP32", 1, "higher"),
+        Quantity("memory_stored_weights", "MiB", "Stored weights", 2, "lower"),
+        Quantity("memory_with_workspace", "MiB", "Stored weights + workspace", 2, "lower"),
+        Quantity("memory_allocated_after", "MiB", "Allocated after the run", 2, "lower"),
+        Quantity("memory_peak_allocated", "MiB", "Peak allocated", 2, "lower"),
+        Quantity("memory_peak_reserved", "MiB", "Peak reserved", 2, "lower"),
+        Quantity("memory_host_peak", "MiB", "Host peak", 1, "lower"),
+        Quantity("memory_published", "MiB", "Published memory", 2, "lower"),
+        Quantity("memory_reduction", "%", "Memory reduction against FP32", 1, "higher"),
+        Quantity("memory_reduction_stored", "%", "Reduction of stored weights against FP32", 1, "higher"),
+        Quantity("memory_reduction_workspace", "%", "Reduction of stored weights + workspace", 1, "higher"),
+        Quantity("model_size", "MiB", "Size as a safetensors file", 2, "lower"),
+        Quantity("cosine", "1", "Cosine similarity to FP32", 4, "higher"),
+        Quantity("sqnr", "dB", "Signal to quantisation noise", 1, "higher"),
+        Quantity("top1_agreement", "%", "Top-1 agreement with FP32", 1, "higher"),
+        Quantity("kl_divergence", "nats", "KL divergence from FP32", 5, "lower"),
+    )
+}
+
+STATISTICS = ("mean", "median", "std", "min", "max", "p95")
+
+
+def quantity(name: str) -> Quantity:
+    """A quantity by name; ``<quantity>_over_models_<statistic>`` is that statistic of it over models.
+
+    Raises:
+        KeyError: there is no such quantity.
+    """
+    base, found, statistic = name.partition("_over_models_")
+    if not found:
+        return QUANTITIES[name]
+    if statistic not in STATISTICS:
+        raise KeyError(name)
+    inner = QUANTITIES[base]
+    return Quantity(name, inner.unit, f"{inner.label}, {statistic} over models", inner.decimals, inner.better)

@@ -1,0 +1,266 @@
+"""What was asked and what was seen: one record file a pair, read, checked and written here.
+
+Raw samples only; every statistic is derived from them again. Absence is a value: a cell that could not be measured is
+a row with a status and a reason.
+
+Schema history
+    1  first version
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from visionquant.environment import Environment
+from visionquant.errors import StudyError
+from visionquant.params import ModelSpec, Params, Precision, Protocol
+from visionquant.paths import Project, write_atomically
+
+SCHEMA = 1
+Status = Literal["ok", "out_of_memory", "unsupported", "over_budget", "unsteady", "non_finite"]
+
+
+class Row(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Weights(Row):
+    """Which weights were used; ``manifest_sha256`` is the digest of the download stage's manifest."""
+
+    kind: Literal["pretrained", "seeded"]
+    source: str
+    manifest_sha256: str
+
+
+class Settings(Row):
+    """What was asked of a pair."""
+
+    model: ModelSpec
+    precision: Precision
+    protocol: Protocol
+    device: Literal["cpu", "cuda"]
+    weights: Weights
+
+    def digest(self) -> str:
+        return sha256_of(self.model_dump(mode="json"))
+
+
+class Code(Row):
+    """The code that measured: the digest of ``bench``, and where the checkout stood."""
+
+    measuring_sha256: str
+    git_commit: str | None
+    git_dirty: bool | None
+
+
+class Conversion(Row):
+    """Proof of the precision: what became of the parameters, and with which knobs."""
+
+    quantized_modules: int
+    quantized_share: Annotated[float, Field(ge=0, le=1)]
+    skipped_modules: tuple[str, ...]
+    dtypes: dict[str, int]
+    knobs: dict[str, str | int | float | bool]
+
+
+class Size(Row):
+    """Counts and bytes of the model as it was measured."""
+
+    parameters: int
+    linear_layers: int
+    macs: int | None
+    stored_weights: int
+    file_bytes: int
+
+
+class Fidelity(Row):
+    """Agreement with FP32 on the fidelity images; ``logits_from`` says through which head the last two were taken."""
+
+    images: int
+    cosine: float | None
+    sqnr_db: float | None
+    nan_count: int
+    top1_agreement: float | None
+    kl_nats: float | None
+    logits_from: str
+
+
+class Replicate(Row):
+    """One fresh process. Milliseconds of each iteration; ``gpu_ms`` from CUDA events."""
+
+    warmup_ms: tuple[float, ...]
+    wall_ms: tuple[float, ...]
+    gpu_ms: tuple[float, ...] | None
+    stopped_by: Literal["count", "budget"]
+    host_peak: int | None
+
+
+class Throughput(Row):
+    """Images passed in a window without a synchronisation between batches, and its seconds."""
+
+    images: int
+    seconds: float
+
+
+class Memory(Row):
+    """Bytes by kind; null where this device has no such figure."""
+
+    stored_weights: int
+    allocated_after: int | None
+    peak_allocated: int | None
+    peak_reserved: int | None
+    host_peak: int | None
+
+
+class Cell(Row):
+    """One batch size of a pair: measured, or why not."""
+
+    batch_size: int
+    status: Status
+    reason: str
+    replicates: tuple[Replicate, ...] = ()
+    throughput: Throughput | None = None
+    memory: Memory | None = None
+
+    def timed_s(self) -> float:
+        """Seconds inside timed windows: iterations and throughput."""
+        iterations = sum(sum(replicate.wall_ms) for replicate in self.replicates) / 1e3
+        return iterations + (self.throughput.seconds if self.throughput else 0.0)
+
+
+class Record(Row):
+    """A pair: facts common to it, and a cell per batch size. ``elapsed_s`` is what measuring it took in all."""
+
+    schema_version: Literal[1]
+    model: str
+    precision: str
+    settings: Settings
+    environment: Environment
+    code: Code
+    conversion: Conversion | None
+    size: Size | None
+    fidelity: Fidelity | None
+    cells: tuple[Cell, ...]
+    elapsed_s: float
+
+    def identity(self) -> str:
+        """The digest that two measurements must share to stand in one record."""
+        return identity(self.settings, self.environment, self.code.measuring_sha256)
+
+    def cell(self, batch_size: int) -> Cell | None:
+        """The cell of ``batch_size``, or None if it was not measured."""
+        return next((cell for cell in self.cells if cell.batch_size == batch_size), None)
+
+
+def identity(settings: Settings, environment: Environment, measuring_sha256: str) -> str:
+    """See :meth:`Record.identity`."""
+    return sha256_of([SCHEMA, settings.digest(), environment.key(), measuring_sha256])
+
+
+def sha256_of(value: Any) -> str:
+    """The sha256 of a JSON value in canonical form."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def read(path: Path) -> Record:
+    """Read a record.
+
+    Raises:
+        StudyError: the file can't be read, is cut, or is not of this schema.
+    """
+    remedy = f"delete {path.name} and measure the pair again"
+    try:
+        raw = json.loads(path.read_text())
+    except OSError as error:
+        raise StudyError(f"record {path}", error.strerror or "unreadable", remedy) from None
+    except ValueError:
+        raise StudyError(f"record {path}", "not JSON (cut short?)", remedy) from None
+    if isinstance(raw, dict) and raw.get("schema_version") != SCHEMA:
+        raise StudyError(f"record {path}", f"schema {raw.get('schema_version')}, this code reads {SCHEMA}", remedy)
+    try:
+        return Record.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise StudyError(f"record {path}", f"{where}: {first['msg'].lower()}", remedy) from None
+
+
+def write(path: Path, record: Record) -> None:
+    """Write ``record``, whole or not at all; one cell's samples to a line."""
+    raw = record.model_dump(mode="json")
+    cells = ",\n  ".join(json.dumps(cell, separators=(",", ":")) for cell in raw.pop("cells"))
+    head = json.dumps(raw, indent=1)
+    write_atomically(path, f'{head[:-2]},\n "cells": [\n  {cells}\n ]\n}}\n')
+
+
+def stale(record: Record, params: Params) -> str | None:
+    """Why a record does not belong to the settings in force, or None if it does."""
+    asked = {
+        "model": (record.settings.model, params.models.get(record.model)),
+        "precision": (record.settings.precision, params.precisions.get(record.precision)),
+        "protocol": (record.settings.protocol, params.protocol),
+    }
+    changed = [name for name, (then, now) in asked.items() if then != now]
+    if params.study.device not in ("auto", record.settings.device):
+        changed.append("device")
+    if params.study.weights not in ("auto", record.settings.weights.kind):
+        changed.append("weights")
+    return f"measured with another {', '.join(changed)} row" if changed else None
+
+
+def local(project: Project, params: Params) -> tuple[dict[tuple[str, str], Record], dict[tuple[str, str], str]]:
+    """This machine's records of the pairs in force, and why each other pair has none.
+
+    Raises:
+        StudyError: a record is broken, or two records come from different machines or versions.
+    """
+    found: dict[tuple[str, str], Record] = {}
+    missing: dict[tuple[str, str], str] = {}
+    for pair in params.pairs():
+        path = project.record(*pair)
+        if not path.is_file():
+            missing[pair] = "not measured"
+            continue
+        record = read(path)
+        reason = stale(record, params)
+        if reason:
+            missing[pair] = reason
+        else:
+            found[pair] = record
+    require_one_machine("data/measured", list(found.values()))
+    return found, missing
+
+
+def recorded(project: Project) -> dict[str, dict[tuple[str, str], Record]]:
+    """The record sets of other machines by platform name, as committed.
+
+    Raises:
+        StudyError: a record is broken, or a set mixes machines.
+    """
+    sets: dict[str, dict[tuple[str, str], Record]] = {}
+    if not project.recorded.is_dir():
+        return sets
+    for folder in sorted(path for path in project.recorded.iterdir() if path.is_dir()):
+        records = [read(path) for path in sorted(folder.glob("*.json"))]
+        require_one_machine(f"data/recorded/{folder.name}", records)
+        sets[folder.name] = {(record.model, record.precision): record for record in records}
+    return sets
+
+
+def require_one_machine(place: str, records: list[Record]) -> None:
+    """Insist that all records come from one machine with one set of versions.
+
+    Raises:
+        StudyError: names the first record that does not match and what differs.
+    """
+    for record in records[1:]:
+        differences = record.environment.differs_from(records[0].environment)
+        if differences:
+            raise StudyError(
+                place,
+                f"{record.model}-{record.precision} comes from another machine: {'; '.join(differences)}",
+                "keep one machine's records here; measure the others again or move them to data/recorded/<platform>",
+            )

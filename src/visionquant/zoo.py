@@ -1,0 +1,51 @@
+"""What is known of a model before any weight is loaded: its config, its preprocessing, its counts."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from visionquant.errors import StudyError
+from visionquant.paths import Project
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Counts of one model as ``AutoModel`` builds it.
+
+    ``macs`` are multiply-accumulates of one image; ``model_bytes`` the stored bytes per precision by arithmetic
+    (pooler kept in 16 bit); ``published_params`` what the supplement prints.
+    """
+
+    parameters: int
+    linear_layers: int
+    linear_weight_params: int
+    macs: int
+    published_params: int
+    model_bytes: dict[str, int]
+
+
+def config(project: Project, model: str) -> dict[str, Any] | None:
+    """The committed ``config.json`` of ``model``, or None for a model that the study does not ship."""
+    return _read(project, model, "config.json")
+
+
+def preprocessing(project: Project, model: str) -> dict[str, Any] | None:
+    """The committed ``preprocessor_config.json`` of ``model``, or None."""
+    return _read(project, model, "preprocessor_config.json")
+
+
+def facts(project: Project, model: str) -> Facts | None:
+    """The committed counts of ``model``, or None for a model that the study does not ship."""
+    raw = _read(project, model, "facts.json")
+    return Facts(**{name: raw[name] for name in Facts.__dataclass_fields__}) if raw else None
+
+
+def _read(project: Project, model: str, name: str) -> dict[str, Any] | None:
+    path = project.architectures / model / name
+    if not path.is_file():
+        return None
+    try:
+        value: dict[str, Any] = json.loads(path.read_text())
+    except ValueError:
+        raise StudyError(f"{path.relative_to(project.root)}", "not JSON", "restore it from git") from None
+    return value
