@@ -284,5 +284,3 @@ def _fields_at(path: list[str]) -> list[str]:
         return list(Params.model_fields)
     rows = _ROWS[path[0]]
     return list(rows.get(path[-1], rows.get("", FloatPrecision)).model_fields)
-
-

@@ -27,9 +27,7 @@ class Project:
         for folder in (start, *start.parents):
             if (folder / "params.yaml").is_file():
                 return cls(folder)
-        raise StudyError(
-            "project", f"no params.yaml in {start} or above it", "change into a checkout of the study"
-        )
+        raise StudyError("project", f"no params.yaml in {start} or above it", "change into a checkout of the study")
 
     @property
     def params(self) -> Path:

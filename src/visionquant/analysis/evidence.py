@@ -137,9 +137,7 @@ def gather(project: Project, params: Params) -> Evidence:
     found, missing = records.local(project, params)
     local = RecordSet("local", found, missing)
     others = tuple(
-        RecordSet(f"recorded:{platform}", rows, {})
-        for platform, rows in records.recorded(project).items()
-        if rows
+        RecordSet(f"recorded:{platform}", rows, {}) for platform, rows in records.recorded(project).items() if rows
     )
     sets = (local, *others) if found or not others else (*others, local)
     return Evidence(project, params, published.load(project), sets)

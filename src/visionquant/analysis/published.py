@@ -17,7 +17,11 @@ PRECISIONS = {"fp32": "fp32", "fp16": "fp16", "int8": "int8", "int4": "nf4"}
 COLUMNS = {
     "latency.csv": {"ms": "latency_median", "speedup": "speedup"},
     "memory.csv": {"mb": "memory_published", "reduction_percent": "memory_reduction"},
-    "throughput.csv": {"sps": "throughput", "improvement_percent": "throughput_change", "impact_percent": "throughput_change"},
+    "throughput.csv": {
+        "sps": "throughput",
+        "improvement_percent": "throughput_change",
+        "impact_percent": "throughput_change",
+    },
 }
 
 
@@ -167,14 +171,17 @@ def load(project: Project) -> Published:
         ),
         groups=tuple(
             GroupClaim(
-                r["group"], r["rule"], r["quantity"], r["statistic"],
-                _printed("groups.csv", line, r["value"]), r["unit"], r["statement"],
+                r["group"],
+                r["rule"],
+                r["quantity"],
+                r["statistic"],
+                _printed("groups.csv", line, r["value"]),
+                r["unit"],
+                r["statement"],
             )
             for line, r in enumerate(_rows(project, "groups.csv"), start=2)
         ),
-        costs=tuple(
-            CostRow(r["instance"], *(int(r[k]) for k in list(r)[1:])) for r in _rows(project, "costs.csv")
-        ),
+        costs=tuple(CostRow(r["instance"], *(int(r[k]) for k in list(r)[1:])) for r in _rows(project, "costs.csv")),
         edge=tuple(
             EdgeClaim(r["item"], _printed("edge.csv", line, r["published"]), r["unit"], r["statement"])
             for line, r in enumerate(_rows(project, "edge.csv"), start=2)

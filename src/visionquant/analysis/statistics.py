@@ -52,9 +52,7 @@ def median(processes: Sequence[Sequence[float]], confidence: float) -> Interval:
     return Interval(value, min(low, value), max(high, value), len(logs))
 
 
-def ratio(
-    numerator: Sequence[Sequence[float]], denominator: Sequence[Sequence[float]], confidence: float
-) -> Interval:
+def ratio(numerator: Sequence[Sequence[float]], denominator: Sequence[Sequence[float]], confidence: float) -> Interval:
     """Ratio of the pooled medians; Welch's t interval on the logs of the process medians.
 
     A speedup is ratio(FP32, other): above 1 the other precision is faster. ``n`` is the smaller number of processes.

@@ -128,9 +128,7 @@ def _own_head(folder: Path) -> Head | None:
     setattr(full, full.base_model_prefix, replay)
 
     def head(features: torch.Tensor, pooled: torch.Tensor | None) -> torch.Tensor:
-        replay.answer = _Answer(
-            last_hidden_state=features, pooler_output=pooled, hidden_states=None, attentions=None
-        )
+        replay.answer = _Answer(last_hidden_state=features, pooler_output=pooled, hidden_states=None, attentions=None)
         logits = full(pixel_values=torch.zeros(len(features), 3, 1, 1)).logits
         assert isinstance(logits, torch.Tensor)
         return logits

@@ -96,7 +96,6 @@ def preprocessing(project: Project, model: str, folder: Path | None) -> dict[str
     return zoo.preprocessing(project, model) or dict(photographs.DEFAULT)
 
 
-
 def load(project: Project, model: str, spec: ModelSpec, manifest: hub.Manifest, attention: str, seed: int) -> nn.Module:
     """Build ``model`` in FP32 on the CPU, in evaluation mode.
 

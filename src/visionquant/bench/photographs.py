@@ -23,9 +23,7 @@ def crops() -> tuple[Image.Image, ...]:
     """Thirty-two overlapping square crops, 320 pixels a side, the two photographs in turn."""
     photographs = [Image.fromarray(image) for image in load_sample_images().images]
     places = [(x, y) for y in (0, 107, 53, 80) for x in (0, 320, 107, 213)]
-    return tuple(
-        photograph.crop((x, y, x + SIDE, y + SIDE)) for x, y in places for photograph in photographs
-    )
+    return tuple(photograph.crop((x, y, x + SIDE, y + SIDE)) for x, y in places for photograph in photographs)
 
 
 def prepare(image: Image.Image, preprocessing: dict[str, Any], input_size: int) -> np.ndarray:
