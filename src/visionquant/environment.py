@@ -98,7 +98,7 @@ def probe(device: str = "auto") -> Environment:
     if device == "cuda" and not usable:
         found = "no NVIDIA GPU is visible" if gpu is None else f"torch {torch_version} is a CPU build"
         raise StudyError("study.device: cuda", found, "set it to auto or cpu, or install a CUDA build and driver")
-    chosen = "cuda" if usable and device != "cpu" else "cpu"
+    chosen: Literal["cpu", "cuda"] = "cuda" if usable and device != "cpu" else "cpu"
     shown = gpu if chosen == "cuda" else None
     return Environment(
         device=chosen,

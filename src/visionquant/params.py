@@ -61,9 +61,9 @@ class FloatPrecision(Row):
 
 
 class Int8Precision(Row):
-    """bitsandbytes LLM.int8(): row-wise INT8 weights; input columns with a value above ``threshold`` stay in 16 bit.
+    """bitsandbytes LLM.int8(): row-wise INT8 weights; input columns that exceed ``threshold`` stay in 16 bit.
 
-    ``threshold: 0.0`` switches the outlier path off. Linear layers with a part of their name in ``skip`` keep ``dtype``.
+    ``threshold: 0.0`` switches the outlier path off. Linear layers with part of their name in ``skip`` keep ``dtype``.
     """
 
     method: Literal["bitsandbytes_int8"]
@@ -78,7 +78,7 @@ class Int8Precision(Row):
 
 
 class Nf4Precision(Row):
-    """bitsandbytes NF4: 4-bit codes, one scale per ``blocksize`` weights; with ``double_quantization`` scales are 8 bit."""
+    """bitsandbytes NF4: 4-bit codes, one scale per ``blocksize`` weights, in 8 bit with ``double_quantization``."""
 
     method: Literal["bitsandbytes_nf4"]
     dtype: Dtype
@@ -260,8 +260,9 @@ def _one_line(error: ValidationError) -> StudyError:
     shown = f"{message[0].lower()}{message[1:]}" + (
         f", found {found!r}" if isinstance(found, str | int | float | bool) or found is None else ""
     )
-    if first["type"] == "union_tag_invalid" or first["type"] == "union_tag_not_found":
-        return StudyError(f"{key}.method", f"not a method{more}", f"allowed: {_METHODS}")
+    if first["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        tag = first.get("ctx", {}).get("tag", "missing")
+        return StudyError(f"{key}.method", f"{tag} is no method{more}", f"allowed: {_METHODS}")
     return StudyError(key, shown + more, "correct it in params.yaml")
 
 

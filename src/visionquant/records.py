@@ -24,6 +24,8 @@ Status = Literal["ok", "out_of_memory", "unsupported", "over_budget", "unsteady"
 
 
 class Row(BaseModel):
+    """A frozen part of a record without room for unknown keys."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 

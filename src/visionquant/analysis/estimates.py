@@ -1,12 +1,14 @@
 """From one cell's raw samples to one named quantity, with interval, count and, where there is none, the reason."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from visionquant.analysis import statistics
 from visionquant.analysis.statistics import Interval
-from visionquant.quantities import MIB
+from visionquant.quantities import MIB, QUANTITIES, Quantity, quantity
 from visionquant.records import Cell, Memory, Record
+
+NOT_AVAILABLE = "not_available"
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,18 @@ class Estimate:
     reason: str = ""
 
 
+def describe(name: str) -> Quantity:
+    """Unit, label and decimals of a quantity; of any percentile of latency, whether ``quantities`` names it or not.
+
+    Raises:
+        KeyError: there is no such quantity.
+    """
+    percent = name.removeprefix("latency_p")
+    if name not in QUANTITIES and percent != name and percent.isdigit():
+        return replace(QUANTITIES["latency_p50"], name=name, label=f"p{percent} latency")
+    return quantity(name)
+
+
 def processes(cell: Cell) -> list[Sequence[float]]:
     """The timed milliseconds of each replicate process."""
     return [replicate.wall_ms for replicate in cell.replicates]
@@ -32,10 +46,8 @@ def samples(cell: Cell) -> list[float]:
     return [value for replicate in cell.replicates for value in replicate.wall_ms]
 
 
-def of_cell(
-    quantity: str, record: Record, cell: Cell, base: Cell | None, confidence: float, workspace_mib: float
-) -> Estimate:
-    """Estimate ``quantity``; ``base`` is the same model's FP32 cell at the same batch size.
+def of_cell(quantity: str, record: Record, cell: Cell, base: Cell | None, confidence: float) -> Estimate:
+    """Estimate a quantity of times or of device memory; ``base`` is the same model's FP32 cell at the same batch size.
 
     Raises:
         KeyError: no such quantity of a cell.
@@ -44,48 +56,80 @@ def of_cell(
         return _from(quantity, _OF_TIMES[quantity](cell, confidence))
     if quantity.startswith("latency_p"):
         return _from(quantity, statistics.percentile(samples(cell), float(quantity[9:]), confidence), "refused")
-    if quantity in ("speedup", "throughput_change") or quantity.startswith("memory_reduction"):
+    if quantity in ("speedup", "throughput_change", "memory_reduction"):
         if base is None:
-            return Estimate(quantity, status="not available", reason="no FP32 cell to compare with")
-        if quantity == "speedup":
-            return _from(quantity, statistics.ratio(processes(base), processes(cell), confidence))
-        inner = {
-            "throughput_change": "throughput",
-            "memory_reduction": "memory_allocated_after",
-            "memory_reduction_stored": "memory_stored_weights",
-            "memory_reduction_workspace": "memory_with_workspace",
-        }[quantity]
-        mine = of_cell(inner, record, cell, base, confidence, workspace_mib)
-        theirs = of_cell(inner, record, base, base, confidence, workspace_mib)
-        if mine.value is None or not theirs.value:
-            return Estimate(quantity, status="not available", reason=mine.reason or theirs.reason)
-        change = 100 * (mine.value / theirs.value - 1)
-        return Estimate(quantity, change if quantity == "throughput_change" else -change, n=1)
+            return Estimate(quantity, status=NOT_AVAILABLE, reason="no FP32 cell to compare with")
+        return _against(quantity, record, cell, base, confidence)
     if quantity == "throughput":
         window = cell.throughput
         if window is None or window.seconds <= 0:
-            return Estimate(quantity, status="not available", reason="no throughput window")
+            return Estimate(quantity, status=NOT_AVAILABLE, reason="no throughput window")
         return Estimate(quantity, window.images / window.seconds, n=window.images)
-    if quantity == "model_size":
-        return _bytes(quantity, record.size.file_bytes if record.size else None, "size not recorded")
-    return _memory(quantity, cell.memory, workspace_mib, record.environment.device)
+    return _memory(quantity, cell.memory, record.environment.device)
 
 
-def of_pair(quantity: str, record: Record) -> Estimate:
-    """A fidelity quantity (cosine, sqnr, top1_agreement, kl_divergence) of a pair; ``n`` images."""
+def of_size(quantity: str, record: Record, base: Record | None, workspace_mib: float) -> Estimate:
+    """Estimate a quantity of the model itself (``OF_SIZE``), the same at every batch size.
+
+    ``workspace_mib`` is added where the quantity says so; ``base`` is the same model's FP32 record.
+
+    Raises:
+        KeyError: no such quantity.
+    """
+    if quantity in _REDUCTIONS:
+        mine = of_size(_REDUCTIONS[quantity], record, base, workspace_mib)
+        theirs = of_size(_REDUCTIONS[quantity], base, base, workspace_mib) if base else None
+        if theirs is None:
+            return Estimate(quantity, status=NOT_AVAILABLE, reason="no FP32 record to compare with")
+        if mine.value is None or not theirs.value:
+            return Estimate(quantity, status=NOT_AVAILABLE, reason=mine.reason or theirs.reason)
+        return Estimate(quantity, 100 * (1 - mine.value / theirs.value), n=1)
+    if record.size is None:
+        return Estimate(quantity, status=NOT_AVAILABLE, reason="size not recorded")
+    count = {
+        "memory_stored_weights": record.size.stored_weights,
+        "memory_with_workspace": record.size.stored_weights + workspace_mib * MIB,
+        "model_size": record.size.file_bytes,
+    }[quantity]
+    return Estimate(quantity, count / MIB, n=1)
+
+
+def of_fidelity(quantity: str, record: Record) -> Estimate:
+    """A fidelity quantity (``OF_FIDELITY``) of a pair; ``n`` images.
+
+    Raises:
+        KeyError: no such quantity.
+    """
     fidelity = record.fidelity
     if fidelity is None:
-        return Estimate(quantity, status="not available", reason="fidelity not measured")
+        return Estimate(quantity, status=NOT_AVAILABLE, reason="fidelity not measured")
     value = {
         "cosine": fidelity.cosine,
         "sqnr": fidelity.sqnr_db,
         "top1_agreement": None if fidelity.top1_agreement is None else 100 * fidelity.top1_agreement,
         "kl_divergence": fidelity.kl_nats,
     }[quantity]
-    if value is None:
-        why = "outputs hold NaN" if fidelity.nan_count else "no finite figure (identical to FP32, or no head)"
-        return Estimate(quantity, n=fidelity.images, status="not available", reason=why)
-    return Estimate(quantity, value, n=fidelity.images)
+    if value is not None:
+        return Estimate(quantity, value, n=fidelity.images)
+    if fidelity.nan_count:
+        return Estimate(
+            quantity, n=fidelity.images, status="non_finite", reason=f"{fidelity.nan_count} outputs are NaN"
+        )
+    why = "no noise: identical to FP32" if quantity == "sqnr" else "no finite figure"
+    return Estimate(quantity, n=fidelity.images, status=NOT_AVAILABLE, reason=why)
+
+
+def _against(quantity: str, record: Record, cell: Cell, base: Cell, confidence: float) -> Estimate:
+    if quantity == "speedup":
+        if cell is base:
+            return Estimate(quantity, 1.0, n=len(cell.replicates))
+        return _from(quantity, statistics.ratio(processes(base), processes(cell), confidence))
+    inner = "throughput" if quantity == "throughput_change" else "memory_allocated_after"
+    mine, theirs = (of_cell(inner, record, one, base, confidence) for one in (cell, base))
+    if mine.value is None or not theirs.value:
+        return Estimate(quantity, status=NOT_AVAILABLE, reason=mine.reason or theirs.reason)
+    change = 100 * (mine.value / theirs.value - 1)
+    return Estimate(quantity, change if quantity == "throughput_change" else 0.0 - change, n=1)
 
 
 def _gpu(cell: Cell, confidence: float) -> Interval:
@@ -99,29 +143,30 @@ _OF_TIMES: dict[str, Callable[[Cell, float], Interval]] = {
     "latency_std": lambda cell, confidence: statistics.std(samples(cell)),
     "gpu_median": _gpu,
 }
+_REDUCTIONS = {
+    "memory_reduction_stored": "memory_stored_weights",
+    "memory_reduction_workspace": "memory_with_workspace",
+}
+OF_SIZE = ("memory_stored_weights", "memory_with_workspace", "model_size", *_REDUCTIONS)
+OF_FIDELITY = ("cosine", "sqnr", "top1_agreement", "kl_divergence")
 
 
-def _from(quantity: str, interval: Interval, absent: str = "not available") -> Estimate:
+def _from(quantity: str, interval: Interval, absent: str = NOT_AVAILABLE) -> Estimate:
     status = "ok" if interval.value is not None else absent
     return Estimate(quantity, interval.value, interval.low, interval.high, interval.n, status, interval.reason)
 
 
-def _bytes(quantity: str, count: float | None, reason: str) -> Estimate:
-    if count is None:
-        return Estimate(quantity, status="not available", reason=reason)
-    return Estimate(quantity, count / MIB, n=1)
-
-
-def _memory(quantity: str, memory: Memory | None, workspace_mib: float, device: str) -> Estimate:
+def _memory(quantity: str, memory: Memory | None, device: str) -> Estimate:
     if memory is None:
-        return Estimate(quantity, status="not available", reason="memory not recorded")
-    reason = "a CUDA figure, there is none on a CPU" if device == "cpu" else "not recorded"
-    counts = {
-        "memory_stored_weights": memory.stored_weights,
-        "memory_with_workspace": memory.stored_weights + workspace_mib * MIB,
+        return Estimate(quantity, status=NOT_AVAILABLE, reason="memory not recorded")
+    count = {
         "memory_allocated_after": memory.allocated_after,
         "memory_peak_allocated": memory.peak_allocated,
         "memory_peak_reserved": memory.peak_reserved,
         "memory_host_peak": memory.host_peak,
-    }
-    return _bytes(quantity, counts[quantity], "not recorded" if quantity == "memory_host_peak" else reason)
+    }[quantity]
+    if count is not None:
+        return Estimate(quantity, count / MIB, n=1)
+    on_cpu = device == "cpu" and quantity != "memory_host_peak"
+    reason = "a CUDA figure, there is none on a CPU" if on_cpu else "not recorded"
+    return Estimate(quantity, status=NOT_AVAILABLE, reason=reason)

@@ -4,19 +4,22 @@ A set knows why a cell has no figure: absence is a value with a status and a rea
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from visionquant import params as parameters
-from visionquant import records
+from visionquant import records, zoo
 from visionquant.analysis import estimates, published
-from visionquant.analysis.estimates import Estimate
+from visionquant.analysis.estimates import NOT_AVAILABLE, Estimate
 from visionquant.environment import Environment
 from visionquant.params import Params
 from visionquant.paths import Project
+from visionquant.quantities import MIB
 from visionquant.records import Cell, Record
 
 BASELINE = "fp32"
+NOT_MEASURED = "not_measured"
+NOT_PUBLISHED = "not_published"
 
 
 @dataclass(frozen=True)
@@ -61,11 +64,12 @@ class RecordSet:
         """The cell, or why there is none."""
         record = self.records.get((model, precision))
         if record is None:
-            reason = self.missing.get((model, precision), "not measured")
-            return State(None, None, "not measured" if reason == "not measured" else "stale", reason)
+            outside = "not part of the study" if self.source == "local" else "not part of this set"
+            reason = self.missing.get((model, precision), outside)
+            return State(None, None, NOT_MEASURED if reason in ("not measured", outside) else "stale", reason)
         cell = record.cell(batch_size)
         if cell is None:
-            return State(record, None, "not measured", "batch size not measured")
+            return State(record, None, NOT_MEASURED, f"batch size {batch_size} not measured")
         return State(record, cell, cell.status, cell.reason or cell.status.replace("_", " "))
 
 
@@ -82,6 +86,11 @@ class Evidence:
     def measured(self) -> RecordSet:
         """The set behind the "measured" columns: local records where there are any, else the first recorded set."""
         return self.sets[0]
+
+    @property
+    def shown(self) -> tuple[RecordSet, ...]:
+        """The sets that get a column: those that hold a record; where none does, the empty local one."""
+        return tuple(one for one in self.sets if one.records) or self.sets[:1]
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -109,23 +118,59 @@ class Evidence:
         return f"the published figures come from a GPU ({wanted}), these from {machine.gpu or f'a CPU ({machine.cpu})'}"
 
     def estimate(self, records_: RecordSet, quantity: str, model: str, precision: str, batch_size: int) -> Estimate:
-        """One quantity of one cell of one set, or why there is none."""
+        """One quantity of one cell of one set, or why there is none.
+
+        Quantities of the model itself (stored weights, file size) and of fidelity are the pair's, whatever became of
+        the cell. "memory_published" is only ever printed.
+        """
+        if quantity == "memory_published":
+            return Estimate(quantity, status=NOT_AVAILABLE, reason="what the supplement measured as memory is not said")
+        if quantity in estimates.OF_SIZE or quantity in estimates.OF_FIDELITY:
+            return self._of_pair(records_, quantity, model, precision)
         state, base = records_.state(model, precision, batch_size), records_.state(model, BASELINE, batch_size)
         if state.status != "ok" or state.cell is None or state.record is None:
             return Estimate(quantity, status=state.status, reason=state.reason)
-        return estimates.of_cell(
-            quantity,
-            state.record,
-            state.cell,
-            base.cell if base.status == "ok" else None,
-            self.params.statistics.confidence,
-            self.params.report.workspace_mib,
-        )
+        base_cell = base.cell if base.status == "ok" else None
+        found = estimates.of_cell(quantity, state.record, state.cell, base_cell, self.params.statistics.confidence)
+        if found.value is None and base_cell is None and found.reason.startswith("no FP32"):
+            return replace(found, reason=f"no FP32 cell to compare with: {base.reason}")
+        return found
 
-    def values(self, records_: RecordSet, quantity: str, precision: str, models: tuple[str, ...]) -> dict[str, float]:
-        """A measured column at batch size 1: model to value, without the models that have none."""
-        found = {model: self.estimate(records_, quantity, model, precision, 1).value for model in models}
+    def _of_pair(self, records_: RecordSet, quantity: str, model: str, precision: str) -> Estimate:
+        record = records_.records.get((model, precision))
+        if record is None:
+            state = records_.state(model, precision, 1)
+            return Estimate(quantity, status=state.status, reason=state.reason)
+        if quantity in estimates.OF_FIDELITY:
+            return estimates.of_fidelity(quantity, record)
+        base = records_.records.get((model, BASELINE))
+        return estimates.of_size(quantity, record, base, self.params.report.workspace_mib)
+
+    def values(
+        self, records_: RecordSet, quantity: str, precision: str, models: tuple[str, ...], batch_size: int = 1
+    ) -> dict[str, float]:
+        """A measured column: model to value, without the models that have none."""
+        found = {model: self.estimate(records_, quantity, model, precision, batch_size).value for model in models}
         return {model: value for model, value in found.items() if value is not None}
+
+    def facts(self, model: str) -> zoo.Facts | None:
+        """The committed counts of a model, or None for a model that the study does not ship."""
+        return zoo.facts(self.project, model)
+
+    def arithmetic(self, quantity: str, precision: str, models: tuple[str, ...]) -> dict[str, float]:
+        """A column of memory worked out from parameter counts, no model loaded: model to value.
+
+        ``quantity`` is memory_stored_weights, memory_with_workspace (MiB), or the reduction (%) of one of them.
+        """
+        workspace = 0 if quantity.endswith(("_stored", "stored_weights")) else self.params.report.workspace_mib
+        found = {}
+        for model in models:
+            facts = self.facts(model)
+            if facts is None or precision not in facts.model_bytes:
+                continue
+            mine, base = (facts.model_bytes[name] / MIB + workspace for name in (precision, BASELINE))
+            found[model] = 100 * (1 - mine / base) if quantity.startswith("memory_reduction") else mine
+        return found
 
 
 def gather(project: Project, params: Params) -> Evidence:

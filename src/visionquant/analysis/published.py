@@ -91,6 +91,8 @@ class CostRow:
 
 @dataclass(frozen=True)
 class EdgeClaim:
+    """One figure of the edge claims or of the cost of ownership, with the words it stands in."""
+
     item: str
     printed: Printed
     unit: str
@@ -116,6 +118,7 @@ class Published:
     groups: tuple[GroupClaim, ...]
     costs: tuple[CostRow, ...]
     edge: tuple[EdgeClaim, ...]
+    ownership: tuple[EdgeClaim, ...]
     validation: tuple[Expected, ...]
     setup: dict[str, str]
 
@@ -182,15 +185,20 @@ def load(project: Project) -> Published:
             for line, r in enumerate(_rows(project, "groups.csv"), start=2)
         ),
         costs=tuple(CostRow(r["instance"], *(int(r[k]) for k in list(r)[1:])) for r in _rows(project, "costs.csv")),
-        edge=tuple(
-            EdgeClaim(r["item"], _printed("edge.csv", line, r["published"]), r["unit"], r["statement"])
-            for line, r in enumerate(_rows(project, "edge.csv"), start=2)
-        ),
+        edge=_claims(project, "edge.csv"),
+        ownership=_claims(project, "ownership.csv") if (project.supplement / "ownership.csv").is_file() else (),
         validation=tuple(
             Expected(r["metric"], _printed("validation.csv", line, r["expected"]), float(r["tolerance"]))
             for line, r in enumerate(_rows(project, "validation.csv"), start=2)
         ),
         setup={r["item"]: r["value"] for r in _rows(project, "setup.csv")},
+    )
+
+
+def _claims(project: Project, name: str) -> tuple[EdgeClaim, ...]:
+    return tuple(
+        EdgeClaim(r["item"], _printed(name, line, r["published"]), r["unit"], r["statement"])
+        for line, r in enumerate(_rows(project, name), start=2)
     )
 
 

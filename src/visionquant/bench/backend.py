@@ -3,6 +3,7 @@
 import logging
 import os
 import warnings
+from functools import cache
 
 import torch
 
@@ -23,14 +24,21 @@ def quiet() -> None:
     transformers_logging.disable_progress_bar()
 
 
-def apply(precision: Precision, protocol: Protocol, default_threads: int) -> int:
+@cache
+def default_threads() -> int:
+    """torch's own number of CPU threads, as it was before anyone asked for one thread: call it first."""
+    return torch.get_num_threads()
+
+
+def apply(precision: Precision, protocol: Protocol) -> int:
     """Set threads and backend flags for this process, check them, and return the number of CPU threads."""
-    threads = protocol.threads or default_threads
+    threads = protocol.threads or default_threads()
     torch.set_num_threads(threads)
     tf32 = isinstance(precision, FloatPrecision) and precision.tf32
     torch.backends.cuda.matmul.allow_tf32 = tf32
     torch.backends.cudnn.allow_tf32 = tf32
     torch.backends.cudnn.benchmark = protocol.cudnn_benchmark
     torch.set_grad_enabled(False)
-    assert torch.backends.cuda.matmul.allow_tf32 is tf32 and torch.backends.cudnn.allow_tf32 is tf32
+    assert torch.backends.cuda.matmul.allow_tf32 is tf32
+    assert torch.backends.cudnn.allow_tf32 is tf32
     return threads

@@ -75,7 +75,7 @@ def _quantised(linear: nn.Module, precision: Int8Precision | Nf4Precision, dtype
             module=layer,
         )
         if linear.in_features % 32 or linear.out_features % 32:  # the repacked CPU kernel can't hold such shapes
-            layer.support_avx512bf16_for_cpu = False
+            layer.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
     layer.bias = linear.bias
     return layer.eval()
 
@@ -88,8 +88,8 @@ def prove(model: nn.Module, precision: Precision, device: str) -> Conversion:
     """
     import bitsandbytes as bnb
 
-    kinds: tuple[type[nn.Module], ...] = (bnb.nn.Linear8bitLt, bnb.nn.Linear4bit)
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
+    kinds = (bnb.nn.Linear8bitLt, bnb.nn.Linear4bit)
+    layers: dict[str, Any] = {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
     kept = tuple(name for name, module in model.named_modules() if type(module) is nn.Linear)
     quantised = sum(module.in_features * module.out_features for module in layers.values())
     dtypes: dict[str, int] = {}

@@ -7,6 +7,7 @@ by nothing that fits), so convolutions take Kaiming's scale, norms start at one,
 photographs.
 """
 
+import json
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -88,8 +89,6 @@ def recalibrate(model: nn.Module, images: torch.Tensor) -> None:
 
 def preprocessing(project: Project, model: str, folder: Path | None) -> dict[str, Any]:
     """The preprocessing of ``model``: its checkpoint's, else the committed one, else mean and std of one half."""
-    import json
-
     if folder is not None and (folder / "preprocessor_config.json").is_file():
         found: dict[str, Any] = json.loads((folder / "preprocessor_config.json").read_text())
         return found

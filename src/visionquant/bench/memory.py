@@ -34,6 +34,7 @@ def host_peak_bytes() -> int | None:
 
 
 def reset_device_peak(device: str) -> None:
+    """Let the GPU's peak begin anew; nothing on a CPU."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
 

@@ -10,7 +10,7 @@ import numpy as np
 from visionquant import hub, zoo
 from visionquant.bench import backend, convert, fidelity, isolate, load, photographs, size
 from visionquant.bench.code import measuring_sha256
-from visionquant.environment import require_declared
+from visionquant.environment import Environment, require_declared
 from visionquant.errors import StudyError
 from visionquant.params import FloatPrecision, Params
 from visionquant.paths import Project, write_atomically
@@ -56,7 +56,7 @@ def make(project: Project, params: Params, model: str) -> None:
         except StudyError:
             pass  # an unreadable reference is made again
     backend.quiet()
-    default_threads = torch.get_num_threads()
+    backend.default_threads()
     torch.set_num_threads(1)
     spec, protocol = params.models[model], params.protocol
     net = load.load(project, model, spec, manifest, protocol.attention, protocol.seed)
@@ -65,7 +65,7 @@ def make(project: Project, params: Params, model: str) -> None:
     prepared = load.preprocessing(project, model, folder)
 
     def compute() -> tuple[fidelity.Outputs, str, int]:
-        backend.apply(FP32, protocol, default_threads)
+        backend.apply(FP32, protocol)
         device = environment.device
         count = facts.macs if facts else size.macs(net, spec.input_size)
         images = fidelity.image_count(count, protocol.fidelity_images, protocol.fidelity_gmacs)
@@ -84,6 +84,24 @@ def make(project: Project, params: Params, model: str) -> None:
     buffer = io.BytesIO()
     np.savez(buffer, features=outputs.features, logits=outputs.logits, about=np.array(about))
     write_atomically(path, buffer.getvalue())
+
+
+def require(
+    project: Project, params: Params, model: str, manifest: hub.Manifest, environment: Environment
+) -> Reference:
+    """The reference of ``model``, made for exactly these settings on this machine.
+
+    Raises:
+        StudyError: it is missing, broken, or belongs to other settings.
+    """
+    found = read(project, model)
+    if found.identity != identity(params, model, manifest, environment.key()):
+        raise StudyError(
+            f"data/references/{model}.npz",
+            "made with other settings, weights, code or on another machine",
+            f"run `visionquant reference --model {model}`",
+        )
+    return found
 
 
 def read(project: Project, model: str) -> Reference:

@@ -1,0 +1,51 @@
+# Two commands matter: `make repro` runs the study, `make test` checks the code. `make help` lists the rest.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PATH := $(abspath $(BIN)):$(PATH)
+.DEFAULT_GOAL := help
+.PHONY: help setup repro report test test-slow lint format clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
+
+setup: $(VENV)/.ready ## install the locked versions and the package into .venv
+
+$(VENV)/.ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c '' 2>/dev/null || { echo "setup: no $(PYTHON) found; install Python 3.11 or newer, or run make PYTHON=/path/to/python" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "setup: $(PYTHON) is $$($(PYTHON) -V 2>&1), 3.11 or newer is needed; run make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "setup: $(PYTHON) has no venv module; install it (Debian and Ubuntu: apt install python3-venv)" >&2; exit 1; }
+	@git --version >/dev/null 2>&1 || { echo "setup: git is not installed; install it" >&2; exit 1; }
+	@git rev-parse --git-dir >/dev/null 2>&1 || { echo "setup: this folder is no git checkout, which DVC needs; clone the repository instead of unpacking an archive" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+repro: setup ## run the study (dvc repro) and say where the report is
+	@$(BIN)/dvc repro
+	@$(BIN)/visionquant summary
+
+report: setup ## tables, notebooks and pages from the records that are there; measures nothing
+	@$(BIN)/visionquant analyse
+	@$(BIN)/visionquant notebooks
+	@$(BIN)/visionquant report
+
+test: setup lint ## lint, types and all fast tests
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-slow: setup ## the tests that take minutes, and those for a GPU
+	$(BIN)/python -m pytest -m "slow or gpu"
+
+lint: setup ## ruff (also over the notebooks), format and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: setup ## format code and notebooks
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean: ## remove .venv and caches; records and reports stay
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .dvc/tmp .dvc/cache

@@ -1,0 +1,225 @@
+"""Every figure as a row: ``reports/tables/*.csv`` and ``reports/metrics.json``.
+
+One row a model, precision, batch size, quantity and source. What is missing is a row too, with an empty value, a
+status and a reason, so that no reader takes an absence for a zero. Values are not rounded; sources are "published"
+(as printed), "local" and "recorded:<platform>". Quantities of the model itself repeat at each batch size; fidelity has
+no batch size. The bytes depend on settings, records and published figures only.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from visionquant.analysis import claims, evidence, provenance, statistics
+from visionquant.analysis.estimates import NOT_AVAILABLE, OF_FIDELITY, Estimate, describe
+from visionquant.analysis.evidence import BASELINE, NOT_PUBLISHED, Evidence, RecordSet
+from visionquant.analysis.published import GROUP_BOUNDS, Printed
+from visionquant.params import Params
+from visionquant.paths import Project, write_atomically
+from visionquant.quantities import STATISTICS
+
+COLUMNS = (
+    "model", "precision", "batch_size", "quantity", "unit", "source", "value", "low", "high", "n", "status", "reason",
+)  # fmt: skip
+LATENCY = ("latency_median", "latency_mean", "latency_std", "gpu_median", "speedup")
+MEMORY = (
+    "memory_published",
+    "memory_reduction",
+    "memory_stored_weights",
+    "memory_with_workspace",
+    "memory_reduction_stored",
+    "memory_reduction_workspace",
+    "model_size",
+    "memory_allocated_after",
+    "memory_peak_allocated",
+    "memory_peak_reserved",
+    "memory_host_peak",
+)
+THROUGHPUT = ("throughput", "throughput_change")
+OVER_MODELS = ("speedup", "memory_reduction", "memory_reduction_stored", "memory_reduction_workspace")
+
+Row = dict[str, str]
+
+
+def write_all(project: Project, params: Params) -> None:
+    """Write every table and ``metrics.json``.
+
+    Raises:
+        StudyError: a record or a published table is broken, a set mixes machines, or the folder can't be written.
+    """
+    found = evidence.gather(project, params)
+    percentiles = tuple(f"latency_p{percent}" for percent in params.statistics.percentiles)
+    for name, rows in {
+        "latency": cells(found, (*LATENCY[:3], *percentiles, *LATENCY[3:])),
+        "memory": cells(found, MEMORY),
+        "throughput": cells(found, THROUGHPUT),
+        "statistics": over_models(found),
+        "groups": over_groups(found),
+        "fidelity": fidelity(found),
+    }.items():
+        write_atomically(project.tables / f"{name}.csv", text(rows))
+    write_atomically(project.reports / "metrics.json", json.dumps(metrics(found), indent=1) + "\n")
+
+
+def text(rows: Iterable[Row]) -> str:
+    """Rows as CSV with a header line."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def cells(found: Evidence, quantities: tuple[str, ...]) -> Iterator[Row]:
+    """Quantities of cells: every model, precision, batch size, quantity and source."""
+    for model in found.models:
+        for precision in found.precisions:
+            for batch_size in found.batch_sizes:
+                for name in quantities:
+                    key = (model, precision, batch_size, name)
+                    yield _row(*key, "published", _published(found, *key))
+                    for records_ in found.sets:
+                        yield _row(*key, records_.source, found.estimate(records_, name, model, precision, batch_size))
+
+
+def fidelity(found: Evidence) -> Iterator[Row]:
+    """Agreement with FP32 of every pair; the supplement prints none."""
+    nothing = Estimate("", status=NOT_PUBLISHED, reason="the supplement prints no accuracy figure")
+    for model in found.models:
+        for precision in found.precisions:
+            for name in OF_FIDELITY:
+                yield _row(model, precision, "", name, "published", nothing)
+                for records_ in found.sets:
+                    yield _row(
+                        model, precision, "", name, records_.source, found.estimate(records_, name, model, precision, 1)
+                    )
+
+
+def over_models(found: Evidence) -> Iterator[Row]:
+    """The statistics block: mean, median, std (n-1), min, max and p95 (linear) over models."""
+    printed = {(claims.subject(row.subject), row.statistic): row.printed for row in found.published.statistics}
+    quantities = {(about.quantity, about.precision): about for about in claims.SUBJECTS.values()}
+    for precision in found.precisions:
+        if precision == BASELINE:
+            continue
+        for name in OVER_MODELS:
+            about = quantities.get((name, precision))
+            for batch_size in found.batch_sizes:
+                for statistic in STATISTICS:
+                    figure = printed.get((about, statistic)) if about and batch_size == 1 else None
+                    yield from _summaries(
+                        found, "all models", found.models, precision, batch_size, name, statistic, figure
+                    )
+
+
+def over_groups(found: Evidence) -> Iterator[Row]:
+    """The group patterns at batch size 1, for each reading of a group."""
+    for group in GROUP_BOUNDS:
+        for reading, models in claims.groups(found, group).items():
+            for key, about in claims.SUBJECTS.items():
+                for statistic in ("mean", "median", "min", "max"):
+                    figure = next(
+                        (
+                            row.printed
+                            for row in found.published.groups
+                            if (row.group, row.subject) == (group, key)
+                            and {"about": "mean"}.get(row.statistic, row.statistic) == statistic
+                        ),
+                        None,
+                    )
+                    for name in (
+                        (about.quantity, f"{about.quantity}_workspace") if "memory" in key else (about.quantity,)
+                    ):
+                        shown = figure if name == about.quantity else None
+                        label = f"{group} ({reading})"
+                        yield from _summaries(found, label, models, about.precision, 1, name, statistic, shown)
+
+
+def metrics(found: Evidence) -> dict[str, Any]:
+    """Headline figures of this machine at batch size 1, and the count of its cells by status."""
+    local = next(one for one in found.sets if one.source == "local")
+    pairs: dict[str, dict[str, Any]] = {}
+    for model, precision in found.params.pairs():
+
+        def value(name: str) -> float | None:
+            return found.estimate(local, name, model, precision, 1).value  # noqa: B023 called before the next turn
+
+        pairs.setdefault(model, {})[precision] = {
+            "latency_ms": value("latency_median"),
+            "speedup": value("speedup"),
+            "throughput": value("throughput"),
+            "stored_mib": value("memory_stored_weights"),
+            "cosine": value("cosine"),
+            "status": local.state(model, precision, 1).status,
+        }
+    return {"cells": provenance.counts(found, local), "batch_size_1": pairs}
+
+
+def _published(found: Evidence, model: str, precision: str, batch_size: int, name: str) -> Estimate:
+    printed = found.published.cells.get((name, model, precision)) if batch_size == 1 else None
+    if printed is not None:
+        return Estimate(name, printed.value)
+    reason = "not printed" if batch_size == 1 else "the supplement prints batch size 1 only"
+    return Estimate(name, status=NOT_PUBLISHED, reason=reason)
+
+
+def _summaries(
+    found: Evidence,
+    label: str,
+    models: tuple[str, ...],
+    precision: str,
+    batch_size: int,
+    name: str,
+    statistic: str,
+    printed: Printed | None,
+) -> Iterator[Row]:
+    key = (label, precision, batch_size, f"{name}_over_models_{statistic}")
+    absent = Estimate(name, status=NOT_PUBLISHED, reason="not printed")
+    yield _row(*key, "published", Estimate(name, printed.value) if printed else absent)
+    for records_ in found.sets:
+        values = list(found.values(records_, name, precision, models, batch_size).values())
+        figure = statistics.summary(values).get(statistics.default_definition(statistic))
+        if figure is None:
+            yield _row(
+                *key, records_.source, _why_none(found, records_, name, precision, models, batch_size, len(values))
+            )
+        else:
+            yield _row(*key, records_.source, Estimate(name, figure, n=len(values)))
+
+
+def _why_none(
+    found: Evidence,
+    records_: RecordSet,
+    name: str,
+    precision: str,
+    models: tuple[str, ...],
+    batch_size: int,
+    n: int,
+) -> Estimate:
+    """The reason of the first model without a figure stands for all."""
+    if n or not models:
+        return Estimate(name, n=n, status=NOT_AVAILABLE, reason="too few models for this statistic")
+    first = found.estimate(records_, name, models[0], precision, batch_size)
+    return Estimate(name, status=first.status, reason=f"no model has a figure ({models[0]}: {first.reason})")
+
+
+def _row(model: str, precision: str, batch_size: int | str, name: str, source: str, estimate: Estimate) -> Row:
+    def number(value: float | None) -> str:
+        return "" if value is None else repr(float(value))
+
+    return {
+        "model": model,
+        "precision": precision,
+        "batch_size": str(batch_size),
+        "quantity": name,
+        "unit": describe(name).unit,
+        "source": source,
+        "value": number(estimate.value),
+        "low": number(estimate.low),
+        "high": number(estimate.high),
+        "n": str(estimate.n) if estimate.n else "",
+        "status": estimate.status,
+        "reason": estimate.reason,
+    }

@@ -1,0 +1,67 @@
+import pytest
+import tiny
+
+from visionquant.bench import cell
+from visionquant.params import Protocol
+from visionquant.records import Cell, Memory, Replicate
+
+GIB = 2**30
+PLENTY = cell.Host(available=100 * GIB, baseline=0)
+
+
+def protocol(**changes: object) -> Protocol:
+    return Protocol(**{**tiny.PROTOCOL, "budget_s": 6.0, "replicates": 3, "minimum_iterations": 1, **changes})
+
+
+def measured(batch_size: int, pass_ms: float, host_peak: int | None = None) -> Cell:
+    replicate = Replicate(
+        warmup_ms=(pass_ms,), wall_ms=(pass_ms,) * 3, gpu_ms=None, stopped_by="count", host_peak=host_peak
+    )
+    memory = Memory(
+        stored_weights=1, allocated_after=None, peak_allocated=None, peak_reserved=None, host_peak=host_peak
+    )
+    return Cell(batch_size=batch_size, status="ok", reason="", replicates=(replicate,) * 3, memory=memory)
+
+
+def test_the_smallest_cell_is_always_measured() -> None:
+    assert cell.foresee(32, [], protocol(budget_s=0.001), PLENTY) is None
+
+
+def test_a_cell_over_budget_is_foreseen_from_the_nearest_smaller_one() -> None:
+    smaller = [measured(1, 1.0), measured(8, 400.0)]
+    assert cell.foresee(16, smaller, protocol(), PLENTY) is None  # 7 passes of 0.8 s
+    found = cell.foresee(32, smaller, protocol(), PLENTY)  # 7 passes of 1.6 s
+    assert found is not None
+    assert found.status == "over_budget"
+    assert "7 passes of about 1.60 s (from batch size 8)" in found.reason
+
+
+def test_without_a_budget_nothing_is_over_it() -> None:
+    assert cell.foresee(32, [measured(1, 1e6)], protocol(budget_s=None), PLENTY) is None
+
+
+def test_memory_is_foreseen_so_that_the_machine_does_not_swap() -> None:
+    smaller = [measured(4, 1.0, host_peak=5 * GIB)]
+    host = cell.Host(available=10 * GIB, baseline=2 * GIB)
+    assert cell.foresee(8, smaller, protocol(), host) is None  # 6 GiB
+    found = cell.foresee(16, smaller, protocol(), host)  # 12 GiB
+    assert found is not None
+    assert found.status == "out_of_memory"
+    assert "about 12.0 GiB" in found.reason
+
+
+@pytest.mark.parametrize("status", ["out_of_memory", "unsupported"])
+def test_what_failed_at_a_smaller_batch_is_not_tried_at_a_larger_one(status: str) -> None:
+    failed = Cell.model_validate({"batch_size": 4, "status": status, "reason": "why"})
+    found = cell.foresee(8, [measured(1, 1.0), failed], protocol(), PLENTY)
+    assert found is not None
+    assert (found.status, found.reason) == (status, "as at batch size 4: why")
+
+
+def test_the_plan_leaves_the_throughput_window_its_share_of_the_budget() -> None:
+    plans = [cell.plan_of(protocol(throughput_share=0.25), number) for number in range(3)]
+    assert sum(plan.budget_s or 0 for plan in plans) == pytest.approx(6.0 * 0.75)
+    assert sum(plan.iterations for plan in plans) == tiny.PROTOCOL["iterations"]
+    assert cell.window_count(protocol(throughput_share=0.25), 100.0) == 15
+    assert cell.window_count(protocol(throughput_share=0.25), 1e9) == 1
+    assert cell.window_count(protocol(throughput_share=0.5, budget_s=None), 1.0) == 3

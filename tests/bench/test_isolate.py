@@ -1,0 +1,76 @@
+import os
+import signal
+
+import pytest
+import torch
+
+from visionquant.bench import isolate
+
+
+def test_only_the_result_comes_back() -> None:
+    seen: list[int] = []
+
+    def task() -> int:
+        seen.append(os.getpid())
+        return 7
+
+    assert isolate.in_fork(task) == 7
+    assert seen == []
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (MemoryError("x"), "out_of_memory"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "out_of_memory"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), "out_of_memory"),
+        (RuntimeError("\"addmm_impl_cpu_\" not implemented for 'Half'"), "unsupported"),
+        (NotImplementedError("no such kernel"), "unsupported"),
+        (RuntimeError("shape mismatch"), None),
+        (ValueError("out of memory"), None),
+    ],
+)
+def test_only_memory_and_missing_kernels_are_results(error: Exception, cause: str | None) -> None:
+    assert isolate.classify(error) == cause
+
+
+def test_a_result_of_its_own_is_raised_with_its_first_line() -> None:
+    def task() -> None:
+        raise RuntimeError("not implemented for 'Half'\nsecond line")
+
+    with pytest.raises(isolate.Failed) as caught:
+        isolate.in_fork(task)
+    assert caught.value.cause == "unsupported"
+    assert caught.value.reason == "not implemented for 'Half'"
+
+
+def test_any_other_error_is_a_defect_with_its_traceback() -> None:
+    def task() -> None:
+        raise KeyError("surprise")
+
+    with pytest.raises(isolate.Defect, match="surprise"):
+        isolate.in_fork(task)
+
+
+@pytest.mark.parametrize(("number", "cause"), [(signal.SIGKILL, "out_of_memory"), (signal.SIGABRT, "unsupported")])
+def test_a_killed_process_is_told_from_a_crashed_one(number: int, cause: str) -> None:
+    with pytest.raises(isolate.Failed) as caught:
+        isolate.in_fork(lambda: os.kill(os.getpid(), number))
+    assert caught.value.cause == cause
+
+
+def test_parallel_work_in_a_fork_after_work_on_one_thread_does_not_hang() -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        a = torch.randn(256, 256)
+        expected = a @ a
+
+        def task() -> list[float]:
+            torch.set_num_threads(2)
+            found: list[float] = (a @ a).flatten()[:3].tolist()
+            return found
+
+        assert isolate.in_fork(task) == pytest.approx(expected.flatten()[:3].tolist(), rel=1e-4)
+    finally:
+        torch.set_num_threads(before)

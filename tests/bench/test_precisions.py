@@ -1,0 +1,178 @@
+"""Every precision is what it says, on live networks of every family in the study."""
+
+import copy
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from torch import nn
+from visionquant.hub import download
+
+from visionquant.bench import convert, fidelity, load, photographs, size
+from visionquant.errors import StudyError
+from visionquant.params import Params, Precision
+from visionquant.paths import Project
+
+FLOORS = {"fp32": 1.0 - 1e-6, "fp16": 0.99, "int8": 0.99, "nf4": 0.9, "bf16": 0.99}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, Params]:
+    raw = tiny.settings(tuple(tiny.CONFIGS), tuple(FLOORS))
+    return tiny.project(tmp_path_factory.mktemp("study"), raw)
+
+
+@pytest.fixture(scope="module")
+def networks(study: tuple[Project, Params]) -> dict[str, nn.Module]:
+    project, params = study
+    return {
+        model: load.load(project, model, params.models[model], download(project, params, model), "sdpa", 0)
+        for model in params.study.models
+    }
+
+
+def images(params: Params, model: str) -> torch.Tensor:
+    return photographs.batch(4, photographs.DEFAULT, params.models[model].input_size)
+
+
+def features(net: nn.Module, pixels: torch.Tensor) -> np.ndarray:
+    with torch.inference_mode():
+        found: np.ndarray = net(pixels).last_hidden_state.float().flatten(1).numpy()
+    return found
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> float:
+    return float(((a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))).mean())
+
+
+@pytest.mark.parametrize("precision", FLOORS)
+@pytest.mark.parametrize("model", tiny.CONFIGS)
+def test_outputs_agree_with_fp32_far_above_chance(
+    model: str, precision: str, study: tuple[Project, Params], networks: dict[str, nn.Module]
+) -> None:
+    _, params = study
+    row, pixels = params.precisions[precision], images(params, model)
+    expected = features(networks[model], pixels)
+    other = features(networks[model], pixels.flip(0))
+    converted = convert.convert(copy.deepcopy(networks[model]), row, "cpu")
+    found = features(converted, pixels.to(convert.dtype_of(row, "cpu")))
+    assert np.isfinite(found).all()
+    assert cosine(expected, found) > FLOORS[precision]
+    assert cosine(expected, found) > cosine(expected, other)  # the network tells its inputs apart
+
+
+@pytest.mark.parametrize("precision", FLOORS)
+def test_a_conversion_proves_its_dtypes_and_counts_its_layers(
+    precision: str, study: tuple[Project, Params], networks: dict[str, nn.Module]
+) -> None:
+    _, params = study
+    row = params.precisions[precision]
+    net = convert.convert(copy.deepcopy(networks["tiny-vit"]), row, "cpu")
+    proof = convert.prove(net, row, "cpu")
+    linear = size.linear_layers(networks["tiny-vit"])
+    if precision in ("int8", "nf4"):
+        assert proof.skipped_modules == ("pooler.dense",)
+        assert proof.quantized_modules == linear - 1
+        assert 0.8 < proof.quantized_share < 1
+        assert {"int8": "int8", "nf4": "uint8"}[precision] in proof.dtypes
+    else:
+        assert (proof.quantized_modules, proof.quantized_share) == (0, 0.0)
+        assert set(proof.dtypes) == {{"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}[precision]}
+
+
+def test_nf4_weights_are_a_quarter_of_fp16s(study: tuple[Project, Params], networks: dict[str, nn.Module]) -> None:
+    _, params = study
+    weights = {}
+    for precision in ("fp16", "int8", "nf4"):
+        net = convert.convert(copy.deepcopy(networks["tiny-vit"]), params.precisions[precision], "cpu")
+        weights[precision] = sum(
+            p.numel() * p.element_size() for n, p in net.named_parameters() if "mlp" in n and "weight" in n
+        )
+    assert weights["int8"] * 2 == weights["fp16"]
+    assert weights["nf4"] * 4 == weights["fp16"]
+
+
+@pytest.mark.parametrize("precision", ["int8", "nf4"])
+def test_quantised_weights_are_the_models_own(
+    precision: str, study: tuple[Project, Params], networks: dict[str, nn.Module]
+) -> None:
+    """The supplement's listing builds new layers and never copies the weights into them."""
+    _, params = study
+    net = convert.convert(copy.deepcopy(networks["tiny-vit"]), params.precisions[precision], "cpu")
+    for (name, original), (_, layer) in zip(_layers(networks["tiny-vit"]), _layers(net), strict=True):
+        if name.startswith("pooler"):
+            continue
+        eye = torch.eye(original.in_features, dtype=torch.bfloat16)
+        with torch.inference_mode():
+            restored = (layer(eye) - layer(torch.zeros_like(eye))).float().T
+        assert cosine(original.weight.detach().flatten()[None].numpy(), restored.flatten()[None].numpy()) > 0.98
+
+
+def _layers(net: nn.Module) -> list[tuple[str, nn.Module]]:
+    return [(name, module) for name, module in net.named_modules() if isinstance(module, nn.Linear)]
+
+
+def test_a_precision_that_quantises_nothing_is_refused(networks: dict[str, nn.Module]) -> None:
+    from visionquant.params import Int8Precision
+
+    row = Int8Precision(
+        method="bitsandbytes_int8",
+        dtype="float16",
+        cpu_dtype="bfloat16",
+        threshold=6.0,
+        skip=("encoder", "layers", "layer", "pooler"),
+    )
+    with pytest.raises(StudyError, match="no Linear layer was quantised"):
+        convert.convert(copy.deepcopy(networks["tiny-vit"]), row, "cpu")
+
+
+def test_a_model_that_was_never_converted_fails_the_proof(
+    study: tuple[Project, Params], networks: dict[str, nn.Module]
+) -> None:
+    _, params = study
+    for precision in ("fp16", "int8", "nf4"):
+        with pytest.raises(StudyError):
+            convert.prove(networks["tiny-vit"], params.precisions[precision], "cpu")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "nf4", "int8"])
+def test_the_file_size_is_that_of_the_file(
+    precision: str, study: tuple[Project, Params], networks: dict[str, nn.Module], tmp_path: object
+) -> None:
+    from pathlib import Path
+
+    from safetensors.torch import save_file
+
+    _, params = study
+    row: Precision = params.precisions[precision]
+    net = convert.convert(copy.deepcopy(networks["tiny-vit"]), row, "cpu")
+    tensors = {
+        name: value.contiguous().clone() for name, value in net.state_dict().items() if isinstance(value, torch.Tensor)
+    }
+    path = Path(str(tmp_path)) / "model.safetensors"
+    save_file(tensors, path)
+    assert size.file_bytes(net) == pytest.approx(path.stat().st_size, rel=0.001)
+
+
+def test_fidelity_counts_nan_and_gives_no_figure() -> None:
+    good = fidelity.Outputs(np.ones((2, 3, 4), np.float32), np.eye(2, 5, dtype=np.float32))
+    bad = fidelity.Outputs(np.where(np.arange(24).reshape(2, 3, 4) == 5, np.nan, 1.0), good.logits)
+    found = fidelity.compare(good, bad, "head")
+    assert found.nan_count == 1
+    assert found.cosine is found.sqnr_db is found.kl_nats is None
+
+
+def test_fidelity_agrees_with_independent_formulas() -> None:
+    from scipy.special import rel_entr, softmax
+
+    generator = np.random.default_rng(0)
+    a, b = generator.normal(size=(3, 5, 7)), generator.normal(size=(3, 11))
+    noisy, other = a + 0.1 * generator.normal(size=a.shape), b + 0.2 * generator.normal(size=b.shape)
+    found = fidelity.compare(fidelity.Outputs(a, b), fidelity.Outputs(noisy, other), "head")
+    kl = rel_entr(softmax(b, axis=1), softmax(other, axis=1)).sum(1).mean()
+    power = [10 * np.log10(np.sum(x**2) / np.sum((x - y) ** 2)) for x, y in zip(a, noisy, strict=True)]
+    assert found.kl_nats == pytest.approx(kl)
+    assert found.sqnr_db == pytest.approx(np.mean(power))
+    assert found.cosine == pytest.approx(cosine(a.reshape(3, -1), noisy.reshape(3, -1)))
+    assert found.top1_agreement == pytest.approx((b.argmax(1) == other.argmax(1)).mean())

@@ -1,0 +1,121 @@
+import copy
+from typing import Any
+
+import pytest
+import tiny
+import yaml
+
+from visionquant import params as parameters
+from visionquant.errors import StudyError
+from visionquant.params import Protocol
+from visionquant.paths import Project
+
+
+def committed() -> dict[str, Any]:
+    raw: dict[str, Any] = yaml.safe_load((tiny.ROOT / "params.yaml").read_text())
+    return raw
+
+
+def test_the_committed_study_is_64_pairs_of_16_models_and_4_precisions() -> None:
+    params = parameters.load(Project(tiny.ROOT))
+    assert len(params.study.models) == 16
+    assert params.study.precisions == ("fp32", "fp16", "int8", "nf4")
+    assert params.study.batch_sizes == (1, 4, 8, 16, 32)
+    assert len(params.pairs()) == len(set(params.pairs())) == 64
+    assert {"quick", "paper"} <= set(params.protocols)
+
+
+def test_paper_is_a_hundred_warmups_and_a_thousand_iterations_over_five_processes() -> None:
+    paper = parameters.load(Project(tiny.ROOT)).protocols["paper"]
+    assert (paper.warmup_iterations, paper.iterations, paper.replicates) == (100, 1000, 5)
+    assert paper.budget_s is None
+
+
+@pytest.mark.parametrize("replicates", [1, 3, 7])
+def test_iterations_of_all_replicates_add_up(replicates: int) -> None:
+    protocol = Protocol(**{**tiny.PROTOCOL, "replicates": replicates, "iterations": 100, "minimum_iterations": 2})
+    counts = [protocol.iterations_of(number) for number in range(replicates)]
+    assert sum(counts) == 100
+    assert max(counts) - min(counts) <= 1
+
+
+def edited(path: str, value: Any) -> dict[str, Any]:
+    raw = copy.deepcopy(committed())
+    *parents, leaf = path.split(".")
+    row = raw
+    for name in parents:
+        row = row[name]
+    if value is REMOVED:
+        del row[leaf]
+    else:
+        row[leaf] = value
+    return raw
+
+
+REMOVED = object()
+BAD = [
+    ("study.models", ["vit-hug-patch14-2020"], ["vit-hug-patch14-2020", "did you mean vit-huge-patch14-2020"]),
+    ("study.precisions", ["fp8"], ["fp8", "nf4"]),
+    ("study.protocol", "quikc", ["quikc", "quick", "paper"]),
+    ("study.models", [], ["study.models"]),
+    ("study.batch_sizes", [], ["study.batch_sizes"]),
+    ("study.batch_sizes", [0], ["study.batch_sizes", "1"]),
+    ("study.batch_sizes", [1, 1], ["study.batch_sizes", "twice"]),
+    ("study.batch_sizes", ["four"], ["study.batch_sizes", "four"]),
+    ("study.device", "tpu", ["study.device", "tpu", "cpu", "cuda"]),
+    ("study.weights", "random", ["study.weights", "random", "seeded"]),
+    ("study.modles", ["x"], ["modles", "models"]),
+    ("study.protocol", REMOVED, ["study", "protocol"]),
+    ("statistics", REMOVED, ["statistics"]),
+    ("extra", 1, ["extra"]),
+    ("protocols.quick.replicates", "three", ["protocols.quick.replicates", "three"]),
+    ("protocols.quick.replicates", 0, ["protocols.quick.replicates"]),
+    ("protocols.quick.budget_s", -1.0, ["protocols.quick.budget_s"]),
+    ("protocols.quick.minimum_iterations", 999, ["protocols.quick", "minimum_iterations"]),
+    ("protocols.quick.attention", "flash", ["protocols.quick.attention", "flash", "sdpa", "eager"]),
+    ("models.dinov2-base-2023.revision", "main", ["models.dinov2-base-2023.revision", "main"]),
+    ("models.dinov2-base-2023.revision", REMOVED, ["models.dinov2-base-2023", "revision"]),
+    ("models.dinov2-base-2023.input_size", 224.5, ["models.dinov2-base-2023.input_size", "224.5"]),
+    ("models.dinov2-base-2023.colour", "red", ["models.dinov2-base-2023", "colour"]),
+    ("precisions.int8.method", "magic", ["precisions.int8", "magic", "bitsandbytes_int8"]),
+    ("precisions.int8.threshold", REMOVED, ["precisions.int8", "threshold"]),
+    ("precisions.nf4.blocksize", 63, ["precisions.nf4.blocksize", "63"]),
+    ("precisions.fp16.dtype", "half", ["precisions.fp16.dtype", "half", "float16"]),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "named"), BAD, ids=[f"{path}={value}"[:50] for path, value, _ in BAD])
+def test_a_bad_setting_is_one_line_that_names_the_key_and_what_is_allowed(
+    path: str, value: Any, named: list[str]
+) -> None:
+    with pytest.raises(StudyError) as caught:
+        parameters.parse(edited(path, value))
+    text = str(caught.value)
+    assert "\n" not in text
+    for word in named:
+        assert word in text
+
+
+def test_names_that_would_collide_in_the_pipeline_are_refused() -> None:
+    raw = committed()
+    raw["models"]["a"] = dict(raw["models"]["dinov2-base-2023"])
+    raw["models"]["a-b"] = dict(raw["models"]["dinov2-base-2023"])
+    raw["precisions"]["b-c"] = dict(raw["precisions"]["fp32"])
+    raw["precisions"]["c"] = dict(raw["precisions"]["fp32"])
+    raw["study"]["models"], raw["study"]["precisions"] = ["a", "a-b"], ["b-c", "c"]
+    with pytest.raises(StudyError, match="a-b-c"):
+        parameters.parse(raw)
+
+
+def test_a_dot_in_a_name_is_refused_because_the_pipeline_would_split_it() -> None:
+    raw = committed()
+    raw["models"]["vit-v1.5"] = raw["models"].pop("dinov2-base-2023")
+    with pytest.raises(StudyError, match=r"vit-v1\.5"):
+        parameters.parse(raw)
+
+
+@pytest.mark.parametrize("text", ["study: [", "", "- a\n- b\n"])
+def test_a_file_that_is_no_settings_is_one_line(text: str, tmp_path: Any) -> None:
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(StudyError, match=r"params\.yaml"):
+        parameters.load(Project(tmp_path))

@@ -1,0 +1,185 @@
+"""The pipeline itself: a real clone, real DVC, tiny models; every step counts which stages ran."""
+
+import copy
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import tiny
+import yaml
+
+from visionquant import params as parameters
+from visionquant.paths import Project
+
+BIN = Path(sys.executable).parent
+TAIL = {"analyse", "notebooks", "report"}
+MODELS, PRECISIONS = ("tiny-vit", "tiny-deit"), ("fp32", "nf4")
+
+
+def dvc(root: Path, *arguments: str, ok: bool = True) -> str:
+    environment = os.environ | {
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+        "DVC_SITE_CACHE_DIR": str(root.parent / "site-cache"),
+        "DVC_NO_ANALYTICS": "1",
+        "GIT_AUTHOR_NAME": "test",
+        "GIT_AUTHOR_EMAIL": "test@example.org",
+        "GIT_COMMITTER_NAME": "test",
+        "GIT_COMMITTER_EMAIL": "test@example.org",
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", *arguments], cwd=root, env=environment, capture_output=True, text=True
+    )
+    assert (done.returncode == 0) == ok, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def stages_run(output: str) -> set[str]:
+    """Names of the stages that ran, without the probe, which always does."""
+    return set(re.findall(r"Running stage '([^']+)'", output)) - {"environment"}
+
+
+def clone(folder: Path, raw: dict[str, Any]) -> Path:
+    """What git holds of this checkout, with tiny settings and one notebook, committed to a new repository."""
+    root = folder / "clone"
+    command = ["git", "-C", str(tiny.ROOT), "ls-files", "-co", "--exclude-standard", "-z"]
+    for name in subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\0"):
+        skipped = name.startswith(("reports/", "data/recorded/", "tests/")) or name == "dvc.lock"
+        if name and not skipped and (tiny.ROOT / name).is_file():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(tiny.ROOT / name, root / name)
+    for notebook in sorted((root / "notebooks").glob("*.ipynb"))[1:]:
+        notebook.unlink()
+    (root / "data" / "recorded").mkdir()
+    (root / "data" / "recorded" / ".gitkeep").touch()
+    tiny.architectures(root)
+    tiny.write_settings(root, raw)
+    identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+    for arguments in (["init", "-q"], ["add", "-A"], [*identity, "commit", "-q", "-m", "tiny"]):
+        subprocess.run(["git", *arguments], cwd=root, check=True)
+    return root
+
+
+def measured(models: tuple[str, ...] = MODELS, precisions: tuple[str, ...] = PRECISIONS) -> set[str]:
+    return {f"measure@{model}-{precision}" for model in models for precision in precisions}
+
+
+def of(stage: str, *models: str) -> set[str]:
+    return {f"{stage}@{model}" for model in models}
+
+
+def test_every_pair_of_the_committed_study_has_its_own_stage() -> None:
+    params = parameters.load(Project(tiny.ROOT))
+    names = dvc(tiny.ROOT, "stage", "list", "--name-only").split()
+    pairs = {f"measure@{model}-{precision}" for model, precision in params.pairs()}
+    assert {name for name in names if name.startswith("measure@")} == pairs
+    assert len(pairs) == len(params.study.models) * len(params.study.precisions)
+    assert len(names) < 130  # DVC's own time grows with the square of the number
+
+
+Edit = Callable[[dict[str, Any]], None]
+
+
+def set_(*path: str | int, to: Any) -> Edit:
+    def edit(raw: dict[str, Any]) -> None:
+        row: Any = raw
+        for name in path[:-1]:
+            row = row[name]
+        row[path[-1]] = to
+
+    return edit
+
+
+STEPS: list[tuple[str, Edit, set[str]]] = [
+    ("nothing", lambda raw: None, set()),
+    (
+        "edit a model",
+        set_("models", "tiny-vit", "group", to="other"),
+        of("download", "tiny-vit") | of("reference", "tiny-vit") | measured(("tiny-vit",)) | TAIL,
+    ),
+    (
+        "edit a precision",
+        set_("precisions", "nf4", "blocksize", to=128),
+        measured(precisions=("nf4",)) | TAIL,
+    ),
+    ("edit a row outside the study", set_("precisions", "int8", "threshold", to=5.0), TAIL),
+    ("add a batch size", set_("study", "batch_sizes", to=[1, 2, 3]), measured() | TAIL),
+    ("remove a batch size", set_("study", "batch_sizes", to=[1, 3]), measured() | TAIL),
+    (
+        "edit a protocol value",
+        set_("protocols", "tiny", "iterations", to=8),
+        of("reference", *MODELS) | measured() | TAIL,
+    ),
+    ("edit a protocol that is not in force", set_("protocols", "paper", "replicates", to=4), set()),
+    (
+        "add a model",
+        set_("study", "models", to=[*MODELS, "tiny-beit"]),
+        of("download", "tiny-beit") | of("reference", "tiny-beit") | measured(("tiny-beit",)) | TAIL,
+    ),
+    ("remove a model", set_("study", "models", to=list(MODELS)), TAIL),
+    (
+        "add a precision",
+        set_("study", "precisions", to=[*PRECISIONS, "bf16"]),
+        measured(precisions=("bf16",)) | TAIL,
+    ),
+    ("remove a precision", set_("study", "precisions", to=["fp32", "bf16"]), TAIL),
+]
+
+
+def test_an_edit_runs_exactly_the_pairs_that_it_touches_and_what_depends_on_them(tmp_path: Path) -> None:
+    raw = tiny.settings(MODELS, PRECISIONS)
+    root = clone(tmp_path, raw)
+    first = stages_run(dvc(root, "repro"))
+    assert first == of("download", *MODELS) | of("reference", *MODELS) | measured() | TAIL
+    assert (root / "reports" / "index.html").is_file()
+    samples = _samples(root)
+    for name, edit, expected in STEPS:
+        edited = copy.deepcopy(raw)
+        edit(edited)
+        tiny.write_settings(root, edited)
+        assert stages_run(dvc(root, "repro")) == expected, name
+        if name == "remove a batch size":
+            assert {key[2] for key in _samples(root)} == {1, 3}
+        if name == "add a batch size":
+            kept = {key: value for key, value in _samples(root).items() if key[2] != 3 and key[0] == "tiny-deit"}
+            assert {
+                key: value for key, value in samples.items() if key in kept and key[1] == "fp32"
+            }.items() <= kept.items()
+        raw = edited
+    output = dvc(root, "exp", "run", "-S", "study.models=[tiny-deit]")
+    assert stages_run(output) == TAIL
+    text = (root / "params.yaml").read_text()
+    assert yaml.safe_load(text)["study"]["models"] == ["tiny-deit"]
+
+
+def _samples(root: Path) -> dict[tuple[str, str, int], Any]:
+    from visionquant import records
+
+    found = {}
+    for path in sorted((root / "data" / "measured").glob("*.json")):
+        record = records.read(path)
+        for cell in record.cells:
+            found[record.model, record.precision, cell.batch_size] = cell.replicates
+    return found
+
+
+def test_a_failing_stage_leaves_the_old_record_and_says_one_line(tmp_path: Path) -> None:
+    raw = tiny.settings(("tiny-vit",), ("nf4",))
+    root = clone(tmp_path, raw)
+    stage = "measure@tiny-vit-nf4"
+    assert stage in stages_run(dvc(root, "repro", stage))
+    record = root / "data" / "measured" / "tiny-vit-nf4.json"
+    before = record.read_bytes()
+    raw["precisions"]["nf4"]["skip"] = ["layers", "layer", "encoder", "pooler"]
+    tiny.write_settings(root, raw)
+    output = dvc(root, "repro", stage, ok=False)
+    lines = [line for line in output.splitlines() if line.startswith("visionquant: ")]
+    assert len(lines) == 1
+    assert "no Linear layer was quantised" in lines[0]
+    assert record.read_bytes() == before
+    assert (root / "data" / "measured").is_dir()
+    assert [path.name for path in (root / "data" / "measured").iterdir()] == ["tiny-vit-nf4.json"]

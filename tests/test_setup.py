@@ -1,0 +1,119 @@
+"""What a fresh machine installs: exact, in step, and the same for pip and conda users."""
+
+import re
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+import tiny
+import yaml
+
+ROOT = tiny.ROOT
+
+
+def name_of(requirement: str) -> str:
+    found = re.match(r"[A-Za-z0-9._-]+", requirement)
+    assert found
+    return re.sub(r"[._-]+", "-", found.group(0)).lower()
+
+
+def locked() -> dict[str, str]:
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    pins = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[^=\s]+", pin) for pin in pins)
+    return {name_of(pin): pin.split("==")[1] for pin in pins}
+
+
+def direct() -> list[str]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    return [*project["project"]["dependencies"], *project["dependency-groups"]["dev"]]
+
+
+def test_the_lock_has_no_local_versions() -> None:
+    assert [f"{name}=={version}" for name, version in locked().items() if "+" in version] == []
+    assert locked()["torch"] == "2.13.0"
+
+
+def test_the_lock_holds_every_direct_dependency_within_its_bounds() -> None:
+    from packaging.requirements import Requirement
+
+    pins = locked()
+    for text in direct():
+        requirement = Requirement(text)
+        assert requirement.specifier.contains(pins[name_of(text)]), text
+
+
+def test_conda_users_get_the_versions_of_the_lock() -> None:
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    pip = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
+    pins = {name_of(line): line.split("==")[1] for line in pip if "==" in line}
+    assert pins == {name: version for name, version in locked().items() if name in {name_of(text) for text in direct()}}
+    assert "-c requirements.lock" in pip
+    assert "python=3.11" in environment["dependencies"]
+
+
+def test_what_is_installed_here_is_what_the_lock_says() -> None:
+    from importlib import metadata
+
+    for name in ("torch", "transformers", "bitsandbytes", "dvc", "papermill", "scipy"):
+        assert metadata.version(name).split("+")[0] == locked()[name]
+
+
+def test_the_repository_names_no_registry_and_no_machine_path() -> None:
+    listed = subprocess.run(
+        ["git", "-C", str(ROOT), "ls-files", "-co", "--exclude-standard", "-z"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split("\0")
+    banned = re.compile(r"--(extra-)?index-url|find[-]links|(?<![\w.])/(work|root|home)/[a-z]")
+    texts = (".py", ".yaml", ".yml", ".md", ".toml", ".lock", ".ipynb", ".json", ".csv", ".html", ".css", ".js")
+    for name in listed:
+        path = ROOT / name
+        if name and path.is_file() and (path.suffix in texts or path.name in ("Makefile", "run")):
+            assert not banned.search(path.read_text()), name
+
+
+@pytest.mark.parametrize(
+    ("break_it", "said"),
+    [
+        ("no python", "no python-that-is-not-there found"),
+        ("old python", "3.11 or newer is needed"),
+        ("no venv", "has no venv module"),
+        ("no git", "git is not installed"),
+        ("no checkout", "is no git checkout"),
+    ],
+)
+def test_setup_says_what_is_missing(break_it: str, said: str, tmp_path: Path) -> None:
+    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    bin_folder = tmp_path / "bin"
+    bin_folder.mkdir()
+    for tool in ("sh", "make", "grep", "sed", "touch", "rm"):
+        found = shutil.which(tool)
+        assert found
+        (bin_folder / tool).symlink_to(found)
+    python = bin_folder / "python-of-the-test"
+    answers = {
+        "old python": 'case "$*" in *version_info*) exit 1;; -V) echo Python 3.9.1;; esac',
+        "no venv": 'case "$*" in *ensurepip*) exit 1;; esac',
+    }
+    python.write_text(f"#!/bin/sh\n{answers.get(break_it, 'exit 0')}\n")
+    python.chmod(0o755)
+    if break_it not in ("no git",):
+        git = shutil.which("git")
+        assert git
+        (bin_folder / "git").symlink_to(git)
+    name = "python-that-is-not-there" if break_it == "no python" else str(python)
+    done = subprocess.run(
+        ["make", "setup", f"PYTHON={name}"],
+        cwd=tmp_path,
+        env={"PATH": str(bin_folder), "GIT_CEILING_DIRECTORIES": str(tmp_path.parent)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0
+    assert said in done.stderr
+    assert not (tmp_path / ".venv").exists()

@@ -1,0 +1,92 @@
+"""A whole study of tiny models, built from configs in seconds: the real code on real (small) networks."""
+
+import copy
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from visionquant import params as parameters
+from visionquant.params import Params
+from visionquant.paths import Project
+
+ROOT = Path(__file__).parents[1]
+
+_TRANSFORMER = {
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 128,
+    "image_size": 32,
+    "patch_size": 8,
+}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "tiny-vit": {"model_type": "vit", **_TRANSFORMER},
+    "tiny-deit": {"model_type": "deit", **_TRANSFORMER},
+    "tiny-beit": {"model_type": "beit", **_TRANSFORMER, "use_relative_position_bias": True},
+    "tiny-dinov2": {"model_type": "dinov2", **_TRANSFORMER},
+    "tiny-mobilevit": {
+        "model_type": "mobilevit",
+        "image_size": 64,
+        "hidden_sizes": [32, 48, 64],
+        "neck_hidden_sizes": [8, 16, 16, 24, 32, 40, 64],
+        "num_attention_heads": 4,
+        "output_stride": 32,
+    },
+}
+PROTOCOL: dict[str, Any] = {
+    "replicates": 2,
+    "warmup_iterations": 1,
+    "iterations": 6,
+    "minimum_iterations": 2,
+    "budget_s": None,
+    "throughput_share": 0.5,
+    "fidelity_images": 4,
+    "fidelity_gmacs": 1.0,
+    "attention": "sdpa",
+    "threads": 1,
+    "cudnn_benchmark": False,
+    "seed": 0,
+}
+
+
+def settings(models: tuple[str, ...] = ("tiny-vit",), precisions: tuple[str, ...] = ("fp32", "nf4")) -> dict[str, Any]:
+    """The committed params.yaml with tiny models and a short protocol in place of its own."""
+    raw: dict[str, Any] = copy.deepcopy(yaml.safe_load((ROOT / "params.yaml").read_text()))
+    raw["study"] |= {
+        "models": list(models),
+        "precisions": list(precisions),
+        "batch_sizes": [1, 2],
+        "protocol": "tiny",
+        "device": "cpu",
+        "weights": "seeded",
+    }
+    raw["protocols"]["tiny"] = dict(PROTOCOL)
+    for name in CONFIGS:
+        size = CONFIGS[name]["image_size"]
+        raw["models"][name] = {"repo_id": f"tiny/{name}", "revision": "0" * 40, "input_size": size, "group": "tiny"}
+    return raw
+
+
+def write_settings(root: Path, raw: dict[str, Any]) -> None:
+    (root / "params.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
+
+
+def architectures(root: Path) -> None:
+    """The tiny configs as committed architectures."""
+    for name, config in CONFIGS.items():
+        folder = root / "data" / "architectures" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").write_text(json.dumps(config))
+
+
+def project(root: Path, raw: dict[str, Any] | None = None) -> tuple[Project, Params]:
+    """A project folder with settings, architectures and the published tables, without git and DVC."""
+    raw = raw or settings()
+    write_settings(root, raw)
+    architectures(root)
+    shutil.copytree(ROOT / "data" / "supplement", root / "data" / "supplement")
+    found = Project(root)
+    return found, parameters.load(found)
