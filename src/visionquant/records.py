@@ -175,7 +175,8 @@ def read(path: Path) -> Record:
     """
     remedy = f"delete {path.name} and measure the pair again"
     try:
-        raw = json.loads(path.read_text())
+        text = path.read_text()
+        raw = json.loads(text)
     except OSError as error:
         raise StudyError(f"record {path}", error.strerror or "unreadable", remedy) from None
     except ValueError:
@@ -183,7 +184,7 @@ def read(path: Path) -> Record:
     if isinstance(raw, dict) and raw.get("schema_version") != SCHEMA:
         raise StudyError(f"record {path}", f"schema {raw.get('schema_version')}, this code reads {SCHEMA}", remedy)
     try:
-        return Record.model_validate(raw)
+        return Record.model_validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])

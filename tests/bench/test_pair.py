@@ -174,13 +174,11 @@ def test_code_that_changes_under_way_writes_no_record(
     project, params = study
     from visionquant.bench import code
 
-    real = code.measuring_sha256
-    calls = iter([real(), *["edited"] * 10])
-    state = code.state(project.root)
-    monkeypatch.setattr(code, "state", lambda root: state)
-    real_identity = reference.require
-    monkeypatch.setattr(reference, "require", real_identity)
-    monkeypatch.setattr(code, "measuring_sha256", lambda: next(calls) if False else "edited")
+    before = code.state(project.root)
+    monkeypatch.setattr(code, "state", lambda root: before)
+    digest = before.measuring_sha256
+    monkeypatch.setattr(code, "measuring_sha256", lambda: "edited")
+    monkeypatch.setattr(reference, "measuring_sha256", lambda: digest)
     with pytest.raises(CodeChanged, match="run the same command again"):
         measured_sizes(project, params)
     assert not project.record("tiny-vit", "nf4").exists()

@@ -74,7 +74,8 @@ def _quantised(linear: nn.Module, precision: Int8Precision | Nf4Precision, dtype
             quant_type="nf4",
             module=layer,
         )
-        if linear.in_features % 32 or linear.out_features % 32:  # the repacked CPU kernel can't hold such shapes
+        # The repacked CPU kernel wants whole blocks in a row, and rows by 32.
+        if linear.in_features % max(32, precision.blocksize) or linear.out_features % 32:
             layer.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
     layer.bias = linear.bias
     return layer.eval()

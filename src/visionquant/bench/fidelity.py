@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from visionquant import hub
+from visionquant.manifest import Manifest
 from visionquant.paths import Project
 from visionquant.records import Fidelity
 
@@ -81,7 +82,7 @@ def compare(reference: Outputs, found: Outputs, logits_from: str) -> Fidelity:
     )
 
 
-def head_of(project: Project, manifest: hub.Manifest, seed: int) -> tuple[Head, str]:
+def head_of(project: Project, manifest: Manifest, seed: int) -> tuple[Head, str]:
     """The head that turns features into logits, and its description."""
     if manifest.weights == "pretrained":
         folder = hub.resolve(project, manifest)

@@ -19,6 +19,7 @@ from torch import nn
 from visionquant import hub, zoo
 from visionquant.bench import photographs
 from visionquant.errors import StudyError
+from visionquant.manifest import Manifest
 from visionquant.params import ModelSpec
 from visionquant.paths import Project
 
@@ -95,7 +96,7 @@ def preprocessing(project: Project, model: str, folder: Path | None) -> dict[str
     return zoo.preprocessing(project, model) or dict(photographs.DEFAULT)
 
 
-def load(project: Project, model: str, spec: ModelSpec, manifest: hub.Manifest, attention: str, seed: int) -> nn.Module:
+def load(project: Project, model: str, spec: ModelSpec, manifest: Manifest, attention: str, seed: int) -> nn.Module:
     """Build ``model`` in FP32 on the CPU, in evaluation mode.
 
     Args:

@@ -17,6 +17,7 @@ from visionquant import hub
 from visionquant.bench import backend, cell, code, convert, fidelity, isolate, load, photographs, reference, size
 from visionquant.environment import require_declared
 from visionquant.errors import CodeChanged, StudyError
+from visionquant.manifest import Manifest
 from visionquant.params import Params, known
 from visionquant.paths import Project
 from visionquant.records import Cell, Conversion, Fidelity, Record, Settings, Size, Weights, read, write
@@ -64,7 +65,7 @@ def measure(
     known("study.models", [model], params.models)
     known("study.precisions", [precision], params.precisions)
     environment = require_declared(project, params.study.device)
-    manifest = hub.Manifest.load(project.manifest(model))
+    manifest = Manifest.load(project.manifest(model))
     blank = Record(
         schema_version=1,
         model=model,
@@ -127,7 +128,7 @@ def _measure_missing(
     project: Project,
     params: Params,
     record: Record,
-    manifest: hub.Manifest,
+    manifest: Manifest,
     asked: Sequence[int],
     on_cell: OnCell,
     begun_s: float,

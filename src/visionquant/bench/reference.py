@@ -12,6 +12,7 @@ from visionquant.bench import backend, convert, fidelity, isolate, load, photogr
 from visionquant.bench.code import measuring_sha256
 from visionquant.environment import Environment, require_declared
 from visionquant.errors import StudyError
+from visionquant.manifest import Manifest
 from visionquant.params import FloatPrecision, Params
 from visionquant.paths import Project, write_atomically
 from visionquant.records import sha256_of
@@ -29,7 +30,7 @@ class Reference:
     macs: int
 
 
-def identity(params: Params, model: str, manifest: hub.Manifest, machine: dict[str, object]) -> str:
+def identity(params: Params, model: str, manifest: Manifest, machine: dict[str, object]) -> str:
     """The digest of all that a reference depends on."""
     protocol = params.protocol
     asked = [protocol.fidelity_images, protocol.fidelity_gmacs, protocol.seed, protocol.attention]
@@ -46,7 +47,7 @@ def make(project: Project, params: Params, model: str) -> None:
     import torch
 
     environment = require_declared(project, params.study.device)
-    manifest = hub.Manifest.load(project.manifest(model))
+    manifest = Manifest.load(project.manifest(model))
     key = identity(params, model, manifest, environment.key())
     path = project.reference(model)
     if path.is_file():
@@ -86,9 +87,7 @@ def make(project: Project, params: Params, model: str) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-def require(
-    project: Project, params: Params, model: str, manifest: hub.Manifest, environment: Environment
-) -> Reference:
+def require(project: Project, params: Params, model: str, manifest: Manifest, environment: Environment) -> Reference:
     """The reference of ``model``, made for exactly these settings on this machine.
 
     Raises:
