@@ -146,9 +146,7 @@ def test_an_edit_runs_exactly_the_pairs_that_it_touches_and_what_depends_on_them
             assert {key[2] for key in _samples(root)} == {1, 3}
         if name == "add a batch size":
             kept = {key: value for key, value in _samples(root).items() if key[2] != 3 and key[0] == "tiny-deit"}
-            assert {
-                key: value for key, value in samples.items() if key in kept and key[1] == "fp32"
-            }.items() <= kept.items()
+            assert {key: samples[key] for key in kept if key[1] == "fp32"}.items() <= kept.items()
         raw = edited
     output = dvc(root, "exp", "run", "-S", "study.models=[tiny-deit]")
     assert stages_run(output) == TAIL

@@ -1,8 +1,8 @@
 """Which weights a model has: fetched from the hub at a pinned revision, read from a folder, or seeded.
 
 The download stage writes a manifest, a small file of names, sizes and hashes; the files themselves stay in the hub's
-own cache (``HF_HOME``, ``HF_HUB_CACHE``), where interrupted downloads resume. Whoever uses them goes through
-:func:`resolve`, which checks every byte again. Nothing here imports torch.
+own cache (``HF_HOME``, ``HF_HUB_CACHE``). A dropped connection is taken up where it broke off. Whoever uses the files
+goes through :func:`resolve`, which checks every byte again. Nothing here imports torch.
 """
 
 import json
@@ -198,7 +198,7 @@ def _fetch(model: str, spec: ModelSpec) -> tuple[HubFile, ...]:
         except (_transport_error(), OSError, RuntimeError, ValueError) as error:
             why = (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]
             raise StudyError(
-                asked, f"the download of {name} broke off: {why}", "run the same command again, it resumes"
+                asked, f"the download of {name} broke off: {why}", "run the same command again, finished files are kept"
             ) from None
 
     sizes = {name: sibling.size for name, sibling in listed.items()}

@@ -10,10 +10,12 @@ photographs.
 import json
 from functools import cache
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from visionquant import hub, zoo
@@ -149,7 +151,7 @@ def _pretrained(folder: Path, model: str, attention: str, seed: int) -> nn.Modul
 
     try:
         net, info = with_attention(attempt, attention)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError, UnpicklingError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise StudyError(f"model {model}", f"its checkpoint does not load: {first}", "check repo_id and path") from None
     absent = sorted(name for name in info["missing_keys"] if not name.startswith("pooler."))
