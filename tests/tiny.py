@@ -42,6 +42,7 @@ PROTOCOL: dict[str, Any] = {
     "iterations": 6,
     "minimum_iterations": 2,
     "budget_s": None,
+    "limit_s": None,
     "throughput_share": 0.5,
     "fidelity_images": 4,
     "fidelity_gmacs": 1.0,

@@ -96,13 +96,18 @@ Precision = Annotated[FloatPrecision | Int8Precision | Nf4Precision, Field(discr
 
 
 class Protocol(Row):
-    """How one cell is measured. Times in seconds; counts of forward passes."""
+    """How one cell is measured. Times in seconds; counts of forward passes.
+
+    ``budget_s`` is what a cell aims to fill, ``limit_s`` what it may take at most: a cell whose fewest passes are
+    foreseen to take longer is over budget.
+    """
 
     replicates: Annotated[int, Field(ge=1, le=100)]
     warmup_iterations: Annotated[int, Field(ge=0)]
     iterations: Annotated[int, Field(ge=1)]
     minimum_iterations: Annotated[int, Field(ge=1)]
     budget_s: Annotated[float, Field(gt=0)] | None
+    limit_s: Annotated[float, Field(gt=0)] | None
     throughput_share: Annotated[float, Field(gt=0, lt=1)]
     fidelity_images: Annotated[int, Field(ge=2, le=32)]
     fidelity_gmacs: Annotated[float, Field(gt=0)]

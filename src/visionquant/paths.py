@@ -69,6 +69,10 @@ class Project:
     def notebooks(self) -> Path:
         return self.root / "notebooks"
 
+    @property
+    def executed(self) -> Path:
+        return self.reports / "notebooks"
+
     def manifest(self, model: str) -> Path:
         """Where the download stage says which weights ``model`` has."""
         return self.root / "data" / "models" / f"{model}.json"

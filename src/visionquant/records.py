@@ -91,8 +91,9 @@ class Fidelity(Row):
 
 
 class Replicate(Row):
-    """One fresh process. Milliseconds of each iteration; ``gpu_ms`` from CUDA events."""
+    """One fresh process. Milliseconds of each iteration; ``gpu_ms`` from CUDA events; ``threads`` of the CPU."""
 
+    threads: int
     warmup_ms: tuple[float, ...]
     wall_ms: tuple[float, ...]
     gpu_ms: tuple[float, ...] | None

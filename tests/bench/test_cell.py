@@ -10,12 +10,14 @@ PLENTY = cell.Host(available=100 * GIB, baseline=0)
 
 
 def protocol(**changes: object) -> Protocol:
-    return Protocol(**{**tiny.PROTOCOL, "budget_s": 6.0, "replicates": 3, "minimum_iterations": 1, **changes})
+    return Protocol(
+        **{**tiny.PROTOCOL, "budget_s": 6.0, "limit_s": 6.0, "replicates": 3, "minimum_iterations": 1, **changes}
+    )
 
 
 def measured(batch_size: int, pass_ms: float, host_peak: int | None = None) -> Cell:
     replicate = Replicate(
-        warmup_ms=(pass_ms,), wall_ms=(pass_ms,) * 3, gpu_ms=None, stopped_by="count", host_peak=host_peak
+        threads=1, warmup_ms=(pass_ms,), wall_ms=(pass_ms,) * 3, gpu_ms=None, stopped_by="count", host_peak=host_peak
     )
     memory = Memory(
         stored_weights=1, allocated_after=None, peak_allocated=None, peak_reserved=None, host_peak=host_peak
@@ -24,7 +26,7 @@ def measured(batch_size: int, pass_ms: float, host_peak: int | None = None) -> C
 
 
 def test_the_smallest_cell_is_always_measured() -> None:
-    assert cell.foresee(32, [], protocol(budget_s=0.001), PLENTY) is None
+    assert cell.foresee(32, [], protocol(limit_s=0.001), PLENTY) is None
 
 
 def test_a_cell_over_budget_is_foreseen_from_the_nearest_smaller_one() -> None:
@@ -36,8 +38,8 @@ def test_a_cell_over_budget_is_foreseen_from_the_nearest_smaller_one() -> None:
     assert "7 passes of about 1.60 s (from batch size 8)" in found.reason
 
 
-def test_without_a_budget_nothing_is_over_it() -> None:
-    assert cell.foresee(32, [measured(1, 1e6)], protocol(budget_s=None), PLENTY) is None
+def test_without_a_limit_nothing_is_over_it() -> None:
+    assert cell.foresee(32, [measured(1, 1e6)], protocol(limit_s=None), PLENTY) is None
 
 
 def test_memory_is_foreseen_so_that_the_machine_does_not_swap() -> None:

@@ -7,7 +7,7 @@ stored weights plus the workspace by arithmetic stand in its place.
 
 from dataclasses import dataclass
 
-from visionquant.analysis.evidence import Evidence, RecordSet
+from visionquant.analysis.evidence import BASELINE, Evidence, RecordSet
 from visionquant.analysis.published import GROUP_BOUNDS
 from visionquant.errors import StudyError
 
@@ -52,6 +52,15 @@ def published_values(evidence: Evidence, name: str, models: tuple[str, ...] | No
     """The printed column behind a subject, of ``models`` or of all."""
     column = evidence.published.column(subject(name).quantity, subject(name).precision)
     return {model: value for model, value in column.items() if models is None or model in models}
+
+
+def printed_speedups(evidence: Evidence, precision: str) -> dict[str, float]:
+    """The printed speedups of a precision, or, where no such column is printed, those of its printed milliseconds."""
+    printed = evidence.published.column("speedup", precision)
+    if printed:
+        return printed
+    base = evidence.published.column("latency_median", BASELINE)
+    return {model: base[model] / ms for model, ms in evidence.published.column("latency_median", precision).items()}
 
 
 def measured_values(

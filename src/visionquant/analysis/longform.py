@@ -40,6 +40,14 @@ MEMORY = (
 THROUGHPUT = ("throughput", "throughput_change")
 OVER_MODELS = ("speedup", "memory_reduction", "memory_reduction_stored", "memory_reduction_workspace")
 
+_HEADLINE = {
+    "latency_ms": "latency_median",
+    "speedup": "speedup",
+    "throughput": "throughput",
+    "stored_mib": "memory_stored_weights",
+    "cosine": "cosine",
+}
+
 Row = dict[str, str]
 
 
@@ -60,7 +68,9 @@ def write_all(project: Project, params: Params) -> None:
         "fidelity": fidelity(found),
     }.items():
         write_atomically(project.tables / f"{name}.csv", text(rows))
-    write_atomically(project.reports / "metrics.json", json.dumps(metrics(found), indent=1) + "\n")
+    headline = metrics(found)
+    write_atomically(project.tables / "headline.csv", pairs_text(headline["batch_size_1"]))
+    write_atomically(project.reports / "metrics.json", json.dumps(headline, indent=1) + "\n")
 
 
 def text(rows: Iterable[Row]) -> str:
@@ -69,6 +79,18 @@ def text(rows: Iterable[Row]) -> str:
     writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def pairs_text(headline: dict[str, dict[str, dict[str, Any]]]) -> str:
+    """The headline figures as CSV, a row a pair, for `dvc plots`; pairs without a latency are left out."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["pair", *_HEADLINE])
+    for model, by_precision in headline.items():
+        for precision, figures in by_precision.items():
+            if figures["latency_ms"] is not None:
+                writer.writerow([f"{model} {precision}", *(figures[name] for name in _HEADLINE)])
     return buffer.getvalue()
 
 
@@ -138,8 +160,8 @@ def over_groups(found: Evidence) -> Iterator[Row]:
 
 
 def metrics(found: Evidence) -> dict[str, Any]:
-    """Headline figures of this machine at batch size 1, and the count of its cells by status."""
-    local = next(one for one in found.sets if one.source == "local")
+    """Headline figures of the measured set at batch size 1, and the count of its cells by status."""
+    local = found.measured
     pairs: dict[str, dict[str, Any]] = {}
     for model, precision in found.params.pairs():
 
@@ -147,14 +169,10 @@ def metrics(found: Evidence) -> dict[str, Any]:
             return found.estimate(local, name, model, precision, 1).value  # noqa: B023 called before the next turn
 
         pairs.setdefault(model, {})[precision] = {
-            "latency_ms": value("latency_median"),
-            "speedup": value("speedup"),
-            "throughput": value("throughput"),
-            "stored_mib": value("memory_stored_weights"),
-            "cosine": value("cosine"),
+            **{name: value(quantity) for name, quantity in _HEADLINE.items()},
             "status": local.state(model, precision, 1).status,
         }
-    return {"cells": provenance.counts(found, local), "batch_size_1": pairs}
+    return {"source": local.source, "cells": provenance.counts(found, local), "batch_size_1": pairs}
 
 
 def _published(found: Evidence, model: str, precision: str, batch_size: int, name: str) -> Estimate:

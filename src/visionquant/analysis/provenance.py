@@ -19,6 +19,14 @@ def counts(evidence: Evidence, records_: RecordSet) -> dict[str, int]:
     return {"ok": found.pop("ok", 0), **dict(sorted(found.items()))}
 
 
+def state(evidence: Evidence, records_: RecordSet) -> str:
+    """Machine, weights, and how many cells are there, in two sentences."""
+    counted = counts(evidence, records_)
+    total = sum(counted.values())
+    described = describe(records_)
+    return f"{_capital(described)}. {counted['ok']} of {total} cells are measured."
+
+
 def timed_share(records_: RecordSet) -> float | None:
     """Timed seconds over all seconds that the measuring took (0 to 1), None for an empty set."""
     elapsed = sum(record.elapsed_s for record in records_.records.values())
@@ -39,7 +47,7 @@ def line(evidence: Evidence) -> str:
     """What stands behind the measured columns, set by set, with the published machine first."""
     setup = evidence.published.setup
     published = f"published: {setup.get('gpu', 'unknown GPU')}, torch {setup.get('torch', 'unknown')}"
-    return "; ".join([published]) + ". " + ". ".join(_capital(describe(one)) for one in evidence.shown) + "."
+    return _capital(published) + ". " + ". ".join(_capital(describe(one)) for one in evidence.shown) + "."
 
 
 def warnings(evidence: Evidence) -> tuple[str, ...]:

@@ -186,7 +186,7 @@ def load(project: Project) -> Published:
         ),
         costs=tuple(CostRow(r["instance"], *(int(r[k]) for k in list(r)[1:])) for r in _rows(project, "costs.csv")),
         edge=_claims(project, "edge.csv"),
-        ownership=_claims(project, "ownership.csv") if (project.supplement / "ownership.csv").is_file() else (),
+        ownership=_claims(project, "ownership.csv"),
         validation=tuple(
             Expected(r["metric"], _printed("validation.csv", line, r["expected"]), float(r["tolerance"]))
             for line, r in enumerate(_rows(project, "validation.csv"), start=2)

@@ -58,7 +58,8 @@ class Verdict:
         if self.low is not None and self.high is not None:
             figure += f" ({self.low:.3f} to {self.high:.3f})"
         extra = f" {self.extra}" if self.extra else ""
-        return f"{self.metric} [{self.source}]: {self.verdict}; published {self.published.text}{figure}; {self.why}.{extra}"
+        judged = f"{self.metric} [{self.source}]: {self.verdict}; published {self.published.text}{figure}"
+        return f"{judged}; {self.why}.{extra}"
 
 
 def validate(project: Project, params: Params) -> list[Verdict]:

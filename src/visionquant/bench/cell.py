@@ -115,12 +115,12 @@ def foresee(batch_size: int, smaller: Sequence[Cell], protocol: Protocol, host: 
     grown = batch_size / nearest.batch_size
     pass_s = float(np.median([ms for replicate in nearest.replicates for ms in replicate.wall_ms])) / 1e3 * grown
     passes = protocol.replicates * (protocol.warmup_iterations + protocol.minimum_iterations) + 1
-    if protocol.budget_s is not None and passes * pass_s > protocol.budget_s:
+    if protocol.limit_s is not None and passes * pass_s > protocol.limit_s:
         return Cell(
             batch_size=batch_size,
             status="over_budget",
             reason=f"{passes} passes of about {pass_s:.2f} s (from batch size {nearest.batch_size}) are more than "
-            f"budget_s {protocol.budget_s:g}",
+            f"limit_s {protocol.limit_s:g}",
         )
     peak = nearest.memory.host_peak if nearest.memory else None
     if peak is not None:
@@ -155,7 +155,7 @@ def window_count(protocol: Protocol, median_ms: float) -> int:
 
 def _replicate(subject: Subject, batch_size: int, number: int) -> _Run:
     protocol, device = subject.protocol, subject.device
-    backend.apply(subject.precision, protocol)
+    threads = backend.apply(subject.precision, protocol)
     net = subject.build()
     inputs = _inputs(subject, batch_size)
     clock: Clock = CudaClock() if device == "cuda" else CpuClock()
@@ -178,6 +178,7 @@ def _replicate(subject: Subject, batch_size: int, number: int) -> _Run:
     inputs.clear()
     allocated, _, _ = memory.device_bytes(device)
     replicate = Replicate(
+        threads=threads,
         warmup_ms=samples.warmup_ms,
         wall_ms=samples.wall_ms,
         gpu_ms=samples.gpu_ms,

@@ -7,12 +7,15 @@ scaled so that the result has the row's input size.
 """
 
 from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from sklearn.datasets import load_sample_images
+
+from visionquant.errors import StudyError
 
 SIDE = 320
 DEFAULT = {"do_rescale": True, "do_normalize": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "resample": 2}
@@ -21,9 +24,19 @@ DEFAULT = {"do_rescale": True, "do_normalize": True, "image_mean": [0.5] * 3, "i
 @cache
 def crops() -> tuple[Image.Image, ...]:
     """Thirty-two overlapping square crops, 320 pixels a side, the two photographs in turn."""
-    photographs = [Image.fromarray(image) for image in load_sample_images().images]
+    photographs = [Image.open(_folder() / name).convert("RGB") for name in ("china.jpg", "flower.jpg")]
     places = [(x, y) for y in (0, 107, 53, 80) for x in (0, 320, 107, 213)]
     return tuple(photograph.crop((x, y, x + SIDE, y + SIDE)) for x, y in places for photograph in photographs)
+
+
+def _folder() -> Path:
+    """Where scikit-learn keeps its photographs; the library itself, a second of imports, is not needed for them."""
+    found = find_spec("sklearn")
+    places = list(found.submodule_search_locations or ()) if found else []
+    folder = Path(places[0]) / "datasets" / "images" if places else Path()
+    if not (folder / "china.jpg").is_file():
+        raise StudyError("photographs", "scikit-learn's sample images are not installed", "install scikit-learn")
+    return folder
 
 
 def prepare(image: Image.Image, preprocessing: dict[str, Any], input_size: int) -> np.ndarray:

@@ -1,0 +1,209 @@
+"""What was found, in plain words: sentences made of the records and the published tables, never typed beside them.
+
+Each finding is a question, an answer, and the section that carries it. What can't be answered from the evidence at
+hand says so, and what it would take.
+"""
+
+from dataclasses import dataclass
+
+from visionquant.analysis import claims, provenance, statistics
+from visionquant.analysis.evidence import BASELINE, Evidence, RecordSet
+from visionquant.analysis.published import GroupClaim
+from visionquant.analysis.tables.blocks import compared, precision_label
+from visionquant.analysis.validation import judge
+
+HALF_PRINTED = 0.005
+
+
+@dataclass(frozen=True)
+class Finding:
+    """``section`` is the name of the page that shows the figures behind the answer."""
+
+    question: str
+    answer: str
+    section: str
+
+
+def findings(evidence: Evidence) -> tuple[Finding, ...]:
+    """The answers that the evidence carries, most wanted first."""
+    records_ = evidence.measured
+    found = [_speed(evidence, records_, precision) for precision in compared(evidence)]
+    found += [_bytes(evidence, records_), _four_bit(evidence), _model(evidence), _statistics(evidence)]
+    found += [_fidelity(evidence, records_), _validation(evidence)]
+    return tuple(one for one in found if one is not None)
+
+
+def unanswered(evidence: Evidence) -> tuple[str, ...]:
+    """What this evidence can't tell, and what it takes to tell it."""
+    records_, found = evidence.measured, []
+    if not records_.records:
+        return ("Everything that needs a measurement: run `make repro`.",)
+    why = evidence.comparable(records_)
+    if why:
+        found.append(
+            f"Whether the published milliseconds and samples per second hold: {why}. It takes `make repro` on a "
+            f"machine with a {evidence.params.report.reference_gpu}; ratios to FP32 on another machine answer another "
+            "question."
+        )
+    if "seeded" in records_.weights:
+        found.append(
+            "What a precision costs in accuracy, and how fast INT8 is when it meets outlier activations: the weights "
+            "were seeded, for no model hub was at hand. It takes `weights: pretrained` in params.yaml and a connection."
+        )
+    missing = sum(provenance.counts(evidence, records_).values()) - provenance.counts(evidence, records_)["ok"]
+    if missing:
+        found.append(
+            f"{missing} cells that this run could not hold; the study page lists each with its reason. A larger "
+            "`limit_s`, or `study.protocol: paper`, measures those that ran out of time."
+        )
+    return tuple(found)
+
+
+def _speed(evidence: Evidence, records_: RecordSet, precision: str) -> Finding | None:
+    label = precision_label(precision)
+    models = tuple(row.name for row in evidence.published.models)
+    estimates = [evidence.estimate(records_, "speedup", model, precision, 1) for model in models]
+    values = [one.value for one in estimates if one.value is not None]
+    published = claims.printed_speedups(evidence, precision)
+    said = ""
+    if published:
+        slower = sum(value < 1 for value in published.values())
+        said = (
+            f" Published: median {statistics.summary(list(published.values()))['median']:.2f} times, below 1 for "
+            f"{slower} of {len(published)} models."
+        )
+    if not values:
+        return None if not said else Finding(f"Is {label} faster than FP32?", f"Not measured.{said}", "latency")
+    found = statistics.summary(values)
+    faster = sum(one.low is not None and one.low > 1 for one in estimates)
+    slower = sum(one.high is not None and one.high < 1 for one in estimates)
+    machine = records_.environment.title if records_.environment else ""
+    answer = (
+        f"On {machine}, batch size 1: {found['median']:.2f} times FP32's speed in the median of {len(values)} models "
+        f"({found['min']:.2f} to {found['max']:.2f}). The interval lies above 1 for {faster} of them, below 1 for "
+        f"{slower}.{said}"
+    )
+    return Finding(f"Is {label} faster than FP32?", answer, "latency")
+
+
+def _bytes(evidence: Evidence, records_: RecordSet) -> Finding:
+    models = tuple(row.name for row in evidence.published.models)
+    parts = []
+    for precision in compared(evidence):
+        saved = evidence.arithmetic("memory_reduction_workspace", precision, models)
+        if saved:
+            mean = statistics.summary(list(saved.values()))["mean"]
+            parts.append(f"{precision_label(precision)} {mean:.1f} %")
+    answer = f"Mean over {len(models)} models, from parameter counts with workspace: {', '.join(parts)}."
+    off = []
+    for precision in evidence.precisions:
+        stored = evidence.values(records_, "memory_stored_weights", precision, models)
+        counted = evidence.arithmetic("memory_stored_weights", precision, models)
+        off += [abs(stored[model] / counted[model] - 1) for model in stored if model in counted]
+    if off:
+        answer += (
+            f" The bytes that were stored here agree with the counts within {100 * max(off):.2f} % in all {len(off)} "
+            "pairs."
+        )
+    printed = {row.subject: row.printed.text for row in evidence.published.statistics if row.statistic == "mean"}
+    said = [
+        f"{claims.subject(name).label.split()[0]} {text} %"
+        for name, text in printed.items()
+        if claims.subject(name).quantity == "memory_reduction"
+    ]
+    return Finding("How much memory does each save?", f"{answer} Published means: {', '.join(said)}.", "memory")
+
+
+def _four_bit(evidence: Evidence) -> Finding | None:
+    cells = evidence.published.cells
+    models = list(evidence.published.column("memory_published", "nf4"))
+    same = [
+        model
+        for model in models
+        if cells["memory_published", model, "nf4"].text == cells["memory_published", model, "int8"].text
+    ]
+    real = evidence.arithmetic("memory_with_workspace", "nf4", tuple(models))
+    largest = max(real, key=lambda model: real[model], default=None)
+    if largest is None:
+        return None
+    return Finding(
+        "Was the published INT4 column measured in 4 bits?",
+        f"Its memory says no: {len(same)} of {len(models)} figures equal the INT8 column to the digit, and none is "
+        f"near what 4-bit weights take. {largest} would need {real[largest]:.1f} MiB in NF4; printed are "
+        f"{cells['memory_published', largest, 'nf4'].text}.",
+        "memory",
+    )
+
+
+def _model(evidence: Evidence) -> Finding:
+    off: dict[str, float] = {}
+    for model, value in evidence.published.column("memory_published", BASELINE).items():
+        counted = evidence.arithmetic("memory_with_workspace", BASELINE, (model,)).get(model)
+        if counted is not None:
+            off[model] = abs(value - counted)
+    exact = sorted(model for model, gap in off.items() if gap <= HALF_PRINTED + 1e-9)
+    return Finding(
+        "What did the supplement measure as memory?",
+        f"Weights of the class AutoModel plus {evidence.params.report.workspace_mib:g} MiB of cuBLAS workspace: that "
+        f"gives {len(exact)} of {len(off)} printed FP32 figures to the last digit ({', '.join(exact) or 'none'}), and "
+        f"is off by at most {max(off.values()):.2f} MiB in the others. Activations are not in it.",
+        "memory",
+    )
+
+
+def _statistics(evidence: Evidence) -> Finding:
+    follows: list[str] = []
+    against: list[str] = []
+    for row in evidence.published.statistics:
+        values = list(claims.published_values(evidence, row.subject).values())
+        name = f"{claims.subject(row.subject).label} {row.statistic}"
+        if len(values) == len(evidence.published.models):
+            (follows if statistics.reproducing(row.statistic, row.printed, values) else against).append(name)
+    wrong = [
+        f"{row.group} {row.statistic} {row.printed.text}{row.unit}"
+        for row in evidence.published.groups
+        if not _group_follows(evidence, row)
+    ]
+    answer = (
+        f"Of {len(follows) + len(against)} statistics whose sixteen rows are all printed, {len(follows)} follow from "
+        "the rows under some definition" + (f"; not: {', '.join(against)}" if against else "") + "."
+    )
+    if wrong:
+        answer += f" Group figures that follow under no reading of the group: {', '.join(wrong)}."
+    return Finding("Do the published summaries follow from the published tables?", answer, "statistics")
+
+
+def _group_follows(evidence: Evidence, claim: GroupClaim) -> bool:
+    """Whether the printed rows give a group's figure under some reading of the group."""
+    for models in claims.groups(evidence, claim.group).values():
+        again = statistics.summary(list(claims.published_values(evidence, claim.subject, models).values()))
+        number = again.get({"about": "mean"}.get(claim.statistic, claim.statistic))
+        if number is not None and claim.printed.rounds_from(number):
+            return True
+    return False
+
+
+def _fidelity(evidence: Evidence, records_: RecordSet) -> Finding | None:
+    parts = []
+    for precision in compared(evidence):
+        values = evidence.values(records_, "cosine", precision, evidence.models)
+        if values:
+            worst = min(values, key=lambda model: values[model])
+            parts.append(f"{precision_label(precision)} {values[worst]:.4f} ({worst})")
+    if not parts:
+        return None
+    return Finding(
+        "Do the outputs stay what they were?",
+        f"Lowest cosine to FP32 over the models, {records_.weights} weights: {', '.join(parts)}."
+        + (" With seeded weights this proves the conversions, not accuracy." if "seeded" in records_.weights else ""),
+        "fidelity",
+    )
+
+
+def _validation(evidence: Evidence) -> Finding:
+    verdicts = [one for one in judge(evidence) if one.source == evidence.measured.source]
+    return Finding(
+        "Does the supplement's own validation pass?",
+        "; ".join(f"{one.metric}: {one.verdict}" for one in verdicts) + ".",
+        "validation",
+    )

@@ -1,0 +1,51 @@
+"""What a notebook cell ends with: a table, a figure or a text, as HTML that the page takes over.
+
+A figure is written to ``reports/figures`` and linked, so that the page and the notebook show the same file.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+from visionquant.analysis import render
+from visionquant.analysis.evidence import Evidence
+from visionquant.analysis.figures.canvas import Figure
+from visionquant.analysis.table import Table
+from visionquant.paths import write_atomically
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A piece of HTML that Jupyter displays."""
+
+    html: str
+
+    def _repr_html_(self) -> str:
+        return self.html
+
+
+def banner(evidence: Evidence) -> Shown:
+    """What must be known before any figure."""
+    return Shown(render.banner(evidence))
+
+
+def table(found: Table) -> Shown:
+    """One table."""
+    return Shown(render.html(found))
+
+
+def tables(found: Sequence[Table]) -> Shown:
+    """Several tables of a kind, folded, the first one open."""
+    return Shown(render.details(found))
+
+
+def figure(evidence: Evidence, found: Figure) -> Shown:
+    """Write the figure's file and show it with its caption and provenance."""
+    write_atomically(evidence.project.figures / f"{found.id}.svg", found.svg)
+    return Shown(
+        f'<figure class="figure" id="figure-{escape(found.id)}">\n'
+        f'<div class="scroll" tabindex="0" role="group" aria-label="{escape(found.title)}">'
+        f'<img src="../figures/{escape(found.id)}.svg" alt="{escape(found.alt)}"></div>\n'
+        f"<figcaption><strong>{escape(found.title)}.</strong> {escape(found.caption)}</figcaption>\n"
+        f'<p class="provenance">{escape(found.source)}</p>\n</figure>'
+    )

@@ -1,0 +1,45 @@
+"""How far each precision's outputs are from FP32's. Not accuracy, and every caption says so."""
+
+from visionquant.analysis.evidence import Evidence, RecordSet
+from visionquant.analysis.table import Table
+from visionquant.analysis.tables import blocks
+
+
+def agreement(evidence: Evidence, records_: RecordSet) -> Table:
+    """Features: cosine and signal to noise."""
+    return blocks.by_model(
+        "agreement",
+        "Features against FP32",
+        "Last hidden state on crops of real photographs: cosine similarity, and signal to quantisation noise in "
+        f"decibels. {_weights(records_)}",
+        evidence.models,
+        [
+            blocks.measured(evidence, records_, "cosine", "cosine", blocks.compared(evidence), 1),
+            blocks.measured(evidence, records_, "SQNR, dB", "sqnr", blocks.compared(evidence), 1),
+        ],
+        blocks.source(records_),
+    )
+
+
+def decisions(evidence: Evidence, records_: RecordSet) -> Table:
+    """Logits: how often the same class wins, and how far the distributions are apart."""
+    heads = sorted({record.fidelity.logits_from for record in records_.records.values() if record.fidelity})
+    through = " or ".join(heads) or "a head"
+    return blocks.by_model(
+        "decisions",
+        "Accuracy simulation: decisions against FP32",
+        f"Logits through {through}: share of images with the same top class, and Kullback-Leibler divergence in nats. "
+        f"{_weights(records_)}",
+        evidence.models,
+        [
+            blocks.measured(evidence, records_, "top-1 agreement, %", "top1_agreement", blocks.compared(evidence), 1),
+            blocks.measured(evidence, records_, "KL, nats", "kl_divergence", blocks.compared(evidence), 1),
+        ],
+        blocks.source(records_),
+    )
+
+
+def _weights(records_: RecordSet) -> str:
+    if "seeded" in records_.weights:
+        return "Seeded weights: this shows that the conversion is right, and nothing about accuracy."
+    return "Pretrained weights; agreement with FP32, not accuracy against labels."

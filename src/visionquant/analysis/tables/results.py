@@ -1,0 +1,174 @@
+"""The supplement's three result tables for every model and batch size, and the spread behind each latency."""
+
+from visionquant.analysis import table
+from visionquant.analysis.claims import counterpart
+from visionquant.analysis.evidence import Evidence, RecordSet
+from visionquant.analysis.published import PRECISIONS
+from visionquant.analysis.table import Column, Table
+from visionquant.analysis.tables import blocks
+
+PRINTED_SPEEDUPS = ("fp16", "int8")
+ONLY_BATCH_1 = "The supplement prints batch size 1 only."
+
+
+def latency(evidence: Evidence, records_: RecordSet, batch_size: int) -> Table:
+    """Median milliseconds and speedup over FP32."""
+    columns = [
+        blocks.measured(evidence, records_, "measured, ms", "latency_median", evidence.precisions, batch_size),
+        blocks.measured(evidence, records_, "measured speedup", "speedup", blocks.compared(evidence), batch_size),
+    ]
+    if batch_size == 1:
+        columns = [
+            blocks.printed(evidence, "published, ms", "latency_median", PRECISIONS.values()),
+            columns[0],
+            blocks.printed(evidence, "published speedup", "speedup", PRINTED_SPEEDUPS),
+            columns[1],
+        ]
+    confidence = f"{100 * evidence.params.statistics.confidence:g} %"
+    return blocks.by_model(
+        f"latency-{batch_size}",
+        f"Latency, batch size {batch_size}",
+        f"Median of all timed forward passes; below it the {confidence} interval over replicate processes. A speedup "
+        f"above 1 means faster than FP32. {'' if batch_size == 1 else ONLY_BATCH_1}".rstrip(),
+        evidence.models,
+        columns,
+        blocks.source(records_, evidence if batch_size == 1 else None),
+        f"Batch size {batch_size}",
+    )
+
+
+def throughput(evidence: Evidence, records_: RecordSet, batch_size: int) -> Table:
+    """Images per second, and the change against FP32."""
+    columns = [
+        blocks.measured(evidence, records_, "measured, images/s", "throughput", evidence.precisions, batch_size),
+        blocks.measured(
+            evidence, records_, "measured change, %", "throughput_change", blocks.compared(evidence), batch_size
+        ),
+    ]
+    if batch_size == 1:
+        columns = [
+            blocks.printed(evidence, "published, samples/s", "throughput", PRECISIONS.values()),
+            columns[0],
+            blocks.printed(evidence, "published change, %", "throughput_change", PRINTED_SPEEDUPS),
+            columns[1],
+        ]
+    return blocks.by_model(
+        f"throughput-{batch_size}",
+        f"Throughput, batch size {batch_size}",
+        "Images over seconds of a window of its own, without waiting between batches. "
+        + ("Ten of the sixteen rows are not printed." if batch_size == 1 else ONLY_BATCH_1),
+        evidence.models,
+        columns,
+        blocks.source(records_, evidence if batch_size == 1 else None),
+        f"Batch size {batch_size}",
+    )
+
+
+def memory(evidence: Evidence, records_: RecordSet) -> Table:
+    """The published memory table, its arithmetic, and the set's counterpart."""
+    name = counterpart(records_, "memory_published")
+    reduction = counterpart(records_, "memory_reduction")
+    heading = "allocated after the run" if name == "memory_allocated_after" else "stored weights + workspace"
+    workspace = evidence.params.report.workspace_mib
+    return blocks.by_model(
+        "memory",
+        "Memory, batch size 1",
+        f"MiB. By arithmetic: bytes of the weights in each precision plus {workspace:g} MiB of cuBLAS workspace, from "
+        f"parameter counts alone. Measured: {heading}"
+        + (f" (the workspace, {workspace:g} MiB, is added, for a CPU has none)" if "stored" in heading else "")
+        + ". Six of the sixteen rows are not printed.",
+        evidence.models,
+        [
+            blocks.printed(evidence, "published", "memory_published", PRECISIONS.values()),
+            blocks.arithmetic(evidence, "by arithmetic", "memory_with_workspace", evidence.precisions, 2),
+            blocks.measured(evidence, records_, "measured", name, evidence.precisions, 1),
+            blocks.printed(evidence, "published reduction, %", "memory_reduction", PRINTED_SPEEDUPS),
+            blocks.measured(evidence, records_, "measured reduction, %", reduction, blocks.compared(evidence), 1),
+        ],
+        blocks.source(records_, evidence),
+    )
+
+
+def memory_in_use(evidence: Evidence, records_: RecordSet, batch_size: int) -> Table:
+    """What a run holds at most: device memory on a GPU, the process on a CPU."""
+    cuda = records_.environment is not None and records_.environment.device == "cuda"
+    kinds = (
+        {"memory_allocated_after": "allocated after", "memory_peak_allocated": "peak allocated"}
+        if cuda
+        else {"memory_host_peak": "peak of the process"}
+    )
+    return blocks.by_model(
+        f"memory-in-use-{batch_size}",
+        f"Memory in use, batch size {batch_size}",
+        "MiB. "
+        + (
+            "Bytes that torch's allocator held on the device."
+            if cuda
+            else "Resident memory of a replicate process at its highest, libraries and weights included. On a CPU "
+            "there is no separate device memory."
+        ),
+        evidence.models,
+        [
+            blocks.measured(evidence, records_, heading, name, evidence.precisions, batch_size)
+            for name, heading in kinds.items()
+        ],
+        blocks.source(records_),
+        f"Batch size {batch_size}",
+    )
+
+
+def model_size(evidence: Evidence, records_: RecordSet) -> Table:
+    """Stored bytes and file size of each pair."""
+    return blocks.by_model(
+        "model-size",
+        "Model size",
+        "MiB. Stored weights: parameters, buffers and quantisation state. File: the same as one safetensors file.",
+        evidence.models,
+        [
+            blocks.measured(evidence, records_, "stored weights", "memory_stored_weights", evidence.precisions, 1),
+            blocks.measured(evidence, records_, "file", "model_size", evidence.precisions, 1),
+            blocks.measured(
+                evidence, records_, "stored, reduction %", "memory_reduction_stored", blocks.compared(evidence), 1
+            ),
+        ],
+        blocks.source(records_),
+    )
+
+
+def distribution(evidence: Evidence, records_: RecordSet, batch_size: int) -> Table:
+    """Mean, standard deviation and percentiles of each cell."""
+    names = ("latency_mean", "latency_std", *(f"latency_p{p}" for p in evidence.params.statistics.percentiles))
+    headings = ("mean", "std (n-1)", *(f"p{p}" for p in evidence.params.statistics.percentiles))
+    rows = []
+    for model in evidence.models:
+        for precision in evidence.precisions:
+            cell = records_.state(model, precision, batch_size).cell
+            timed = sum(len(one.wall_ms) for one in cell.replicates) if cell else 0
+            rows.append(
+                (
+                    table.text(model),
+                    table.text(blocks.precision_label(precision)),
+                    table.number(timed or None, 0, why="nothing was timed"),
+                    table.number(len(cell.replicates) or None if cell else None, 0, why="nothing was timed"),
+                    *(
+                        table.estimate(evidence.estimate(records_, name, model, precision, batch_size))
+                        for name in names
+                    ),
+                )
+            )
+    return Table(
+        f"distribution-{batch_size}",
+        f"Latency of every cell, batch size {batch_size}",
+        "Milliseconds over all timed passes. A percentile carries an interval between two order statistics, and is "
+        "refused where the sample is too small for one.",
+        (
+            Column("Model", css="text"),
+            Column("Precision", css="text"),
+            Column("passes"),
+            Column("processes"),
+            *(Column(heading) for heading in headings),
+        ),
+        tuple(rows),
+        blocks.source(records_),
+        f"Batch size {batch_size}",
+    )

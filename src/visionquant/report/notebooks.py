@@ -1,0 +1,92 @@
+"""Notebooks run by papermill, each into a file that is there whole or not at all.
+
+An executed notebook carries time stamps, a random cell id and the path it was run from; they are taken out, so that two
+runs over the same records give the same bytes. Where a notebook fails, the page's last good version stays, and the
+failed copy lies beside the progress files for a look.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import nbformat
+from nbformat import NotebookNode
+
+from visionquant.errors import StudyError
+from visionquant.paths import Project, write_atomically
+
+TIMEOUT_S = 600
+
+
+def sources(project: Project) -> tuple[Path, ...]:
+    """The notebooks of the study, in order.
+
+    Raises:
+        StudyError: there is none.
+    """
+    found = tuple(sorted(project.notebooks.glob("*.ipynb")))
+    if not found:
+        raise StudyError("notebooks", f"none in {project.notebooks}", "restore the folder from git")
+    return found
+
+
+def section(path: Path) -> str:
+    """The name of a notebook's page: ``latency`` for ``02_latency.ipynb``."""
+    return path.stem.partition("_")[2] or path.stem
+
+
+def execute(project: Project, names: Sequence[str] | None = None) -> None:
+    """Execute the notebooks (those named, or all) into ``reports/notebooks``.
+
+    Raises:
+        StudyError: a name is unknown, or a cell failed; says which, and where the failed copy is.
+    """
+    found = {path.stem: path for path in sources(project)}
+    unknown = [name for name in names or () if name not in found]
+    if unknown:
+        raise StudyError(f"notebook {unknown[0]}", "there is none of that name", f"one of: {', '.join(found)}")
+    for name in names or found:
+        _execute(project, found[name])
+    if names is None:
+        for stale in project.executed.glob("*.ipynb"):
+            if stale.stem not in found:
+                stale.unlink()
+
+
+def _execute(project: Project, path: Path) -> None:
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / path.name
+        try:
+            papermill.execute_notebook(
+                path,
+                output,
+                kernel_name="python3",
+                cwd=project.root,
+                progress_bar=False,
+                execution_timeout=TIMEOUT_S,
+                extra_arguments=["--log-level=ERROR"],  # a warning a kernel about TCP on loopback
+            )
+        except PapermillExecutionError as error:
+            failed = project.root / "data" / "progress" / f"{path.stem}.failed.ipynb"
+            write_atomically(failed, output.read_bytes())
+            raise StudyError(
+                f"notebook {path.name}",
+                f"cell {error.cell_index + 1} failed with {error.ename}: {error.evalue}",
+                f"see {failed.relative_to(project.root)}, mend it and run `visionquant notebooks {path.stem}`",
+            ) from None
+        done = nbformat.read(output, as_version=4)
+    write_atomically(project.executed / path.name, nbformat.writes(normalised(done)) + "\n")
+
+
+def normalised(notebook: NotebookNode) -> NotebookNode:
+    """The notebook without anything that differs between two runs: times, ids, paths, interpreter details."""
+    for number, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{number}"
+        cell.metadata = NotebookNode({"tags": list(cell.metadata.get("tags", []))} if cell.metadata.get("tags") else {})
+    notebook.metadata = NotebookNode(
+        {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
+    )
+    return notebook

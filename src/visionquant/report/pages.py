@@ -1,0 +1,109 @@
+"""The pages: executed notebooks in one shell, and an index that opens with what was found.
+
+No page asks the network for anything: one style sheet, one script for sorting tables, figures as files beside them.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import nbformat
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from visionquant.analysis import evidence, provenance, render
+from visionquant.analysis import findings as found_
+from visionquant.analysis.evidence import Evidence
+from visionquant.analysis.tables import setup, summary
+from visionquant.errors import StudyError
+from visionquant.params import Params
+from visionquant.paths import Project, write_atomically
+from visionquant.report import notebooks
+
+SHELL = Path(__file__).parent / "shell"
+ASSETS = ("style.css", "sort.js")
+
+
+@dataclass(frozen=True)
+class Section:
+    """A page beside the index: its name, its notebook's heading, and the sentence under that."""
+
+    name: str
+    title: str
+    lead: str
+    notebook: str
+
+
+def build(project: Project, params: Params) -> Path:
+    """Write the index, a page a section, and the assets; return the index.
+
+    Raises:
+        StudyError: a notebook was not executed yet, a record is broken, or the folder can't be written.
+    """
+    study = evidence.gather(project, params)
+    sections = tuple(_section(path) for path in notebooks.sources(project))
+    for path, section in zip(notebooks.sources(project), sections, strict=True):
+        body = fragment(project.executed / path.name)
+        text = _render("section.html", study, sections, section=section, body=Markup(body))
+        write_atomically(project.reports / f"{section.name}.html", text)
+    for name in ASSETS:
+        write_atomically(project.reports / "assets" / name, (SHELL / name).read_bytes())
+    index = project.reports / "index.html"
+    write_atomically(index, _render("index.html", study, sections, **_index(study)))
+    return index
+
+
+def fragment(path: Path) -> str:
+    """An executed notebook as HTML without code, its figures found from ``reports``.
+
+    Raises:
+        StudyError: the notebook is missing or broken.
+    """
+    from nbconvert import HTMLExporter
+
+    if not path.is_file():
+        raise StudyError(f"reports/notebooks/{path.name}", "not executed yet", "run `visionquant notebooks`")
+    try:
+        notebook = nbformat.read(path, as_version=4)
+    except (nbformat.reader.NotJSONError, nbformat.ValidationError):
+        raise StudyError(f"reports/notebooks/{path.name}", "broken", "run `visionquant notebooks`") from None
+    exporter = HTMLExporter(template_name="basic", exclude_input=True, exclude_output_prompt=True)
+    body, _ = exporter.from_notebook_node(notebook)
+    return str(body).replace('src="../figures/', 'src="figures/')
+
+
+def _section(path: Path) -> Section:
+    """Title and lead from the first cell of the source notebook: its heading, and the paragraph below."""
+    first = nbformat.read(path, as_version=4).cells[0].source
+    heading, _, rest = first.partition("\n")
+    lead = re.sub(r"\s+", " ", rest.strip().split("\n\n")[0])
+    return Section(notebooks.section(path), heading.lstrip("# ").strip(), lead, path.name)
+
+
+def _index(study: Evidence) -> dict[str, object]:
+    records_ = study.measured
+    share = provenance.timed_share(records_)
+    return {
+        "banner": Markup(render.banner(study)),
+        "answers": Markup(render.html(summary.answers(study, records_))),
+        "findings": found_.findings(study),
+        "unanswered": [_marked(one) for one in found_.unanswered(study)],
+        "absences": Markup(render.html(setup.absences(study, records_))) if records_.records else Markup(""),
+        "state": provenance.state(study, records_),
+        "timed_share": "" if share is None else f"{100 * share:.0f} %",
+        "sets": study.sets,
+    }
+
+
+def _marked(text: str) -> Markup:
+    """A sentence with its `code` marked as such."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+
+
+def _render(template: str, study: Evidence, sections: tuple[Section, ...], **values: object) -> str:
+    environment = Environment(
+        loader=FileSystemLoader(SHELL), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template(template).render(
+        report_title=study.params.report.title, sections=sections, provenance=provenance.line(study), **values
+    )

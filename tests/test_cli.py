@@ -1,0 +1,252 @@
+"""Bad input at the command line: one line that names the offender and what to do, exit code 1, nothing lost."""
+
+import errno
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+
+from visionquant import cli, records
+from visionquant.paths import Project
+
+Edit = Callable[[dict[str, Any]], None]
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """The command as installed, in this process: (exit code, stdout, stderr)."""
+
+    def call(root: Path, *arguments: str) -> tuple[int, str, str]:
+        monkeypatch.chdir(root)
+        monkeypatch.setattr("sys.argv", ["visionquant", *arguments])
+        capfd.readouterr()
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else int(bool(stop.code))
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return call
+
+
+def edited(root: Path, edit: Edit) -> Project:
+    raw = tiny.settings(("tiny-vit",), ("nf4",))
+    edit(raw)
+    project, _ = (Project(root), None)
+    if not (root / "data").exists():
+        project, _ = tiny.project(root, tiny.settings(("tiny-vit",), ("nf4",)))
+    tiny.write_settings(root, raw)
+    return project
+
+
+def at(*path: str, to: Any) -> Edit:
+    def edit(raw: dict[str, Any]) -> None:
+        row: Any = raw
+        for name in path[:-1]:
+            row = row[name]
+        row[path[-1]] = to
+
+    return edit
+
+
+def without(*path: str) -> Edit:
+    def edit(raw: dict[str, Any]) -> None:
+        row: Any = raw
+        for name in path[:-1]:
+            row = row[name]
+        del row[path[-1]]
+
+    return edit
+
+
+BAD_SETTINGS: list[tuple[str, Edit, str]] = [
+    ("unknown model", at("study", "models", to=["tiny-vitt"]), r"models: no row named tiny-vitt; did you mean tiny"),
+    ("unknown precision", at("study", "precisions", to=["int3"]), r"precisions: no row named int3; .*rows: fp32"),
+    ("unknown protocol", at("study", "protocol", to="slow"), r"study\.protocol: no row named slow"),
+    ("unknown key", at("study", "modles", to=["tiny-vit"]), r"study\.modles: unknown key.*did you mean models"),
+    ("unknown top key", at("studdy", to={}), r"studdy: unknown key.*study"),
+    ("unknown knob", at("precisions", "nf4", "block", to=64), r"precisions\.nf4\.block: unknown key.*blocksize"),
+    ("unknown method", at("precisions", "nf4", "method", to="gptq"), r"nf4\.method: gptq is no method.*_nf4"),
+    ("missing key", without("protocols", "tiny", "threads"), r"protocols\.tiny\.threads: missing"),
+    ("wrong type", at("protocols", "tiny", "replicates", to="three"), r"tiny\.replicates: .*integer.*'three'"),
+    ("empty list", at("study", "models", to=[]), r"study\.models: .*at least 1"),
+    ("batch size 0", at("study", "batch_sizes", to=[0, 1]), r"study\.batch_sizes\.0: .*greater than.*found 0"),
+    ("twice", at("study", "models", to=["tiny-vit", "tiny-vit"]), r"study\.models: tiny-vit stands there twice"),
+    ("unknown device", at("study", "device", to="tpu"), r"study\.device: .*'auto', 'cpu' or 'cuda'.*'tpu'"),
+    ("short revision", at("models", "tiny-vit", "revision", to="main"), r"models\.tiny-vit\.revision: .*found 'main'"),
+    ("no source", without("models", "tiny-vit", "repo_id"), r"models\.tiny-vit: needs exactly one of repo_id"),
+    ("no graphics card", at("study", "device", to="cuda"), r"device.*cuda"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("edit", "message"), [row[1:] for row in BAD_SETTINGS], ids=[row[0] for row in BAD_SETTINGS])
+def test_a_bad_setting_is_one_line_that_names_it(tmp_path: Path, run: Run, edit: Edit, message: str) -> None:
+    edited(tmp_path, edit)
+    before = sorted(path for path in tmp_path.rglob("*"))
+    code, out, err = run(tmp_path, "sweep", "--all-models", "--all-precisions")
+    assert (code, out) == (1, "")
+    assert err.startswith("visionquant: ")
+    assert err.count("\n") == 1
+    assert re.search(message, err)
+    assert sorted(path for path in tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("sweep",), "sweep: models: nothing chosen; give --all-models"),
+        (("sweep", "--all-models"), "sweep: precisions: nothing chosen"),
+        (("sweep", "--model", "tiny-vit", "--all-models", "--all-precisions"), "together"),
+        (("sweep", "--model", "resnet", "--all-precisions"), "no row named resnet"),
+        (("measure", "--model", "tiny-vit", "--precision", "nf5"), "no row named nf5; did you mean nf4"),
+        (("download", "--model", "tiny"), "no row named tiny; .*rows: "),
+        (("measure", "--model", "tiny-vit", "--precision", "nf4"), "run `visionquant environment`"),
+    ],
+)
+def test_a_bad_argument_is_one_line(tmp_path: Path, run: Run, arguments: tuple[str, ...], message: str) -> None:
+    edited(tmp_path, lambda raw: None)
+    code, _, err = run(tmp_path, *arguments)
+    assert code == 1
+    assert err.count("\n") == 1
+    assert re.search(message, err)
+
+
+def test_a_batch_size_of_zero_on_the_command_line_is_a_usage_error(tmp_path: Path, run: Run) -> None:
+    edited(tmp_path, lambda raw: None)
+    code, _, err = run(tmp_path, "sweep", "--all-models", "--all-precisions", "--batch-size", "0")
+    assert code == 2
+    assert "0 is not in the range x>=1" in re.sub(r"\s+", " ", err)
+
+
+def test_outside_a_checkout_the_command_says_so(tmp_path: Path, run: Run) -> None:
+    code, _, err = run(tmp_path, "environment")
+    assert code == 1
+    assert re.search(r"no params\.yaml in .* or above it; change into a checkout", err)
+
+
+def test_settings_that_are_no_yaml_name_the_line(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "params.yaml").write_text("study:\n  models: [a\n  b: c\n")
+    code, _, err = run(tmp_path, "environment")
+    assert code == 1
+    assert re.search(r"params\.yaml: not YAML at line \d", err)
+
+
+def test_a_sweep_measures_goes_on_and_keeps_what_it_has(tmp_path: Path, run: Run) -> None:
+    project = edited(tmp_path, lambda raw: None)
+    code, out, _ = run(tmp_path, "sweep", "--all-models", "--all-precisions")
+    assert code == 0
+    assert "tiny-vit nf4 (seeded weights)" in out
+    before = project.record("tiny-vit", "nf4").read_bytes()
+    assert run(tmp_path, "sweep", "--model", "tiny-vit", "--precision", "nf4")[0] == 0
+    assert project.record("tiny-vit", "nf4").read_bytes() == before
+
+
+@pytest.fixture
+def swept(tmp_path: Path, run: Run) -> Project:
+    project = edited(tmp_path, lambda raw: None)
+    assert run(tmp_path, "sweep", "--all-models", "--all-precisions")[0] == 0
+    return project
+
+
+BROKEN: list[tuple[str, Callable[[str], str], str]] = [
+    ("cut short", lambda text: text[: len(text) // 2], "not JSON"),
+    ("another schema", lambda text: text.replace('version": 1', 'version": 99'), "schema 99, this code reads 1"),
+    ("a field that nobody knows", lambda text: text.replace('"model"', '"modle"', 1), "modle|model"),
+    ("a status that nobody knows", lambda text: text.replace('"status":"ok"', '"status":"fine"'), r"cells\.0\.status"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("damage", "message"), [row[1:] for row in BROKEN], ids=[row[0] for row in BROKEN])
+@pytest.mark.parametrize("verb", ["analyse", "validate", "measure"])
+def test_a_broken_record_is_named_and_kept(
+    swept: Project, run: Run, damage: Callable[[str], str], message: str, verb: str
+) -> None:
+    path = swept.record("tiny-vit", "nf4")
+    path.write_text(damage(path.read_text()))
+    before = path.read_bytes()
+    arguments = ("--model", "tiny-vit", "--precision", "nf4") if verb == "measure" else ()
+    code, _, err = run(swept.root, verb, *arguments)
+    assert code == 1
+    assert err.count("\n") == 1
+    assert re.search(rf"tiny-vit-nf4\.json.*({message})", err)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("verb", ["analyse", "validate", "measure"])
+def test_another_machines_record_among_this_ones_is_refused(swept: Project, run: Run, verb: str) -> None:
+    path = swept.record("tiny-vit", "nf4")
+    raw = json.loads(path.read_text())
+    raw["environment"] |= {"cpu": "Another CPU"}
+    if verb == "measure":  # then it is this machine that is not the declared one
+        declared = json.loads(swept.environment.read_text())
+        swept.environment.write_text(json.dumps(declared | {"cpu": "Another CPU"}))
+    else:
+        path.write_text(json.dumps(raw))
+    before = path.read_bytes()
+    arguments = ("--model", "tiny-vit", "--precision", "nf4") if verb == "measure" else ()
+    code, _, err = run(swept.root, verb, *arguments)
+    assert code == 1
+    assert err.count("\n") == 1
+    assert "Another CPU" in err
+    assert path.read_bytes() == before
+
+
+def test_a_full_disk_keeps_the_old_record(swept: Project, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = swept.record("tiny-vit", "nf4")
+    before = path.read_bytes()
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        code, _, err = run(swept.root, "measure", "--model", "tiny-vit", "--precision", "nf4", "--again")
+    assert code == 1
+    assert err.count("\n") == 1
+    assert "No space left on device; free space" in err
+    assert path.read_bytes() == before
+    assert [one.name for one in path.parent.iterdir()] == [path.name]
+    assert records.read(path).cells
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_folder_is_one_line(swept: Project, run: Run) -> None:
+    swept.measured.chmod(0o500)
+    try:
+        code, _, err = run(swept.root, "measure", "--model", "tiny-vit", "--precision", "nf4", "--again")
+    finally:
+        swept.measured.chmod(0o700)
+    assert code == 1
+    assert "Permission denied; free space or make the folder writable" in err
+
+
+def test_a_file_in_place_of_the_data_folder_is_one_line(swept: Project, run: Run) -> None:
+    swept.tables.parent.mkdir(exist_ok=True)
+    swept.tables.write_text("in the way")
+    code, _, err = run(swept.root, "analyse")
+    assert code == 1
+    assert err.count("\n") == 1
+    assert "reports/tables" in err
+    assert swept.tables.read_text() == "in the way"
+
+
+def test_ctrl_c_says_what_is_kept(swept: Project, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from visionquant.bench import cell
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cell, "measure", interrupted)
+    before = swept.record("tiny-vit", "nf4").read_bytes()
+    code, _, err = run(swept.root, "sweep", "--all-models", "--all-precisions", "--again")
+    assert code == 130
+    assert "interrupted; finished cells are kept" in err
+    assert swept.record("tiny-vit", "nf4").read_bytes() == before
