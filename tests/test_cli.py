@@ -4,6 +4,9 @@ import errno
 import json
 import os
 import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -119,11 +122,31 @@ def test_a_bad_argument_is_one_line(tmp_path: Path, run: Run, arguments: tuple[s
     assert re.search(message, err)
 
 
-def test_a_batch_size_of_zero_on_the_command_line_is_a_usage_error(tmp_path: Path, run: Run) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("sweep", "--all-models", "--all-precisions", "--batch-size", "0"), "--batch-size.*1"),
+        (("sweep", "--all-models", "--all-precisions", "--batch-size", "few"), "--batch-size.*integer"),
+        (("measure", "--precision", "nf4"), "--model"),
+        (("sweep", "--speed"), "--speed"),
+        (("swep",), "swep.*sweep"),
+    ],
+)
+def test_words_that_are_no_command_are_one_line_and_exit_with_two(
+    tmp_path: Path, run: Run, arguments: tuple[str, ...], message: str
+) -> None:
     edited(tmp_path, lambda raw: None)
-    code, _, err = run(tmp_path, "sweep", "--all-models", "--all-precisions", "--batch-size", "0")
+    code, _, err = run(tmp_path, *arguments)
     assert code == 2
-    assert "0 is not in the range x>=1" in re.sub(r"\s+", " ", err)
+    assert err.count("\n") == 1
+    assert re.search(rf"visionquant: .*{message}.*; see `visionquant --help`", err)
+
+
+def test_without_words_the_command_shows_its_help(tmp_path: Path, run: Run) -> None:
+    assert "sweep" in run(tmp_path)[1]
+    code, out, err = run(tmp_path, "--help")
+    assert (code, err) == (0, "")
+    assert "sweep" in out
 
 
 def test_outside_a_checkout_the_command_says_so(tmp_path: Path, run: Run) -> None:
@@ -181,7 +204,9 @@ def test_a_broken_record_is_named_and_kept(
 
 
 @pytest.mark.parametrize("verb", ["analyse", "validate", "measure"])
-def test_another_machines_record_among_this_ones_is_refused(swept: Project, run: Run, verb: str) -> None:
+def test_another_machines_record_among_this_ones_is_refused(tmp_path: Path, run: Run, verb: str) -> None:
+    swept = edited(tmp_path, at("study", "precisions", to=["fp32", "nf4"]))
+    assert run(tmp_path, "sweep", "--all-models", "--all-precisions")[0] == 0
     path = swept.record("tiny-vit", "nf4")
     raw = json.loads(path.read_text())
     raw["environment"] |= {"cpu": "Another CPU"}
@@ -217,15 +242,24 @@ def test_a_full_disk_keeps_the_old_record(swept: Project, run: Run, monkeypatch:
     assert records.read(path).cells
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_read_only_folder_is_one_line(swept: Project, run: Run) -> None:
+@pytest.mark.skipif(
+    os.geteuid() == 0 and shutil.which("setpriv") is None, reason="root may write anywhere, and setpriv is not there"
+)
+def test_a_read_only_folder_is_one_line(swept: Project) -> None:
+    """As root with the right to override permissions taken away, or as anyone else."""
+    before = swept.record("tiny-vit", "nf4").read_bytes()
+    plain = [sys.executable, "-c", "from visionquant.cli import main; main()"]
+    limited = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+    arguments = ["measure", "--model", "tiny-vit", "--precision", "nf4", "--again"]
     swept.measured.chmod(0o500)
     try:
-        code, _, err = run(swept.root, "measure", "--model", "tiny-vit", "--precision", "nf4", "--again")
+        done = subprocess.run([*limited, *plain, *arguments], cwd=swept.root, capture_output=True, text=True)
     finally:
         swept.measured.chmod(0o700)
-    assert code == 1
-    assert "Permission denied; free space or make the folder writable" in err
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert "Permission denied; free space or make the folder writable" in last
+    assert swept.record("tiny-vit", "nf4").read_bytes() == before
 
 
 def test_a_file_in_place_of_the_data_folder_is_one_line(swept: Project, run: Run) -> None:
@@ -250,3 +284,60 @@ def test_ctrl_c_says_what_is_kept(swept: Project, run: Run, monkeypatch: pytest.
     assert code == 130
     assert "interrupted; finished cells are kept" in err
     assert swept.record("tiny-vit", "nf4").read_bytes() == before
+
+
+def test_a_model_of_ones_own_is_a_row_and_nothing_else(tmp_path: Path, run: Run) -> None:
+    from transformers import ViTConfig, ViTModel
+
+    config = {name: value for name, value in tiny.CONFIGS["tiny-vit"].items() if name != "model_type"}
+    ViTModel(ViTConfig(**config)).save_pretrained(tmp_path / "mine")
+
+    def add(raw: dict[str, Any]) -> None:
+        raw["models"]["my-vit"] = {"path": "mine", "input_size": 32}
+        raw["study"] |= {"models": ["my-vit"], "precisions": ["fp32", "nf4"], "weights": "auto"}
+
+    project = edited(tmp_path, add)
+    code, out, _ = run(tmp_path, "sweep", "--all-models", "--all-precisions")
+    assert code == 0
+    assert "my-vit nf4 (pretrained weights)" in out
+    record = records.read(project.record("my-vit", "nf4"))
+    assert record.settings.weights.source == "local folder mine"
+    assert record.fidelity is not None
+    assert record.fidelity.cosine is not None
+    assert record.fidelity.cosine > 0.9
+
+
+def test_a_plan_says_what_is_missing_and_measures_nothing(swept: Project, run: Run) -> None:
+    assert run(swept.root, "plan") == (0, "nothing to measure\n", "")
+    swept.record("tiny-vit", "nf4").unlink()
+    code, out, _ = run(swept.root, "plan")
+    assert code == 0
+    assert out.startswith("tiny-vit nf4: batch 1 2; time unknown; ")
+    assert "2 cells to measure" in out
+    assert not swept.record("tiny-vit", "nf4").exists()
+
+
+def test_a_set_is_recorded_and_compared(swept: Project, run: Run) -> None:
+    code, out, err = run(swept.root, "record", "--platform", "tiny-box")
+    assert (code, err) == (0, "")
+    assert out == "data/recorded/tiny-box: 1 records and a manifest\n"
+    code, out, _ = run(swept.root, "compare", "local", "tiny-box")
+    assert code == 0
+    assert out.splitlines()[-1] == "2 of 2 compared cells agree; 0 are not comparable"
+    code, _, err = run(swept.root, "compare", "local", "moon")
+    assert code == 1
+    assert "compare: moon: no set of records has this name; sets: local, tiny-box" in err
+
+
+def test_verify_names_what_is_missing_and_exits_with_one(swept: Project, run: Run) -> None:
+    (swept.root / "notebooks").mkdir()
+    (swept.root / "notebooks" / "01_study.ipynb").write_text((tiny.ROOT / "notebooks" / "01_study.ipynb").read_text())
+    code, out, err = run(swept.root, "verify")
+    assert code == 1
+    assert "reports/tables/latency.csv: missing" in out
+    assert "reports/notebooks/01_study.ipynb: missing" in out
+    assert re.search(r"verify: \d+ files do not belong; run `dvc repro`", err)
+    for verb in ("analyse", "notebooks", "report"):
+        assert run(swept.root, verb)[0] == 0
+    code, out, _ = run(swept.root, "verify")
+    assert (code, out) == (0, "records, settings, code, tables, notebooks and pages belong together\n")

@@ -17,7 +17,7 @@ from visionquant import params as parameters
 from visionquant.errors import StudyError
 from visionquant.params import Params, known
 from visionquant.paths import Project
-from visionquant.records import Cell, Record
+from visionquant.plan import Plan
 
 app = typer.Typer(
     add_completion=False,
@@ -39,12 +39,21 @@ Again = Annotated[bool, typer.Option("--again", help="Measure anew what is alrea
 
 
 def main() -> None:
-    """Run the command; a mistake that the reader can mend is one line and exit code 1."""
+    """Run the command; a mistake that the reader can mend is one line: exit code 1, or 2 for an unknown word."""
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
     except StudyError as error:
         print(f"visionquant: {error}", file=sys.stderr)
         sys.exit(1)
+    except Exception as error:
+        usage = getattr(error, "format_message", None)  # of the library that parses words, whichever typer brings
+        if usage is None:
+            raise
+        if not sys.argv[1:]:
+            print(usage())
+        else:
+            print(f"visionquant: {' '.join(usage().split())}; see `visionquant --help`", file=sys.stderr)
+        sys.exit(2)
 
 
 @contextmanager
@@ -93,12 +102,13 @@ def reference(model: Model) -> None:
 @app.command()
 def measure(model: Model, precision: Precision, batch_size: BatchSizes = None, again: Again = False) -> None:
     """Measure one pair: all batch sizes that it lacks."""
+    from visionquant import progress
     from visionquant.bench import pair
 
     project, params = _open()
     with _interruptible():
         record = pair.measure(project, params, model, precision, batch_size, again, begun_s=_process_begun_s())
-    print(_line(record))
+    print(progress.line(record))
 
 
 @app.command()
@@ -111,14 +121,46 @@ def sweep(
     again: Again = False,
 ) -> None:
     """Measure many pairs without DVC, e.g. `visionquant sweep --all-models --all-precisions`."""
+    from visionquant import progress
+
     project, params = _open()
     models = _chosen("model", model, all_models, params.study.models)
     precisions = _chosen("precision", precision, all_precisions, params.study.precisions)
     known("study.models", models, params.models)
     known("study.precisions", precisions, params.precisions)
     batch_sizes = sorted(set(batch_size or params.study.batch_sizes))
+    print(f"plan: {_plan(project, params, models, precisions, batch_sizes, again).text}")
     with _interruptible():
-        _sweep(project, params, models, precisions, batch_sizes, again)
+        progress.sweep(project, params, models, precisions, batch_sizes, again, _process_begun_s())
+
+
+@app.command()
+def plan(model: Models = None, precision: Precisions = None, batch_size: BatchSizes = None) -> None:
+    """Say which cells a run would measure, and about how long and in how much memory; measures nothing."""
+    project, params = _open()
+    models, precisions = model or list(params.study.models), precision or list(params.study.precisions)
+    known("study.models", models, params.models)
+    known("study.precisions", precisions, params.precisions)
+    found = _plan(project, params, models, precisions, sorted(set(batch_size or params.study.batch_sizes)), False)
+    for pair in found.pairs:
+        if pair.batch_sizes:
+            time_ = "time unknown" if pair.seconds is None else f"about {pair.seconds:.0f} s"
+            memory = "memory unknown" if pair.memory is None else f"{pair.memory / 2**30:.2f} GiB"
+            sizes = " ".join(map(str, pair.batch_sizes))
+            print(f"{pair.model} {pair.precision}: batch {sizes}; {time_}; {memory}")
+    print(found.text)
+
+
+@app.command()
+def record(
+    platform: Annotated[str, typer.Option("--platform", help="A name for this machine, e.g. rtx-4090.")],
+) -> None:
+    """Pack what this machine measured into data/recorded, with hashes, for a pull request."""
+    from visionquant import recorded
+
+    project, params = _open()
+    folder = recorded.pack(project, params, platform)
+    print(f"{folder.relative_to(project.root)}: {len(list(folder.iterdir())) - 1} records and a manifest")
 
 
 @app.command()
@@ -138,8 +180,8 @@ def notebooks(
     """Execute the notebooks into reports/notebooks."""
     from visionquant.report import notebooks as runner
 
-    project, _ = _open()
-    runner.execute(project, name)
+    project, params = _open()
+    runner.execute(project, params, name)
     print("reports/notebooks")
 
 
@@ -166,6 +208,37 @@ def validate() -> None:
 
 
 @app.command()
+def compare(
+    a: Annotated[str, typer.Argument(help='"local", or a platform of data/recorded.')],
+    b: Annotated[str, typer.Argument(help="The set to compare it with.")],
+) -> None:
+    """Say per cell whether two sets of records agree, with ratio and interval, and how many do."""
+    from visionquant.analysis import comparison, evidence
+
+    project, params = _open()
+    study = evidence.gather(project, params)
+    found = comparison.compare(study, comparison.set_named(study, a), comparison.set_named(study, b))
+    for one in found:
+        print(one.text)
+    print(comparison.summary(found))
+
+
+@app.command()
+def verify() -> None:
+    """Prove that records, settings, code, tables, notebooks and pages belong together; exit code 1 where they don't."""
+    from visionquant.bench.code import measuring_sha256
+    from visionquant.report import verify as verifying
+
+    project, params = _open()
+    faults = verifying.verify(project, params, measuring_sha256())
+    for fault in faults:
+        print(fault.text)
+    if faults:
+        raise StudyError("verify", f"{len(faults)} files do not belong", "run `dvc repro`, or restore them from git")
+    print("records, settings, code, tables, notebooks and pages belong together")
+
+
+@app.command()
 def summary() -> None:
     """Say in five lines what was found and where the report is."""
     from visionquant.report import summary as summaries
@@ -186,63 +259,19 @@ def _chosen(option: str, named: list[str] | None, everything: bool, rows: tuple[
     return list(dict.fromkeys(named)) if named else list(rows)
 
 
-def _sweep(
+def _plan(
     project: Project, params: Params, models: list[str], precisions: list[str], batch_sizes: list[int], again: bool
-) -> None:
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+) -> Plan:
+    from visionquant import environment as machine
+    from visionquant import plan as plans
+    from visionquant import recorded, records
 
-    from visionquant import sweep as sweeps
-
-    columns = (
-        "{task.description}",
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        "left",
-        TimeRemainingColumn(),
-    )
-    console = Console(highlight=False, soft_wrap=True)
-    with Progress(
-        *(TextColumn(column) if isinstance(column, str) else column for column in columns), console=console
-    ) as progress:
-        task = progress.add_task("cells", total=len(models) * len(precisions) * len(batch_sizes))
-
-        def on_cell(model: str, precision: str, found: Cell) -> None:
-            progress.update(task, description=f"{model} {precision} {found.batch_size}")
-            progress.advance(task)
-            fresh[0] += 1
-
-        def on_pair(record: Record) -> None:
-            progress.advance(task, len(batch_sizes) - fresh[0])
-            fresh[0] = 0
-            console.print(_line(record), markup=False)
-
-        fresh = [0]
-        sweeps.sweep(
-            project, params, models, precisions, batch_sizes, again, on_cell, on_pair, begun_s=_process_begun_s()
-        )
-
-
-def _line(record: Record) -> str:
-    """A pair in one line: median milliseconds, or the status, by batch size."""
-    import statistics
-
-    parts = []
-    for cell in record.cells:
-        times = [ms for replicate in cell.replicates for ms in replicate.wall_ms]
-        shown = f"{statistics.median(times):.2f} ms" if times else ""
-        status = "" if cell.status == "ok" else cell.status.replace("_", " ")
-        parts.append(f"{cell.batch_size}: {' '.join(filter(None, (shown, status)))}")
-    weights = record.settings.weights.kind
-    return f"{record.model} {record.precision} ({weights} weights)  {', '.join(parts)}"
+    pairs = [(model, precision) for model in models for precision in precisions]
+    present = {pair: records.read(project.record(*pair)) for pair in pairs if project.record(*pair).is_file()}
+    here = machine.probe(params.study.device)
+    others = [record for one in recorded.read_all(project).values() for record in one.values()]
+    history = [record for record in (*present.values(), *others) if record.environment.same_hardware(here)]
+    return plans.make(project, params, pairs, batch_sizes, present, history, again)
 
 
 def _process_begun_s() -> float:

@@ -33,6 +33,7 @@ KEYS = (
     "transformers",
     "bitsandbytes",
 )
+HARDWARE = ("device", "gpu", "gpu_memory_mib", "cpu", "cores")
 ISA = (
     "avx2",
     "avx512f",
@@ -77,6 +78,10 @@ class Environment(BaseModel):
         """One phrase for each identifying fact that is not the same, empty for the same machine."""
         mine, theirs = self.key(), other.key()
         return [f"{name} {mine[name]} (not {theirs[name]})" for name in KEYS if mine[name] != theirs[name]]
+
+    def same_hardware(self, other: "Environment") -> bool:
+        """Whether absolute figures compare: the same GPU, or the same CPU with as many cores."""
+        return all(getattr(self, name) == getattr(other, name) for name in HARDWARE)
 
     @property
     def title(self) -> str:

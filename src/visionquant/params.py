@@ -143,9 +143,12 @@ class StudyChoice(Row):
 
 
 class StatisticsChoice(Row):
-    """Confidence of the intervals (0 to 1) and the percentiles shown (per cent)."""
+    """Confidence of intervals and verdicts (0 to 1), the margin within which speeds are the same (a share), and the
+    percentiles shown (per cent).
+    """
 
     confidence: Annotated[float, Field(gt=0.5, lt=1)]
+    equivalence_margin: Annotated[float, Field(gt=0, lt=0.5)]
     percentiles: Annotated[tuple[Annotated[int, Field(gt=0, lt=100)], ...], Field(min_length=1)]
 
 

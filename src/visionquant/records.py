@@ -238,22 +238,6 @@ def local(project: Project, params: Params) -> tuple[dict[tuple[str, str], Recor
     return found, missing
 
 
-def recorded(project: Project) -> dict[str, dict[tuple[str, str], Record]]:
-    """The record sets of other machines by platform name, as committed.
-
-    Raises:
-        StudyError: a record is broken, or a set mixes machines.
-    """
-    sets: dict[str, dict[tuple[str, str], Record]] = {}
-    if not project.recorded.is_dir():
-        return sets
-    for folder in sorted(path for path in project.recorded.iterdir() if path.is_dir()):
-        records = [read(path) for path in sorted(folder.glob("*.json"))]
-        require_one_machine(f"data/recorded/{folder.name}", records)
-        sets[folder.name] = {(record.model, record.precision): record for record in records}
-    return sets
-
-
 def require_one_machine(place: str, records: list[Record]) -> None:
     """Insist that all records come from one machine with one set of versions.
 

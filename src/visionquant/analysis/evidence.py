@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from visionquant import params as parameters
-from visionquant import records, zoo
-from visionquant.analysis import estimates, published
+from visionquant import recorded, records, zoo
+from visionquant.analysis import estimates, published, verdicts
 from visionquant.analysis.estimates import NOT_AVAILABLE, Estimate
+from visionquant.analysis.verdicts import Verdict
 from visionquant.environment import Environment
 from visionquant.params import Params
 from visionquant.paths import Project
@@ -136,6 +137,23 @@ class Evidence:
             return replace(found, reason=f"no FP32 cell to compare with: {base.reason}")
         return found
 
+    def verdicts(self, records_: RecordSet, batch_size: int) -> dict[tuple[str, str], Verdict]:
+        """Each precision against FP32 at one batch size, (model, precision) to verdict, corrected over all of them.
+
+        What was not timed on both sides has no verdict.
+        """
+        pairs, contrasts = [], []
+        for (model, precision), record in records_.records.items():
+            base, other = records_.state(model, BASELINE, batch_size), record.cell(batch_size)
+            if precision == BASELINE or base.status != "ok" or base.cell is None:
+                continue
+            if other is not None and other.status == "ok":
+                pairs.append((model, precision))
+                contrasts.append(verdicts.contrast(estimates.processes(base.cell), estimates.processes(other)))
+        statistics = self.params.statistics
+        judged = verdicts.judge(contrasts, statistics.confidence, statistics.equivalence_margin)
+        return dict(zip(pairs, judged, strict=True))
+
     def _of_pair(self, records_: RecordSet, quantity: str, model: str, precision: str) -> Estimate:
         record = records_.records.get((model, precision))
         if record is None:
@@ -182,7 +200,7 @@ def gather(project: Project, params: Params) -> Evidence:
     found, missing = records.local(project, params)
     local = RecordSet("local", found, missing)
     others = tuple(
-        RecordSet(f"recorded:{platform}", rows, {}) for platform, rows in records.recorded(project).items() if rows
+        RecordSet(f"recorded:{platform}", rows, {}) for platform, rows in recorded.read_all(project).items() if rows
     )
     sets = (local, *others) if found or not others else (*others, local)
     return Evidence(project, params, published.load(project), sets)

@@ -4,6 +4,7 @@ Each finding is a question, an answer, and the section that carries it. What can
 hand says so, and what it would take.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 
 from visionquant.analysis import claims, provenance, statistics
@@ -28,8 +29,8 @@ def findings(evidence: Evidence) -> tuple[Finding, ...]:
     """The answers that the evidence carries, most wanted first."""
     records_ = evidence.measured
     found = [_speed(evidence, records_, precision) for precision in compared(evidence)]
-    found += [_bytes(evidence, records_), _four_bit(evidence), _model(evidence), _statistics(evidence)]
-    found += [_fidelity(evidence, records_), _validation(evidence)]
+    found += [_bytes(evidence, records_), _four_bit(evidence), _model(evidence), _throughput(evidence)]
+    found += [_statistics(evidence), _fidelity(evidence, records_), _validation(evidence)]
     return tuple(one for one in found if one is not None)
 
 
@@ -75,13 +76,12 @@ def _speed(evidence: Evidence, records_: RecordSet, precision: str) -> Finding |
     if not values:
         return None if not said else Finding(f"Is {label} faster than FP32?", f"Not measured.{said}", "latency")
     found = statistics.summary(values)
-    faster = sum(one.low is not None and one.low > 1 for one in estimates)
-    slower = sum(one.high is not None and one.high < 1 for one in estimates)
+    words = Counter(verdict.word for (_, name), verdict in evidence.verdicts(records_, 1).items() if name == precision)
+    judged = ", ".join(f"{word} for {words[word]}" for word in ("FASTER", "SAME", "SLOWER", "UNDECIDED") if words[word])
     machine = records_.environment.title if records_.environment else ""
     answer = (
         f"On {machine}, batch size 1: {found['median']:.2f} times FP32's speed in the median of {len(values)} models "
-        f"({found['min']:.2f} to {found['max']:.2f}). The interval lies above 1 for {faster} of them, below 1 for "
-        f"{slower}.{said}"
+        f"({found['min']:.2f} to {found['max']:.2f}); {judged}.{said}"
     )
     return Finding(f"Is {label} faster than FP32?", answer, "latency")
 
@@ -91,10 +91,11 @@ def _bytes(evidence: Evidence, records_: RecordSet) -> Finding:
     parts = []
     for precision in compared(evidence):
         saved = evidence.arithmetic("memory_reduction_workspace", precision, models)
-        if saved:
+        if len(saved) == len(models):
             mean = statistics.summary(list(saved.values()))["mean"]
             parts.append(f"{precision_label(precision)} {mean:.1f} %")
-    answer = f"Mean over {len(models)} models, from parameter counts with workspace: {', '.join(parts)}."
+    counted_ = ", ".join(parts) or "no committed counts"
+    answer = f"Mean over {len(models)} models, from parameter counts with workspace: {counted_}."
     off = []
     for precision in evidence.precisions:
         stored = evidence.values(records_, "memory_stored_weights", precision, models)
@@ -135,12 +136,14 @@ def _four_bit(evidence: Evidence) -> Finding | None:
     )
 
 
-def _model(evidence: Evidence) -> Finding:
+def _model(evidence: Evidence) -> Finding | None:
     off: dict[str, float] = {}
     for model, value in evidence.published.column("memory_published", BASELINE).items():
         counted = evidence.arithmetic("memory_with_workspace", BASELINE, (model,)).get(model)
         if counted is not None:
             off[model] = abs(value - counted)
+    if not off:
+        return None
     exact = sorted(model for model, gap in off.items() if gap <= HALF_PRINTED + 1e-9)
     return Finding(
         "What did the supplement measure as memory?",
@@ -149,6 +152,26 @@ def _model(evidence: Evidence) -> Finding:
         f"is off by at most {max(off.values()):.2f} MiB in the others. Activations are not in it.",
         "memory",
     )
+
+
+def _throughput(evidence: Evidence) -> Finding:
+    off = []
+    for precision in evidence.precisions:
+        latency = evidence.published.column("latency_median", precision)
+        for model, per_second in evidence.published.column("throughput", precision).items():
+            off.append((_inverse(latency[model], per_second), abs(per_second * latency[model] / 1000 - 1)))
+    exact = sum(fits for fits, _ in off)
+    return Finding(
+        "Was the published throughput measured?",
+        f"It holds nothing that the latency table does not: {exact} of {len(off)} figures are 1000 divided by the "
+        f"printed milliseconds to the rounding of both, the others within {100 * max(gap for _, gap in off):.2f} %.",
+        "throughput",
+    )
+
+
+def _inverse(ms: float, per_second: float) -> bool:
+    """Whether 1000 / ms is samples per second, both rounded to two decimals."""
+    return 1000 / (ms + HALF_PRINTED) - HALF_PRINTED <= per_second <= 1000 / (ms - HALF_PRINTED) + HALF_PRINTED
 
 
 def _statistics(evidence: Evidence) -> Finding:

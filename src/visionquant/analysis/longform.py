@@ -1,15 +1,17 @@
 """Every figure as a row: ``reports/tables/*.csv`` and ``reports/metrics.json``.
 
 One row a model, precision, batch size, quantity and source. What is missing is a row too, with an empty value, a
-status and a reason, so that no reader takes an absence for a zero. Values are not rounded; sources are "published"
-(as printed), "local" and "recorded:<platform>". Quantities of the model itself repeat at each batch size; fidelity has
-no batch size. The bytes depend on settings, records and published figures only.
+status and a reason, so that no reader takes an absence for a zero. Values have twelve digits, for the last ones differ
+between processors; sources are "published" (as printed), "local" and "recorded:<platform>". Quantities of the model
+itself repeat at each batch size; fidelity has no batch size. The bytes depend on settings, records and published
+figures only.
 """
 
 import csv
 import io
 import json
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from visionquant.analysis import claims, evidence, provenance, statistics
@@ -40,7 +42,7 @@ MEMORY = (
 THROUGHPUT = ("throughput", "throughput_change")
 OVER_MODELS = ("speedup", "memory_reduction", "memory_reduction_stored", "memory_reduction_workspace")
 
-_HEADLINE = {
+HEADLINE = {
     "latency_ms": "latency_median",
     "speedup": "speedup",
     "throughput": "throughput",
@@ -57,20 +59,25 @@ def write_all(project: Project, params: Params) -> None:
     Raises:
         StudyError: a record or a published table is broken, a set mixes machines, or the folder can't be written.
     """
-    found = evidence.gather(project, params)
-    percentiles = tuple(f"latency_p{percent}" for percent in params.statistics.percentiles)
-    for name, rows in {
-        "latency": cells(found, (*LATENCY[:3], *percentiles, *LATENCY[3:])),
-        "memory": cells(found, MEMORY),
-        "throughput": cells(found, THROUGHPUT),
-        "statistics": over_models(found),
-        "groups": over_groups(found),
-        "fidelity": fidelity(found),
-    }.items():
-        write_atomically(project.tables / f"{name}.csv", text(rows))
+    for path, content in contents(evidence.gather(project, params)).items():
+        write_atomically(path, content)
+
+
+def contents(found: Evidence) -> dict[Path, str]:
+    """Every file of this module with what belongs into it."""
+    percentiles = tuple(f"latency_p{percent}" for percent in found.params.statistics.percentiles)
+    tables = {
+        "latency": text(cells(found, (*LATENCY[:3], *percentiles, *LATENCY[3:]))),
+        "memory": text(cells(found, MEMORY)),
+        "throughput": text(cells(found, THROUGHPUT)),
+        "statistics": text(over_models(found)),
+        "groups": text(over_groups(found)),
+        "fidelity": text(fidelity(found)),
+    }
     headline = metrics(found)
-    write_atomically(project.tables / "headline.csv", pairs_text(headline["batch_size_1"]))
-    write_atomically(project.reports / "metrics.json", json.dumps(headline, indent=1) + "\n")
+    tables["headline"] = pairs_text(headline["batch_size_1"])
+    files = {found.project.tables / f"{name}.csv": content for name, content in tables.items()}
+    return {**files, found.project.reports / "metrics.json": json.dumps(headline, indent=1) + "\n"}
 
 
 def text(rows: Iterable[Row]) -> str:
@@ -86,11 +93,11 @@ def pairs_text(headline: dict[str, dict[str, dict[str, Any]]]) -> str:
     """The headline figures as CSV, a row a pair, for `dvc plots`; pairs without a latency are left out."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["pair", *_HEADLINE])
+    writer.writerow(["pair", *HEADLINE])
     for model, by_precision in headline.items():
         for precision, figures in by_precision.items():
             if figures["latency_ms"] is not None:
-                writer.writerow([f"{model} {precision}", *(figures[name] for name in _HEADLINE)])
+                writer.writerow([f"{model} {precision}", *(figures[name] for name in HEADLINE)])
     return buffer.getvalue()
 
 
@@ -166,10 +173,11 @@ def metrics(found: Evidence) -> dict[str, Any]:
     for model, precision in found.params.pairs():
 
         def value(name: str) -> float | None:
-            return found.estimate(local, name, model, precision, 1).value  # noqa: B023 called before the next turn
+            number = found.estimate(local, name, model, precision, 1).value  # noqa: B023 called before the next turn
+            return None if number is None else float(f"{number:.12g}")
 
         pairs.setdefault(model, {})[precision] = {
-            **{name: value(quantity) for name, quantity in _HEADLINE.items()},
+            **{name: value(quantity) for name, quantity in HEADLINE.items()},
             "status": local.state(model, precision, 1).status,
         }
     return {"source": local.source, "cells": provenance.counts(found, local), "batch_size_1": pairs}
@@ -225,7 +233,7 @@ def _why_none(
 
 def _row(model: str, precision: str, batch_size: int | str, name: str, source: str, estimate: Estimate) -> Row:
     def number(value: float | None) -> str:
-        return "" if value is None else repr(float(value))
+        return "" if value is None else repr(float(f"{value:.12g}"))
 
     return {
         "model": model,

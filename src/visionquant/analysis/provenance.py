@@ -19,14 +19,6 @@ def counts(evidence: Evidence, records_: RecordSet) -> dict[str, int]:
     return {"ok": found.pop("ok", 0), **dict(sorted(found.items()))}
 
 
-def state(evidence: Evidence, records_: RecordSet) -> str:
-    """Machine, weights, and how many cells are there, in two sentences."""
-    counted = counts(evidence, records_)
-    total = sum(counted.values())
-    described = describe(records_)
-    return f"{_capital(described)}. {counted['ok']} of {total} cells are measured."
-
-
 def timed_share(records_: RecordSet) -> float | None:
     """Timed seconds over all seconds that the measuring took (0 to 1), None for an empty set."""
     elapsed = sum(record.elapsed_s for record in records_.records.values())

@@ -3,7 +3,7 @@
 Source: the CSV files of ``data/supplement``, copied digit by digit from the technical supplement. Its "INT4" column is
 NF4 by its own words ("INT4 NF4"), so it stands under our precision ``nf4``; its "MB" are MiB (2**20 bytes). It says
 neither which average its latencies are nor at which batch size its throughput was taken; the latency heading says
-batch size 1, and the throughput column equals 1000 / latency, so both are set against batch size 1.
+batch size 1, and the throughput column is 1000 / latency almost to the digit, so both are set against batch size 1.
 """
 
 import csv

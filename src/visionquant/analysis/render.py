@@ -99,12 +99,14 @@ def _box(item: Item, first: bool) -> str:
         shown += f" <small>{escape(CODES[item.status][0])}</small>"
     if item.bounds:
         shown += f' <span class="bounds">{escape(item.bounds)}</span>'
+    if item.word:
+        shown += f' <span class="word {item.word.lower()}">{escape(item.word)}</span>'
     return f'<{tag}{scope} class="{item.css}"{key}{note}>{shown}</{tag}>'
 
 
 def _flat(item: Item) -> str:
     code = f" {CODES[item.status][0]}" if item.status else ""
-    return item.text + code + (f" ({item.bounds})" if item.bounds else "")
+    return item.text + code + (f" ({item.bounds})" if item.bounds else "") + (f" {item.word}" if item.word else "")
 
 
 def _heading(column: Column) -> str:

@@ -1,8 +1,10 @@
 """What a notebook cell ends with: a table, a figure or a text, as HTML that the page takes over.
 
-A figure is written to ``reports/figures`` and linked, so that the page and the notebook show the same file.
+A figure is written to ``reports/figures`` and linked, so that the page and the notebook show the same file; the link
+carries the file's sha256, by which a figure of another run is found out.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -42,10 +44,11 @@ def tables(found: Sequence[Table]) -> Shown:
 def figure(evidence: Evidence, found: Figure) -> Shown:
     """Write the figure's file and show it with its caption and provenance."""
     write_atomically(evidence.project.figures / f"{found.id}.svg", found.svg)
+    digest = hashlib.sha256(found.svg.encode()).hexdigest()
     return Shown(
         f'<figure class="figure" id="figure-{escape(found.id)}">\n'
         f'<div class="scroll" tabindex="0" role="group" aria-label="{escape(found.title)}">'
-        f'<img src="../figures/{escape(found.id)}.svg" alt="{escape(found.alt)}"></div>\n'
+        f'<img src="../figures/{escape(found.id)}.svg" data-sha256="{digest}" alt="{escape(found.alt)}"></div>\n'
         f"<figcaption><strong>{escape(found.title)}.</strong> {escape(found.caption)}</figcaption>\n"
         f'<p class="provenance">{escape(found.source)}</p>\n</figure>'
     )

@@ -44,7 +44,7 @@ def median(processes: Sequence[Sequence[float]], confidence: float) -> Interval:
     if not filled:
         return Interval(None, None, None, 0, "no timed iteration")
     value = float(np.median(np.concatenate([np.asarray(process, float) for process in filled])))
-    logs = _log_medians(filled)
+    logs = log_medians(filled)
     if len(logs) < 2:
         return Interval(value, None, None, len(logs), "one process: no interval")
     half = float(stats.t.ppf(0.5 + confidence / 2, len(logs) - 1)) * float(logs.std(ddof=1)) / math.sqrt(len(logs))
@@ -62,7 +62,7 @@ def ratio(numerator: Sequence[Sequence[float]], denominator: Sequence[Sequence[f
     if top.value is None or bottom.value is None:
         return Interval(None, None, None, 0, "no timed iteration")
     value = top.value / bottom.value
-    a, b = _log_medians([p for p in numerator if len(p)]), _log_medians([p for p in denominator if len(p)])
+    a, b = log_medians([p for p in numerator if len(p)]), log_medians([p for p in denominator if len(p)])
     n = min(len(a), len(b))
     if n < 2:
         return Interval(value, None, None, n, "one process: no interval")
@@ -151,7 +151,8 @@ def reproducing(statistic: str, printed: Printed, values: Sequence[float]) -> li
     ]
 
 
-def _log_medians(processes: Sequence[Sequence[float]]) -> np.ndarray:
+def log_medians(processes: Sequence[Sequence[float]]) -> np.ndarray:
+    """Natural logarithm of each process's median."""
     return np.log([float(np.median(process)) for process in processes])
 
 

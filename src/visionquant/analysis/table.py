@@ -5,10 +5,11 @@ the tooltip, and a legend below the table: never a zero, never an empty box.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from visionquant.analysis.estimates import Estimate, describe
 from visionquant.analysis.published import Printed
+from visionquant.analysis.verdicts import Verdict
 
 DASH = "—"
 CODES = {
@@ -28,7 +29,10 @@ CODES = {
 
 @dataclass(frozen=True)
 class Item:
-    """One box of a table: ``text``, its bounds, a sort key, a CSS class, a tooltip; ``status`` where it is missing."""
+    """One box of a table: ``text``, its bounds, a sort key, a CSS class, a tooltip; ``status`` where it is missing.
+
+    ``word`` is a verdict on the number, e.g. FASTER.
+    """
 
     text: str
     key: float | str | None = None
@@ -36,6 +40,7 @@ class Item:
     css: str = ""
     note: str = ""
     status: str = ""
+    word: str = ""
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,7 @@ def number(value: float | None, decimals: int, css: str = "number", unit: str = 
     """A number with fixed decimals; None is missing."""
     if value is None:
         return missing("not_available", why)
-    return Item(fixed(value, decimals) + (f" {unit}" if unit else ""), float(value), css=css)
+    return Item(fixed(value, decimals) + (f" {unit}" if unit else ""), key_of(value), css=css)
 
 
 def printed(figure: Printed | None, css: str = "number published") -> Item:
@@ -103,12 +108,25 @@ def estimate(found: Estimate, decimals: int | None = None, css: str = "number me
     places = describe(found.quantity).decimals if decimals is None else decimals
     has_bounds = found.low is not None and found.high is not None
     bounds = f"{fixed(found.low or 0.0, places)}–{fixed(found.high or 0.0, places)}" if has_bounds else ""  # noqa: RUF001
-    return Item(fixed(found.value, places), found.value, bounds, css, f"n = {found.n}" if found.n else "")
+    return Item(fixed(found.value, places), key_of(found.value), bounds, css, f"n = {found.n}" if found.n else "")
+
+
+def judged(found: Estimate, verdict: Verdict | None) -> Item:
+    """A speedup with the verdict on it, whose grounds are in the tooltip."""
+    item = estimate(found)
+    if verdict is None or item.status:
+        return item
+    return replace(item, word=verdict.word, note=f"{item.note}; {verdict.why}")
 
 
 def missing(status: str, reason: str) -> Item:
     """What is not there, and why."""
     return Item(DASH, None, css="missing", note=reason, status=status if status in CODES else "not_available")
+
+
+def key_of(value: float) -> float:
+    """A sort key: nine digits, for the last ones of a figure differ between processors."""
+    return float(f"{value:.9g}")
 
 
 def fixed(value: float, decimals: int) -> str:

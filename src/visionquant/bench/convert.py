@@ -14,6 +14,8 @@ from visionquant.errors import StudyError
 from visionquant.params import FloatPrecision, Int8Precision, Nf4Precision, Precision
 from visionquant.records import Conversion
 
+QUANTISED = ("Linear8bitLt", "Linear4bit")  # bitsandbytes' classes
+
 
 def dtype_of(precision: Precision, device: str) -> torch.dtype:
     """The type of everything that ``precision`` does not quantise, on ``device``."""
@@ -87,10 +89,10 @@ def prove(model: nn.Module, precision: Precision, device: str) -> Conversion:
     Raises:
         StudyError: the model is not what ``precision`` says.
     """
-    import bitsandbytes as bnb
-
-    kinds = (bnb.nn.Linear8bitLt, bnb.nn.Linear4bit)
-    layers: dict[str, Any] = {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
+    # By name, so that a float precision does not wait for a library that it does not use.
+    layers: dict[str, Any] = {
+        name: module for name, module in model.named_modules() if type(module).__name__ in QUANTISED
+    }
     kept = tuple(name for name, module in model.named_modules() if type(module) is nn.Linear)
     quantised = sum(module.in_features * module.out_features for module in layers.values())
     dtypes: dict[str, int] = {}

@@ -27,12 +27,11 @@ OnCell = Callable[[str, str, Cell], None]
 
 @dataclass(frozen=True)
 class _Facts:
-    """What every cell of a pair shares; ``failure`` says why there is no fidelity."""
+    """What every cell of a pair shares; no fidelity where the pass over the images failed, as its cells will."""
 
     conversion: Conversion
     size: Size
     fidelity: Fidelity | None
-    failure: isolate.Failed | None
 
 
 def measure(
@@ -166,6 +165,8 @@ def _measure_missing(
             update={"conversion": facts.conversion, "size": facts.size, "fidelity": facts.fidelity}
         )
     assert record.size is not None
+    if environment.device == "cpu" and record.fidelity is not None:
+        _settle(build(), images[:1].to(dtype))
     before_s = record.elapsed_s
     subject = cell.Subject(
         build, settings.precision, protocol, environment.device, dtype, images, record.size.stored_weights
@@ -195,6 +196,15 @@ def _builder(net: nn.Module, record: Record) -> Callable[[], nn.Module]:
     return lambda: converted
 
 
+def _settle(net: nn.Module, image: torch.Tensor) -> None:
+    """One pass here, on one thread: what a layer makes at its first pass is made once and not by every replicate.
+
+    bitsandbytes repacks each NF4 layer then, which takes a large model seconds. The facts were taken before, in a fork.
+    """
+    with torch.inference_mode():
+        net(image)
+
+
 def _look(
     net: nn.Module,
     settings: Settings,
@@ -218,12 +228,11 @@ def _look(
     try:
         found = fidelity.outputs(net, images[:count].to(settings.device, dtype), head)
     except (RuntimeError, MemoryError, NotImplementedError) as error:
-        cause = isolate.classify(error)
-        if cause is None:
+        if isolate.classify(error) is None:
             raise
-        return _Facts(conversion, described, None, isolate.Failed(cause, str(error)))
+        return _Facts(conversion, described, None)
     agreement = fidelity.compare(known_reference.outputs, found, known_reference.logits_from)
-    return _Facts(conversion, described, agreement, None)
+    return _Facts(conversion, described, agreement)
 
 
 def _none_of(

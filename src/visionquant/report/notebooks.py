@@ -5,6 +5,7 @@ runs over the same records give the same bytes. Where a notebook fails, the page
 failed copy lies beside the progress files for a look.
 """
 
+import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,9 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
+from visionquant.analysis import digest as digests
 from visionquant.errors import StudyError
+from visionquant.params import Params
 from visionquant.paths import Project, write_atomically
 
 TIMEOUT_S = 600
@@ -35,7 +38,7 @@ def section(path: Path) -> str:
     return path.stem.partition("_")[2] or path.stem
 
 
-def execute(project: Project, names: Sequence[str] | None = None) -> None:
+def execute(project: Project, params: Params, names: Sequence[str] | None = None) -> None:
     """Execute the notebooks (those named, or all) into ``reports/notebooks``.
 
     Raises:
@@ -45,15 +48,33 @@ def execute(project: Project, names: Sequence[str] | None = None) -> None:
     unknown = [name for name in names or () if name not in found]
     if unknown:
         raise StudyError(f"notebook {unknown[0]}", "there is none of that name", f"one of: {', '.join(found)}")
+    digest = digests.of(project, params)
+    project.figures.mkdir(parents=True, exist_ok=True)
     for name in names or found:
-        _execute(project, found[name])
-    if names is None:
-        for stale in project.executed.glob("*.ipynb"):
-            if stale.stem not in found:
-                stale.unlink()
+        _execute(project, found[name], digest)
+    if not names:
+        _remove_strays(project, {path.name for path in found.values()})
 
 
-def _execute(project: Project, path: Path) -> None:
+def linked_figures(text: str) -> dict[str, str]:
+    """The figures that an executed notebook shows: file name to sha256."""
+    return dict(re.findall(r"figures/([\w.-]+\.svg)\\\" data-sha256=\\\"([0-9a-f]{64})", text))
+
+
+def _remove_strays(project: Project, names: set[str]) -> None:
+    """Drop what earlier notebooks left: their executed copies, and figures that none shows any more."""
+    shown: set[str] = set()
+    for path in project.executed.glob("*.ipynb"):
+        if path.name in names:
+            shown |= set(linked_figures(path.read_text()))
+        else:
+            path.unlink()
+    for path in project.figures.iterdir():
+        if path.name not in shown:
+            path.unlink()
+
+
+def _execute(project: Project, path: Path, digest: str) -> None:
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
@@ -78,15 +99,21 @@ def _execute(project: Project, path: Path) -> None:
                 f"see {failed.relative_to(project.root)}, mend it and run `visionquant notebooks {path.stem}`",
             ) from None
         done = nbformat.read(output, as_version=4)
-    write_atomically(project.executed / path.name, nbformat.writes(normalised(done)) + "\n")
+    write_atomically(project.executed / path.name, nbformat.writes(normalised(done, digest)) + "\n")
 
 
-def normalised(notebook: NotebookNode) -> NotebookNode:
-    """The notebook without anything that differs between two runs: times, ids, paths, interpreter details."""
+def normalised(notebook: NotebookNode, digest: str) -> NotebookNode:
+    """The notebook without anything that differs between two runs: times, ids, paths, interpreter details.
+
+    ``digest`` says over which evidence it was executed (:func:`visionquant.analysis.digest.of`).
+    """
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number}"
         cell.metadata = NotebookNode({"tags": list(cell.metadata.get("tags", []))} if cell.metadata.get("tags") else {})
     notebook.metadata = NotebookNode(
-        {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
+        {
+            "evidence_sha256": digest,
+            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        }
     )
     return notebook

@@ -40,17 +40,23 @@ def build(project: Project, params: Params) -> Path:
     Raises:
         StudyError: a notebook was not executed yet, a record is broken, or the folder can't be written.
     """
-    study = evidence.gather(project, params)
-    sections = tuple(_section(path) for path in notebooks.sources(project))
-    for path, section in zip(notebooks.sources(project), sections, strict=True):
-        body = fragment(project.executed / path.name)
-        text = _render("section.html", study, sections, section=section, body=Markup(body))
-        write_atomically(project.reports / f"{section.name}.html", text)
-    for name in ASSETS:
-        write_atomically(project.reports / "assets" / name, (SHELL / name).read_bytes())
-    index = project.reports / "index.html"
-    write_atomically(index, _render("index.html", study, sections, **_index(study)))
-    return index
+    for path, content in contents(evidence.gather(project, params)).items():
+        write_atomically(path, content)
+    return project.reports / "index.html"
+
+
+def contents(study: Evidence) -> dict[Path, str]:
+    """Every page and asset with what belongs into it; see :func:`build`."""
+    project = study.project
+    sources = notebooks.sources(project)
+    sections = tuple(_section(path) for path in sources)
+    files = {project.reports / "assets" / name: (SHELL / name).read_text() for name in ASSETS}
+    for path, section in zip(sources, sections, strict=True):
+        body = Markup(fragment(project.executed / path.name))
+        page = _render("section.html", study, sections, section=section, body=body)
+        files[project.reports / f"{section.name}.html"] = page
+    files[project.reports / "index.html"] = _render("index.html", study, sections, **_index(study))
+    return files
 
 
 def fragment(path: Path) -> str:
@@ -82,16 +88,13 @@ def _section(path: Path) -> Section:
 
 def _index(study: Evidence) -> dict[str, object]:
     records_ = study.measured
-    share = provenance.timed_share(records_)
     return {
         "banner": Markup(render.banner(study)),
         "answers": Markup(render.html(summary.answers(study, records_))),
         "findings": found_.findings(study),
         "unanswered": [_marked(one) for one in found_.unanswered(study)],
         "absences": Markup(render.html(setup.absences(study, records_))) if records_.records else Markup(""),
-        "state": provenance.state(study, records_),
-        "timed_share": "" if share is None else f"{100 * share:.0f} %",
-        "sets": study.sets,
+        "sets": Markup(render.html(setup.sets(study))),
     }
 
 

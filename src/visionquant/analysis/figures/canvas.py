@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Drawing
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 INK = "#010203"
 STYLE = "<style>:root{color:#1f2328}@media(prefers-color-scheme:dark){:root{color:#e6edf3}}</style>"
@@ -93,6 +94,18 @@ def key(precision: str, label: str, hollow: bool = False) -> Line2D:
     tint = colour(precision)
     return Line2D([], [], linestyle="none", marker=marker(precision), color=tint, label=label,
                   markerfacecolor="none" if hollow else tint)  # fmt: skip
+
+
+def log_scale(axes: Axes, *names: str) -> None:
+    """Put the axes named ("x", "y") on a log scale with plain numbers; an empty panel says that it is empty."""
+    if not axes.has_data():
+        axes.text(0.5, 0.5, "nothing to show", transform=axes.transAxes, ha="center", va="center")
+        return
+    for name in names:
+        axis = {"x": axes.xaxis, "y": axes.yaxis}[name]
+        axes.set(**{f"{name}scale": "log"})
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
 
 
 def rows_of(axes: Axes, names: tuple[str, ...]) -> None:

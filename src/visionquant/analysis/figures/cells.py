@@ -3,14 +3,11 @@
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
-from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from visionquant.analysis.evidence import Evidence, RecordSet
 from visionquant.analysis.figures import canvas
 from visionquant.analysis.figures.canvas import Figure
 from visionquant.analysis.tables import blocks
-
-PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
 
 
 def latency(evidence: Evidence, records_: RecordSet, batch_size: int = 1) -> Figure:
@@ -56,9 +53,7 @@ def distribution(evidence: Evidence, records_: RecordSet, batch_size: int = 1) -
                 if passes:
                     _spread(panel, row, np.asarray(passes) / np.median(passes), canvas.colour(precision))
             panel.set_title(blocks.precision_label(precision))
-            panel.set_xscale("log")
-            panel.xaxis.set_major_formatter(PLAIN)
-            panel.xaxis.set_minor_formatter(NullFormatter())
+            canvas.log_scale(panel, "x")
             panel.axvline(1.0, color=canvas.INK, linewidth=0.6)
         canvas.rows_of(axes[0][0], evidence.models)
         figure.supxlabel("pass / median of its cell (log scale)", fontsize=9)
@@ -96,11 +91,9 @@ def throughput(evidence: Evidence, records_: RecordSet) -> Figure:
                     panel.plot([1], [printed], color=canvas.colour(precision), marker=canvas.marker(precision),
                                markersize=5, markerfacecolor="none", linestyle="none")  # fmt: skip
             panel.set_title(model, fontsize=8)
-            panel.set_xscale("log", base=2)
-            panel.set_yscale("log")
+            canvas.log_scale(panel, "x", "y")
             panel.set_xticks(sizes, [str(size) for size in sizes])
-            panel.yaxis.set_major_formatter(PLAIN)
-            panel.yaxis.set_minor_formatter(NullFormatter())
+            panel.minorticks_off()
         for panel in list(axes.flat)[len(models) :]:
             panel.set_axis_off()
         figure.supxlabel("batch size", fontsize=9)
@@ -141,9 +134,7 @@ def _by_model(
                 if printed is not None:
                     axes.plot([printed], [row + shift], canvas.marker(precision), color=tint, markersize=5,
                               markerfacecolor="none")  # fmt: skip
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(PLAIN)
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        canvas.log_scale(axes, "x")
         if line is not None:
             axes.axvline(line, color=canvas.INK, linewidth=0.8)
         axes.set_xlabel(axis)

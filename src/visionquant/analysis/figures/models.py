@@ -1,15 +1,11 @@
 """Figures of a model as a whole: its bytes, its agreement with FP32, and published against measured."""
 
-from matplotlib.ticker import FuncFormatter, NullFormatter
-
 from visionquant.analysis import claims
 from visionquant.analysis.evidence import Evidence, RecordSet
 from visionquant.analysis.figures import canvas
 from visionquant.analysis.figures.canvas import Figure
 from visionquant.analysis.published import GROUP_BOUNDS
 from visionquant.analysis.tables import blocks
-
-PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
 
 
 def memory(evidence: Evidence, records_: RecordSet) -> Figure:
@@ -37,9 +33,7 @@ def memory(evidence: Evidence, records_: RecordSet) -> Figure:
                 keys.append(canvas.key(precision, f"{label} measured"))
             if columns["published"]:
                 keys.append(canvas.key(precision, f"{label} published", hollow=True))
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(PLAIN)
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        canvas.log_scale(axes, "x")
         axes.set_xlabel("MiB (log scale)")
         canvas.rows_of(axes, evidence.models)
         figure.legend(handles=keys, loc="outside upper center", ncols=4, fontsize=8)
@@ -70,6 +64,8 @@ def published_against_measured(evidence: Evidence, records_: RecordSet) -> Figur
                 printed = evidence.published.column(quantity, precision)
                 measured = evidence.values(records_, name, precision, tuple(printed))
                 both = [model for model in printed if model in measured]
+                if not both:
+                    continue
                 panel.plot(
                     [printed[model] for model in both],
                     [measured[model] for model in both],
@@ -81,13 +77,7 @@ def published_against_measured(evidence: Evidence, records_: RecordSet) -> Figur
                 ends += [value for model in both for value in (printed[model], measured[model])]
             if ends:
                 panel.plot([min(ends), max(ends)], [min(ends), max(ends)], color=canvas.INK, linewidth=0.7)
-            for axis in (panel.xaxis, panel.yaxis):
-                axis.set_major_formatter(PLAIN)
-            panel.set_xscale("log")
-            panel.set_yscale("log")
-            for axis in (panel.xaxis, panel.yaxis):
-                axis.set_major_formatter(PLAIN)
-                axis.set_minor_formatter(NullFormatter())
+            canvas.log_scale(panel, "x", "y")
             panel.set_title(title)
             panel.set_xlabel("published")
             panel.set_ylabel("measured")

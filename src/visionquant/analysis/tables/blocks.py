@@ -49,6 +49,18 @@ def measured(
     return Block(group, tuple((precision_label(name), of(name)) for name in precisions), "number measured")
 
 
+def speedups(evidence: Evidence, records_: RecordSet, group: str, precisions: Iterable[str], batch_size: int) -> Block:
+    """A set's speedups over FP32, each with its verdict."""
+    verdicts = evidence.verdicts(records_, batch_size)
+
+    def of(precision: str) -> OfModel:
+        return lambda model: table.judged(
+            evidence.estimate(records_, "speedup", model, precision, batch_size), verdicts.get((model, precision))
+        )
+
+    return Block(group, tuple((precision_label(name), of(name)) for name in precisions), "number measured")
+
+
 def arithmetic(evidence: Evidence, group: str, quantity: str, precisions: Iterable[str], decimals: int) -> Block:
     """What parameter counts alone give, no model loaded."""
     names = tuple(precisions)

@@ -15,7 +15,7 @@ def latency(evidence: Evidence, records_: RecordSet, batch_size: int) -> Table:
     """Median milliseconds and speedup over FP32."""
     columns = [
         blocks.measured(evidence, records_, "measured, ms", "latency_median", evidence.precisions, batch_size),
-        blocks.measured(evidence, records_, "measured speedup", "speedup", blocks.compared(evidence), batch_size),
+        blocks.speedups(evidence, records_, "measured speedup", blocks.compared(evidence), batch_size),
     ]
     if batch_size == 1:
         columns = [
@@ -24,12 +24,14 @@ def latency(evidence: Evidence, records_: RecordSet, batch_size: int) -> Table:
             blocks.printed(evidence, "published speedup", "speedup", PRINTED_SPEEDUPS),
             columns[1],
         ]
+    margin = 100 * evidence.params.statistics.equivalence_margin
     confidence = f"{100 * evidence.params.statistics.confidence:g} %"
     return blocks.by_model(
         f"latency-{batch_size}",
         f"Latency, batch size {batch_size}",
         f"Median of all timed forward passes; below it the {confidence} interval over replicate processes. A speedup "
-        f"above 1 means faster than FP32. {'' if batch_size == 1 else ONLY_BATCH_1}".rstrip(),
+        "above 1 is faster than FP32; the word below it is the verdict over processes (Holm-corrected over the table; "
+        f"SAME within {margin:g} %). {'' if batch_size == 1 else ONLY_BATCH_1}".rstrip(),
         evidence.models,
         columns,
         blocks.source(records_, evidence if batch_size == 1 else None),

@@ -1,11 +1,49 @@
 """What was studied, on what, and what became of each cell."""
 
 from collections import Counter
+from dataclasses import replace
 
 from visionquant.analysis import provenance, table
 from visionquant.analysis.evidence import Evidence, RecordSet
 from visionquant.analysis.table import CODES, Column, Item, Table
 from visionquant.analysis.tables import blocks
+
+
+def sets(evidence: Evidence) -> Table:
+    """Each set of records: machine, weights, code, how much of it is there and how its time was spent."""
+    rows = []
+    for one in evidence.shown:
+        counted, share = provenance.counts(evidence, one), provenance.timed_share(one)
+        elapsed = sum(record.elapsed_s for record in one.records.values())
+        rows.append(
+            (
+                table.text("this machine" if one.source == "local" else one.source.partition(":")[2]),
+                table.text(one.environment.title if one.environment else "nothing measured"),
+                table.text(one.weights or "none"),
+                table.text(one.code or "none"),
+                table.number(len(one.records), 0),
+                table.text(f"{counted['ok']} of {sum(counted.values())}"),
+                table.number(elapsed / 60 if one.records else None, 1, why="nothing measured"),
+                table.number(None if share is None else 100 * share, 0, why="nothing measured"),
+            )
+        )
+    return Table(
+        "sets",
+        "Record sets",
+        "A set is one machine's study. The last columns: minutes that measuring took, and the share of them inside "
+        "timed windows; the rest went into imports, weights, warm-up and fidelity.",
+        (
+            Column("Set", css="text"),
+            Column("machine", css="text"),
+            Column("weights", css="text"),
+            Column("measuring code", css="text"),
+            Column("pairs"),
+            Column("cells ok", css="text"),
+            Column("minutes"),
+            Column("timed, %"),
+        ),
+        tuple(rows),
+    )
 
 
 def conditions(evidence: Evidence, records_: RecordSet) -> Table:
@@ -63,13 +101,15 @@ def models(evidence: Evidence) -> Table:
             (
                 table.text(name),
                 table.text(printed.group if printed else spec.group if spec else "other"),
-                table.text(f"{printed.millions:g}") if printed else table.printed(None),
+                Item(f"{printed.millions:g}", printed.millions, css="number published")
+                if printed
+                else table.missing("not_published", "a model that the supplement does not have"),
                 table.number(facts.parameters / 1e6 if facts else None, 2, why="no committed counts"),
                 table.number(facts.linear_layers if facts else None, 0, why="no committed counts"),
                 table.number(facts.macs / 1e9 if facts else None, 2, why="no committed counts"),
                 table.number(spec.input_size if spec else None, 0, why="no row in params.yaml"),
                 table.text(spec.repo_id or spec.path or "" if spec else ""),
-                table.text((spec.revision or "")[:12] if spec else ""),
+                Item(spec.revision[:10], css="number") if spec and spec.revision else table.text(""),
             )
         )
     return Table(
@@ -86,7 +126,7 @@ def models(evidence: Evidence) -> Table:
             Column("GMACs"),
             Column("input"),
             Column("repository", css="text"),
-            Column("revision", css="text"),
+            Column("revision"),
         ),
         tuple(rows),
     )
@@ -104,7 +144,9 @@ def cells(evidence: Evidence, records_: RecordSet) -> Table:
                     table.text(model),
                     table.text(blocks.precision_label(precision)),
                     *(
-                        Item("ok", "ok", css="good") if one.status == "ok" else table.missing(one.status, one.reason)
+                        Item("ok", "ok", css="good text")
+                        if one.status == "ok"
+                        else replace(table.missing(one.status, one.reason), css="missing text")
                         for one in found
                     ),
                 )

@@ -235,7 +235,7 @@ def validation(verdicts: list[Verdict]) -> Table:
                 table.text(one.source),
                 Item(
                     table.fixed(one.value, 3),
-                    one.value,
+                    table.key_of(one.value),
                     "" if one.low is None or one.high is None else f"{one.low:.3f}–{one.high:.3f}",  # noqa: RUF001
                     "number measured",
                 )
@@ -258,7 +258,7 @@ def _middle(values: dict[str, float], decimals: int, kind: str = "") -> Item:
     low, high = (table.fixed(found[name], decimals) for name in ("min", "max"))
     return Item(
         table.fixed(found["median"], decimals),
-        found["median"],
+        table.key_of(found["median"]),
         f"{low} to {high}",
         f"number {kind}".strip(),
         f"{len(values)} models",

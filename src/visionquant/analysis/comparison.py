@@ -1,0 +1,146 @@
+"""Does a rerun agree? Two sets of records, cell by cell: agrees, differs or not comparable.
+
+Between like machines (the same GPU, or the same CPU with as many cores) the median latency is compared; between unlike
+ones only the speedup over FP32, which each set takes on its own machine. The unit is the process, as in verdicts: a
+cell differs where the corrected test says so and the two are not equivalent within the margin; everything else agrees,
+within the interval that stands beside it. Holm's correction is over all compared cells.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from scipy import stats
+
+from visionquant.analysis import estimates, verdicts
+from visionquant.analysis.evidence import BASELINE, Evidence, RecordSet
+from visionquant.analysis.verdicts import Contrast
+from visionquant.errors import StudyError
+from visionquant.records import Record
+
+Word = Literal["agrees", "differs", "not comparable"]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """One cell of two sets; ``ratio`` is A over B of ``quantity`` with its interval, empty where not comparable."""
+
+    model: str
+    precision: str
+    batch_size: int
+    quantity: str
+    word: Word
+    ratio: float | None = None
+    low: float | None = None
+    high: float | None = None
+    why: str = ""
+
+    @property
+    def text(self) -> str:
+        """The agreement as one line."""
+        cell = f"{self.model} {self.precision} {self.batch_size}"
+        if self.ratio is None:
+            return f"{cell}: {self.word} ({self.why})"
+        return f"{cell}: {self.word}, {self.quantity} ratio {self.ratio:.3f} ({self.low:.3f} to {self.high:.3f})"
+
+
+def set_named(evidence: Evidence, name: str) -> RecordSet:
+    """A set by its name: "local", or a platform of ``data/recorded``.
+
+    Raises:
+        StudyError: there is none, or it holds nothing.
+    """
+    names = {one.source.partition(":")[2] or one.source: one for one in evidence.sets}
+    if name not in names or not names[name].records:
+        held = [key for key, one in names.items() if one.records]
+        raise StudyError(f"compare: {name}", "no set of records has this name", f"sets: {', '.join(held) or 'none'}")
+    return names[name]
+
+
+def compare(evidence: Evidence, a: RecordSet, b: RecordSet) -> list[Agreement]:
+    """Every cell that either set measured, in the order of ``a``, then what only ``b`` has."""
+    like = alike(a, b)
+    quantity = "latency_median" if like else "speedup"
+    keys = dict.fromkeys(
+        (m, p, cell.batch_size) for one in (a, b) for (m, p), r in one.records.items() for cell in r.cells
+    )
+    reasons: dict[tuple[str, str, int], str] = {}
+    contrasts: dict[tuple[str, str, int], Contrast] = {}
+    for key in keys:
+        found = _contrast(a, b, *key, like)
+        if isinstance(found, str):
+            reasons[key] = found
+        else:
+            contrasts[key] = found
+    choice = evidence.params.statistics
+    judged = verdicts.judge(list(contrasts.values()), choice.confidence, choice.equivalence_margin)
+    words = dict(zip(contrasts, judged, strict=True))
+    agreements = []
+    for key in keys:
+        if key in reasons:
+            agreements.append(Agreement(*key, quantity, "not comparable", why=reasons[key]))
+            continue
+        one = contrasts[key]
+        half = float(stats.t.ppf(0.5 + choice.confidence / 2, one.df)) * one.error
+        ratio, low, high = (math.exp(one.effect + sign * half) for sign in (0, -1, 1))
+        word: Word = "differs" if words[key].word in ("FASTER", "SLOWER") else "agrees"
+        agreements.append(Agreement(*key, quantity, word, ratio, low, high, words[key].why))
+    return agreements
+
+
+def alike(a: RecordSet, b: RecordSet) -> bool:
+    """Whether both sets come from the same kind of machine, so that absolute figures compare."""
+    mine, theirs = a.environment, b.environment
+    return mine is not None and theirs is not None and mine.same_hardware(theirs)
+
+
+def summary(agreements: list[Agreement]) -> str:
+    """How many cells agree, in one line."""
+    counts = {word: sum(one.word == word for one in agreements) for word in ("agrees", "differs", "not comparable")}
+    compared = counts["agrees"] + counts["differs"]
+    return f"{counts['agrees']} of {compared} compared cells agree; {counts['not comparable']} are not comparable"
+
+
+def _contrast(a: RecordSet, b: RecordSet, model: str, precision: str, batch_size: int, like: bool) -> Contrast | str:
+    sides = []
+    for one in (a, b):
+        state = one.state(model, precision, batch_size)
+        if state.cell is None or state.record is None or state.status != "ok":
+            return f"{one.label}: {state.reason}"
+        sides.append((state.record, estimates.processes(state.cell)))
+    (record_a, times_a), (record_b, times_b) = sides
+    changed = _other_settings(record_a, record_b)
+    if changed:
+        return f"other {changed}"
+    if like:
+        return verdicts.contrast(times_a, times_b) or "one process: no interval"
+    if precision == BASELINE:
+        return "different machines: absolute figures don't compare"
+    ratios = []
+    for one, times in ((a, times_a), (b, times_b)):
+        base = one.state(model, BASELINE, batch_size)
+        if base.cell is None or base.status != "ok":
+            return f"{one.label}: no FP32 cell ({base.reason})"
+        found = verdicts.contrast(estimates.processes(base.cell), times)
+        if found is None:
+            return "one process: no interval"
+        ratios.append(found)
+    return _difference(*ratios)
+
+
+def _other_settings(a: Record, b: Record) -> str:
+    """Which settings of two records differ so that their figures mean different things."""
+    pairs = {
+        "model row": (a.settings.model, b.settings.model),
+        "precision row": (a.settings.precision, b.settings.precision),
+        "weights": (a.settings.weights.kind, b.settings.weights.kind),
+        "attention": (a.settings.protocol.attention, b.settings.protocol.attention),
+    }
+    return ", ".join(name for name, (one, other) in pairs.items() if one != other)
+
+
+def _difference(a: Contrast, b: Contrast) -> Contrast:
+    """The contrast of two contrasts, with Welch's degrees of freedom over both."""
+    total = a.error**2 + b.error**2
+    df = total**2 / (a.error**4 / a.df + b.error**4 / b.df) if total > 0 else a.df + b.df
+    return Contrast(a.effect - b.effect, math.sqrt(total), df, math.hypot(a.spread, b.spread), min(a.n, b.n))

@@ -1,0 +1,60 @@
+"""What a person sees of a sweep: a bar with the time left, and a line for each finished pair."""
+
+import statistics
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from visionquant import sweep as sweeps
+from visionquant.params import Params
+from visionquant.paths import Project
+from visionquant.records import Cell, Record
+
+
+def sweep(
+    project: Project,
+    params: Params,
+    models: Sequence[str],
+    precisions: Sequence[str],
+    batch_sizes: Sequence[int],
+    again: bool,
+    begun_s: float,
+) -> None:
+    """Run a sweep with a bar; see :func:`visionquant.sweep.sweep`."""
+    console = Console(highlight=False, soft_wrap=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("cells", total=len(models) * len(precisions) * len(batch_sizes))
+        fresh = [0]
+
+        def on_cell(model: str, precision: str, found: Cell) -> None:
+            bar.update(task, description=f"{model} {precision} {found.batch_size}")
+            bar.advance(task)
+            fresh[0] += 1
+
+        def on_pair(record: Record) -> None:
+            bar.advance(task, len(batch_sizes) - fresh[0])
+            fresh[0] = 0
+            console.print(line(record), markup=False)
+
+        sweeps.sweep(project, params, models, precisions, batch_sizes, again, on_cell, on_pair, begun_s)
+
+
+def line(record: Record) -> str:
+    """A pair in one line: median milliseconds, or the status, by batch size."""
+    parts = []
+    for cell in record.cells:
+        times = [ms for replicate in cell.replicates for ms in replicate.wall_ms]
+        shown = f"{statistics.median(times):.2f} ms" if times else ""
+        status = "" if cell.status == "ok" else cell.status.replace("_", " ")
+        parts.append(f"{cell.batch_size}: {' '.join(filter(None, (shown, status)))}")
+    weights = record.settings.weights.kind
+    return f"{record.model} {record.precision} ({weights} weights)  {', '.join(parts)}"

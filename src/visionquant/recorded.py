@@ -1,0 +1,138 @@
+"""Evidence from other machines: one folder a platform, a whole study each, packed once and only read from then on.
+
+``manifest.json`` beside the records says what the set is and holds the sha256 of every file, so that a single changed
+sample is found when the set is read.
+"""
+
+import hashlib
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from visionquant import records
+from visionquant.environment import Environment
+from visionquant.errors import StudyError
+from visionquant.params import Params
+from visionquant.paths import Project, write_atomically
+from visionquant.records import Record
+
+MANIFEST = "manifest.json"
+NAME = r"^[a-z0-9]+(-[a-z0-9]+)*$"
+Records = dict[tuple[str, str], Record]
+
+
+class SetManifest(BaseModel):
+    """What a set is: machine, weights, measuring code, protocol, and the sha256 of each record file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = 1
+    platform: str
+    environment: Environment
+    weights: tuple[str, ...]
+    measuring_sha256: tuple[str, ...]
+    protocol: str
+    files: dict[str, str]
+
+
+def pack(project: Project, params: Params, platform: str) -> Path:
+    """Copy this machine's records of the study in force into ``data/recorded/<platform>``; return that folder.
+
+    Raises:
+        StudyError: the name is unfit or taken, or a pair of the study is missing, stale or broken.
+    """
+    folder = project.recorded / platform
+    if not re.fullmatch(NAME, platform):
+        raise StudyError(
+            f"record --platform {platform}", "not a platform name", "use lower-case words and digits joined by -"
+        )
+    if folder.exists():
+        raise StudyError(f"data/recorded/{platform}", "there is such a set already", "choose another name or remove it")
+    found, missing = records.local(project, params)
+    if missing:
+        pair, reason = next(iter(missing.items()))
+        raise StudyError(
+            f"record --platform {platform}",
+            f"{len(missing)} of {len(params.pairs())} pairs are missing ({'-'.join(pair)}: {reason})",
+            "run `dvc repro` first, or shorten study.models and study.precisions to what was measured",
+        )
+    sources = {project.record(*pair).name: project.record(*pair).read_bytes() for pair in found}
+    manifest = SetManifest(
+        platform=platform,
+        environment=next(iter(found.values())).environment,
+        weights=tuple(sorted({record.settings.weights.kind for record in found.values()})),
+        measuring_sha256=tuple(sorted({record.code.measuring_sha256 for record in found.values()})),
+        protocol=params.study.protocol,
+        files={name: hashlib.sha256(content).hexdigest() for name, content in sorted(sources.items())},
+    )
+    project.recorded.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{platform}.", dir=project.recorded))
+    try:
+        for name, content in sources.items():
+            write_atomically(staging / name, content)
+        write_atomically(staging / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
+        staging.chmod(0o755)
+        staging.rename(folder)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    return folder
+
+
+def read_all(project: Project) -> dict[str, Records]:
+    """Every set by platform name.
+
+    Raises:
+        StudyError: a set has no manifest, a file is missing, foreign or altered, a record is broken, or a set mixes
+            machines.
+    """
+    if not project.recorded.is_dir():
+        return {}
+    folders = sorted(path for path in project.recorded.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return {folder.name: read(folder) for folder in folders}
+
+
+def read(folder: Path) -> Records:
+    """The records of one set, every file checked against the manifest; see :func:`read_all`."""
+    place = f"data/recorded/{folder.name}"
+    for name, fault in faults(folder).items():
+        raise StudyError(f"{place}/{name}", fault, "restore the set from git, or record it again")
+    found = [records.read(folder / name) for name in manifest_of(folder).files]
+    records.require_one_machine(place, found)
+    return {(record.model, record.precision): record for record in found}
+
+
+def manifest_of(folder: Path) -> SetManifest:
+    """The manifest of a set.
+
+    Raises:
+        StudyError: there is none, or it is broken.
+    """
+    path = folder / MANIFEST
+    try:
+        return SetManifest.model_validate_json(path.read_text())
+    except FileNotFoundError:
+        found = "there is none"
+    except (OSError, ValidationError):
+        found = "broken"
+    raise StudyError(
+        f"data/recorded/{folder.name}/{MANIFEST}",
+        found,
+        "restore the set from git, or pack one with `visionquant record`",
+    )
+
+
+def faults(folder: Path) -> dict[str, str]:
+    """What is wrong with the files of a set, by name: missing, altered or foreign; empty where all is well."""
+    listed = manifest_of(folder).files
+    present = {path.name for path in folder.iterdir() if path.is_file()} - {MANIFEST}
+    wrong = dict.fromkeys(sorted(set(listed) - present), "missing")
+    wrong |= dict.fromkeys(sorted(present - set(listed)), "not in the set's manifest")
+    for name in sorted(present & set(listed)):
+        if hashlib.sha256((folder / name).read_bytes()).hexdigest() != listed[name]:
+            wrong[name] = "altered: another sha256 than the manifest's"
+    return wrong

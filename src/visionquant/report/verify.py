@@ -1,0 +1,133 @@
+"""Do records, settings, code, tables, notebooks, figures and pages belong together? Every file that does not is named.
+
+What can be derived is derived again and compared; what can't be in a second (executed notebooks) carries the digest of
+the evidence it was made from. Records are held against the hashes that were taken when they were measured: a recorded
+set's manifest, and this machine's ``dvc.lock``.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import yaml
+
+from visionquant import recorded, records
+from visionquant.analysis import digest as digests
+from visionquant.analysis import evidence, longform
+from visionquant.errors import StudyError
+from visionquant.params import Params
+from visionquant.paths import Project
+from visionquant.report import notebooks, pages
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A file that does not belong, and why."""
+
+    file: str
+    found: str
+
+    @property
+    def text(self) -> str:
+        return f"{self.file}: {self.found}"
+
+
+def verify(project: Project, params: Params, measuring_sha256: str) -> list[Fault]:
+    """Everything that does not belong together, in the order of the pipeline; empty where all does.
+
+    ``measuring_sha256`` is the digest of the measuring code as it is now.
+    """
+    faults: list[Fault] = []
+    try:
+        faults += _recorded(project)
+        faults += _measured(project, params, measuring_sha256)
+        study = evidence.gather(project, params)
+    except StudyError as error:
+        return faults or [Fault("evidence", str(error))]
+    faults += _same(project, longform.contents(study), project.tables, "*.csv")
+    faults += _executed(project, params)
+    if not any(fault.file.startswith("reports/notebooks") for fault in faults):
+        faults += _same(project, pages.contents(study), project.reports, "*.html")
+    return faults
+
+
+def _recorded(project: Project) -> Iterator[Fault]:
+    folders = [path for path in project.recorded.iterdir() if path.is_dir()] if project.recorded.is_dir() else []
+    for folder in sorted(folders):
+        for name, found in recorded.faults(folder).items():
+            yield Fault(f"data/recorded/{folder.name}/{name}", found)
+
+
+def _measured(project: Project, params: Params, measuring_sha256: str) -> Iterator[Fault]:
+    if not project.measured.is_dir():
+        return
+    pairs = {project.record(*pair).name: pair for pair in params.pairs()}
+    locked = _locked(project)
+    for path in sorted(project.measured.iterdir()):
+        name = f"data/measured/{path.name}"
+        if path.name not in pairs:
+            yield Fault(name, "foreign: no pair of the study has this name")
+            continue
+        record = records.read(path)
+        if (record.model, record.precision) != pairs[path.name]:
+            yield Fault(name, f"foreign: it holds {record.model}-{record.precision}")
+        stale = records.stale(record, params)
+        if stale:
+            yield Fault(name, f"stale: {stale}")
+        if record.code.measuring_sha256 != measuring_sha256:
+            yield Fault(name, f"stale: measured by code {record.code.measuring_sha256[:8]}, not {measuring_sha256[:8]}")
+        if name in locked and hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() != locked[name]:
+            yield Fault(name, "not the file that dvc.lock knows: altered, or measured outside the pipeline")
+
+
+def _locked(project: Project) -> dict[str, str]:
+    """Output paths of the pipeline with the md5 that its last run wrote down."""
+    path = project.root / "dvc.lock"
+    if not path.is_file():
+        return {}
+    stages: dict[str, dict[str, Any]] = (yaml.safe_load(path.read_text()) or {}).get("stages", {})
+    return {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", ()) if "md5" in out}
+
+
+def _same(project: Project, contents: dict[Path, str], folder: Path, pattern: str) -> Iterator[Fault]:
+    for path, content in contents.items():
+        name = path.relative_to(project.root).as_posix()
+        if not path.is_file():
+            yield Fault(name, "missing")
+        elif path.read_text() != content:
+            yield Fault(name, "stale: not what the evidence gives")
+    for path in sorted(set(folder.glob(pattern)) - set(contents)):
+        yield Fault(path.relative_to(project.root).as_posix(), "foreign: nothing of the study makes it")
+
+
+def _executed(project: Project, params: Params) -> Iterator[Fault]:
+    sources = {path.name: path for path in notebooks.sources(project)}
+    digest = digests.of(project, params)
+    figures: dict[str, str] = {}
+    for name, source in sources.items():
+        path, shown = project.executed / name, f"reports/notebooks/{name}"
+        if not path.is_file():
+            yield Fault(shown, "missing")
+            continue
+        text = path.read_text()
+        done = nbformat.reads(text, as_version=4)
+        figures |= notebooks.linked_figures(text)
+        if [cell.source for cell in done.cells] != [cell.source for cell in nbformat.read(source, as_version=4).cells]:
+            yield Fault(shown, "stale: its cells are not those of the source notebook")
+        elif done.metadata.get("evidence_sha256") != digest:
+            yield Fault(shown, "stale: executed over other settings, records, tables or code")
+    for path in sorted(project.executed.glob("*")):
+        if path.name not in sources:
+            yield Fault(f"reports/notebooks/{path.name}", "foreign: no notebook has this name")
+    for name, expected in figures.items():
+        path = project.figures / name
+        if not path.is_file():
+            yield Fault(f"reports/figures/{name}", "missing")
+        elif hashlib.sha256(path.read_bytes()).hexdigest() != expected:
+            yield Fault(f"reports/figures/{name}", "stale: not the figure that the notebook shows")
+    for path in sorted(project.figures.glob("*")):
+        if path.name not in figures:
+            yield Fault(f"reports/figures/{path.name}", "foreign: no notebook shows it")

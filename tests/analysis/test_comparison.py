@@ -1,0 +1,82 @@
+"""Two sets of records: what agrees, what differs, and what can't be compared."""
+
+from pathlib import Path
+
+import made
+import pytest
+
+from visionquant import params as parameters
+from visionquant import records
+from visionquant.analysis import comparison, evidence
+from visionquant.errors import StudyError
+from visionquant.records import Record
+
+MODEL = "vit-base-224-production"
+PROCESSES = (0.998, 1.0, 1.002, 1.001)
+
+
+def two(
+    ms: float, environment: object = made.CPU, precisions: tuple[str, ...] = ("fp32", "fp16"), half: float = 0.5
+) -> list[Record]:
+    found = []
+    for precision in precisions:
+        factor = ms * (1.0 if precision == "fp32" else half)
+        cells = [made.cell(1, [[factor * process] * 3 for process in PROCESSES])]
+        found.append(made.record(MODEL, precision, cells, environment))  # type: ignore[arg-type]
+    return found
+
+
+def compared(root: Path, here: list[Record], there: list[Record]) -> dict[str, comparison.Agreement]:
+    project = made.project(root)
+    for one in here:
+        records.write(project.record(one.model, one.precision), one)
+    made.recorded_set(project, "other", there)
+    study = evidence.gather(project, parameters.load(project))
+    found = comparison.compare(study, comparison.set_named(study, "local"), comparison.set_named(study, "other"))
+    return {one.precision: one for one in found}
+
+
+def test_the_same_machine_twice_agrees(tmp_path: Path) -> None:
+    found = compared(tmp_path, two(100.0), two(100.2))
+    assert {one.word for one in found.values()} == {"agrees"}
+    assert {one.quantity for one in found.values()} == {"latency_median"}
+    assert found["fp32"].ratio == pytest.approx(100.2 / 100.0) or found["fp32"].ratio == pytest.approx(100.0 / 100.2)
+    assert comparison.summary(list(found.values())) == "2 of 2 compared cells agree; 0 are not comparable"
+
+
+def test_a_slower_rerun_differs_with_its_ratio(tmp_path: Path) -> None:
+    found = compared(tmp_path, two(130.0), two(100.0))
+    assert {one.word for one in found.values()} == {"differs"}
+    assert found["fp16"].ratio == pytest.approx(1.3)
+    assert "latency_median ratio 1.300 (1.2" in found["fp16"].text
+
+
+def test_unlike_machines_are_compared_by_their_speedups_alone(tmp_path: Path) -> None:
+    found = compared(tmp_path, two(100.0), two(4.0, made.CARD))
+    assert found["fp32"].word == "not comparable"
+    assert "absolute figures" in found["fp32"].why
+    assert (found["fp16"].word, found["fp16"].quantity) == ("agrees", "speedup")
+    found = compared(tmp_path / "b", two(100.0), two(4.0, made.CARD, half=0.25))
+    assert found["fp16"].word == "differs"
+    assert found["fp16"].ratio == pytest.approx(0.5)
+
+
+def test_what_one_set_lacks_or_did_otherwise_is_not_comparable(tmp_path: Path) -> None:
+    there = two(100.0)
+    quantised = made.record(MODEL, "nf4", [made.cell(1, [[9.0] * 3] * 3)])
+    assert quantised.settings.precision.method == "bitsandbytes_nf4"
+    other = quantised.settings.precision.model_copy(update={"blocksize": 128})
+    settings = quantised.settings.model_copy(update={"precision": other})
+    found = compared(
+        tmp_path, [*two(100.0), quantised], [there[0], quantised.model_copy(update={"settings": settings})]
+    )
+    assert found["fp16"].word == "not comparable"
+    assert "not part of this set" in found["fp16"].why
+    assert found["nf4"].why == "other precision row"
+
+
+def test_an_unknown_set_is_named(tmp_path: Path) -> None:
+    project = made.project(tmp_path)
+    study = evidence.gather(project, parameters.load(project))
+    with pytest.raises(StudyError, match="compare: moon: no set of records has this name; sets: none"):
+        comparison.set_named(study, "moon")

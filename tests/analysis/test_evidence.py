@@ -1,0 +1,149 @@
+"""From records to figures and their absences: local, recorded, stale, mixed, missing."""
+
+from pathlib import Path
+
+import made
+import pytest
+
+from visionquant import params as parameters
+from visionquant import records
+from visionquant.analysis import claims, evidence, provenance
+from visionquant.analysis.evidence import Evidence
+from visionquant.errors import StudyError
+from visionquant.records import Cell
+
+FACTORS = {"fp32": 1.0, "fp16": 0.5, "int8": 2.0, "nf4": 1.01}
+MODEL = "vit-base-224-production"
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
+    return made.study(tmp_path_factory.mktemp("study"), FACTORS)
+
+
+@pytest.fixture(scope="module")
+def on_the_card(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
+    return made.study(tmp_path_factory.mktemp("card"), FACTORS, made.CARD)
+
+
+@pytest.mark.parametrize("precision", FACTORS)
+@pytest.mark.parametrize("size", [1, 32])
+def test_a_speedup_is_fp32s_median_over_the_precisions(study: Evidence, precision: str, size: int) -> None:
+    found = study.estimate(study.measured, "speedup", MODEL, precision, size)
+    assert found.value == pytest.approx(1 / FACTORS[precision])
+    assert found.n == len(made.STEADY)
+    latency = study.estimate(study.measured, "latency_median", MODEL, precision, size)
+    assert latency.value == pytest.approx(100 * FACTORS[precision] * size, rel=0.02)
+    assert latency.low is not None
+    assert latency.high is not None
+    assert latency.low < latency.value < latency.high
+
+
+def test_throughput_is_images_over_seconds_of_its_own_window(study: Evidence) -> None:
+    found = study.estimate(study.measured, "throughput", MODEL, "fp16", 8)
+    window = study.measured.records[MODEL, "fp16"].cell(8)
+    assert window is not None
+    assert window.throughput is not None
+    assert found.value == pytest.approx(window.throughput.images / window.throughput.seconds)
+    change = study.estimate(study.measured, "throughput_change", MODEL, "fp16", 8)
+    assert change.value == pytest.approx(100.0)
+
+
+def test_memory_on_a_cpu_is_stored_bytes_and_device_figures_are_absent_with_a_reason(study: Evidence) -> None:
+    found = study.estimate(study.measured, "memory_allocated_after", MODEL, "fp16", 1)
+    assert found.value is None
+    assert found.reason == "a CUDA figure, there is none on a CPU"
+    stored = study.estimate(study.measured, "memory_with_workspace", MODEL, "int8", 1)
+    counted = study.arithmetic("memory_with_workspace", "int8", (MODEL,))[MODEL]
+    assert stored.value == pytest.approx(counted)
+    assert claims.counterpart(study.measured, "memory_published") == "memory_with_workspace"
+
+
+def test_memory_on_a_gpu_is_what_was_allocated(on_the_card: Evidence) -> None:
+    found = on_the_card.estimate(on_the_card.measured, "memory_allocated_after", MODEL, "fp16", 8)
+    assert found.value == 8.0
+    assert on_the_card.estimate(on_the_card.measured, "gpu_median", MODEL, "fp16", 1).value == pytest.approx(
+        25.0, rel=0.02
+    )
+    assert claims.counterpart(on_the_card.measured, "memory_published") == "memory_allocated_after"
+
+
+def test_only_the_published_card_is_comparable(study: Evidence, on_the_card: Evidence) -> None:
+    assert on_the_card.comparable(on_the_card.measured) == ""
+    assert "these from a CPU (Made-up CPU)" in study.comparable(study.measured)
+
+
+def test_arithmetic_gives_the_published_memory_of_the_large_models(study: Evidence) -> None:
+    for model in ("vit-huge-patch14-2020", "vit-large-patch16-2020", "dinov2-large-2023", "beit-large-2021"):
+        printed = study.published.cells["memory_published", model, "fp32"]
+        assert study.arithmetic("memory_with_workspace", "fp32", (model,))[model] == pytest.approx(
+            printed.value, abs=0.0051
+        )
+
+
+def test_a_missing_cell_keeps_its_status_and_reason(tmp_path: Path) -> None:
+    project = made.project(tmp_path)
+    params = parameters.load(project)
+    ran_out = Cell(batch_size=8, status="out_of_memory", reason="foreseen: about 9 GiB")
+    cells = [made.cell(1, [[100.0] * 3] * 3), ran_out]
+    records.write(project.record(MODEL, "fp32"), made.record(MODEL, "fp32", cells))
+    records.write(project.record(MODEL, "fp16"), made.record(MODEL, "fp16", [made.cell(8, [[50.0] * 3] * 3)]))
+    found = evidence.gather(project, params)
+    local = found.measured
+    assert local.state(MODEL, "fp32", 8).reason == "foreseen: about 9 GiB"
+    assert local.state(MODEL, "fp32", 4).status == "not_measured"
+    assert local.state(MODEL, "nf4", 1).status == "not_measured"
+    speedup = found.estimate(local, "speedup", MODEL, "fp16", 8)
+    assert speedup.value is None
+    assert speedup.reason == "no FP32 cell to compare with: foreseen: about 9 GiB"
+    counts = provenance.counts(found, local)
+    assert counts == {"ok": 2, "not_measured": 317, "out_of_memory": 1}
+
+
+def test_a_record_of_other_settings_is_stale_and_left_out(tmp_path: Path) -> None:
+    project = made.project(tmp_path)
+    records.write(project.record(MODEL, "nf4"), made.record(MODEL, "nf4", [made.cell(1, [[1.0]])]))
+    text = project.params.read_text()
+    project.params.write_text(text.replace("    blocksize: 64", "    blocksize: 128"))
+    found = evidence.gather(project, parameters.load(project))
+    state = found.measured.state(MODEL, "nf4", 1)
+    assert (state.status, state.reason) == ("stale", "measured with another precision row")
+    assert "1 records are stale" in " ".join(provenance.warnings(found))
+
+
+def test_the_seconds_in_timed_windows_are_those_of_the_samples(study: Evidence) -> None:
+    record = study.measured.records[MODEL, "fp32"]
+    by_hand = sum(
+        sum(sum(one.wall_ms) for one in cell.replicates) / 1e3 + (cell.throughput.seconds if cell.throughput else 0)
+        for cell in record.cells
+    )
+    one = evidence.RecordSet("local", {(MODEL, "fp32"): record}, {})
+    assert provenance.timed_share(one) == pytest.approx(by_hand / 10.0)
+
+
+def test_recorded_sets_stand_in_where_nothing_is_measured_here_and_beside_it_else(tmp_path: Path) -> None:
+    project = made.project(tmp_path)
+    params = parameters.load(project)
+    cells = [made.cell(1, [[5.0] * 3] * 3, 1, True)]
+    made.recorded_set(project, "a-card", [made.record(MODEL, "fp32", cells, made.CARD)])
+    found = evidence.gather(project, params)
+    assert [one.source for one in found.sets] == ["recorded:a-card", "local"]
+    assert found.measured.label == "recorded (a-card)"
+    records.write(project.record(MODEL, "fp32"), made.record(MODEL, "fp32", [made.cell(1, [[9.0] * 3] * 3)]))
+    found = evidence.gather(project, params)
+    assert [one.source for one in found.sets] == ["local", "recorded:a-card"]
+    assert found.estimate(found.sets[1], "latency_median", MODEL, "fp32", 1).value == 5.0
+
+
+@pytest.mark.parametrize("place", ["data/measured", "data/recorded/mixed"])
+def test_a_set_that_mixes_machines_is_refused(tmp_path: Path, place: str) -> None:
+    project = made.project(tmp_path)
+    machines = {"fp32": made.CPU, "fp16": made.CPU.model_copy(update={"torch": "2.11.0"})}
+    mixed = [made.record(MODEL, name, [made.cell(1, [[1.0]])], machine) for name, machine in machines.items()]
+    if "recorded" in place:
+        made.recorded_set(project, "mixed", mixed)
+    else:
+        for one in mixed:
+            records.write(project.record(one.model, one.precision), one)
+    with pytest.raises(StudyError, match=rf"{place}: {MODEL}-fp\d+ comes from another machine: torch .*2\.11\.0"):
+        evidence.gather(project, parameters.load(project))

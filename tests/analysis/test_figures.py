@@ -1,0 +1,57 @@
+"""Figures: drawn from any state of the evidence, the same bytes twice, readable on light and dark ground."""
+
+from collections.abc import Callable
+from xml.etree import ElementTree
+
+import made
+import pytest
+
+from visionquant import params as parameters
+from visionquant.analysis import evidence
+from visionquant.analysis.evidence import Evidence, RecordSet
+from visionquant.analysis.figures import canvas, cells, models
+from visionquant.analysis.figures.canvas import Figure
+
+DRAW: list[Callable[[Evidence, RecordSet], Figure]] = [
+    cells.latency,
+    cells.speedup,
+    cells.distribution,
+    cells.throughput,
+    models.memory,
+    models.published_against_measured,
+    models.groups,
+    models.fidelity,
+]
+
+
+@pytest.fixture(scope="module", params=["measured", "empty"])
+def study(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Evidence:
+    root = tmp_path_factory.mktemp("study")
+    if request.param == "measured":
+        return made.study(root, {"fp32": 1.0, "fp16": 0.5, "int8": 2.0, "nf4": 2.0})
+    project = made.project(root)
+    return evidence.gather(project, parameters.load(project))
+
+
+@pytest.mark.parametrize("draw", DRAW, ids=lambda draw: draw.__name__)
+def test_a_figure_is_drawn_from_what_there_is_and_the_same_twice(
+    study: Evidence, draw: Callable[[Evidence, RecordSet], Figure]
+) -> None:
+    found = draw(study, study.measured)
+    assert found == draw(study, study.measured)
+    assert ElementTree.fromstring(found.svg).tag.endswith("svg")
+    assert found.title
+    assert found.alt
+    assert found.caption
+    assert found.source
+    assert canvas.INK not in found.svg
+    assert "currentColor" in found.svg
+    assert "prefers-color-scheme" in found.svg
+    assert "<dc:date>" not in found.svg
+
+
+def test_precisions_are_told_apart_by_colour_and_by_marker() -> None:
+    names = ["fp32", "fp16", "int8", "nf4"]
+    assert len({canvas.colour(name) for name in names}) == len({canvas.marker(name) for name in names}) == 4
+    assert canvas.colour("my-own") in canvas.OTHER_COLOURS
+    assert canvas.marker("my-own") in canvas.OTHER_MARKERS

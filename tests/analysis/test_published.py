@@ -1,0 +1,92 @@
+"""The published figures, digit by digit: counts and column sums taken from the supplement itself."""
+
+import csv
+import shutil
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+import tiny
+
+from visionquant.analysis import published, statistics
+from visionquant.analysis.published import Printed
+from visionquant.errors import StudyError
+from visionquant.paths import Project
+
+PROJECT = Project(tiny.ROOT)
+FOUND = published.load(PROJECT)
+SUMS = {
+    "latency.csv": (16, "122.55", "87.02", "506.76", "506.87", "21.26", "3.74"),
+    "memory.csv": (10, "7714.12", "3910.97", "2021.94", "2023.14", "483.4", "724.3"),
+    "throughput.csv": (6, "629.87", "1136.35", "173.68", "173.06", "545.9", "-420.1"),
+}
+
+
+@pytest.mark.parametrize("name", SUMS)
+def test_counts_and_column_sums_are_the_supplements(name: str) -> None:
+    with (PROJECT.supplement / name).open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    columns = [column for column in rows[0] if column != "model"]
+    assert (len(rows), *(str(sum(Decimal(row[column]) for row in rows)) for column in columns)) == SUMS[name]
+
+
+def test_every_printed_cell_is_read() -> None:
+    assert len(FOUND.cells) == 192
+    assert len(FOUND.models) == 16
+    assert (len(FOUND.statistics), len(FOUND.groups), len(FOUND.validation)) == (16, 6, 3)
+    assert (len(FOUND.costs), len(FOUND.edge), len(FOUND.ownership)) == (3, 5, 4)
+
+
+def test_decimals_are_kept_as_printed() -> None:
+    assert FOUND.cells["speedup", "vit-huge-patch14-2020", "fp16"].text == "2.50"
+    assert Printed("2.50").decimals == 2
+    assert Printed("2.50").rounds_from(2.4950001)
+    assert not Printed("2.50").rounds_from(2.4949)
+
+
+def test_published_models_are_rows_of_the_settings() -> None:
+    from visionquant import params as parameters
+
+    params = parameters.load(PROJECT)
+    assert [row.name for row in FOUND.models] == list(params.models)
+    assert {row.name: row.group for row in FOUND.models} == {name: row.group for name, row in params.models.items()}
+
+
+def test_the_throughput_column_is_one_over_the_latency_column_but_for_two_cells() -> None:
+    """Said on the throughput page: samples per second are 1000 / milliseconds to the rounding of both, or nearly so."""
+    other = set()
+    for (quantity, model, precision), figure in FOUND.cells.items():
+        if quantity == "throughput":
+            ms = FOUND.cells["latency_median", model, precision].value
+            assert figure.value == pytest.approx(1000 / ms, rel=0.002)
+            if not 1000 / (ms + 0.005) - 0.005 <= figure.value <= 1000 / (ms - 0.005) + 0.005:
+                other.add((model, precision))
+    assert other == {("deit-base-distilled-384", "int8"), ("deit-base-distilled-384", "nf4")}
+
+
+def test_a_broken_figure_names_file_and_line(tmp_path: Path) -> None:
+    shutil.copytree(PROJECT.supplement, tmp_path / "data" / "supplement")
+    path = tmp_path / "data" / "supplement" / "latency.csv"
+    path.write_text(path.read_text().replace("9.84", "fast", 1))
+    with pytest.raises(StudyError, match=r"latency\.csv line 3: 'fast' is no number"):
+        published.load(Project(tmp_path))
+    path.unlink()
+    with pytest.raises(StudyError, match=r"latency\.csv: No such file.*restore it from git"):
+        published.load(Project(tmp_path))
+
+
+def test_which_definition_of_std_gives_the_printed_one() -> None:
+    """FP16 speedup: the printed 0.56 follows from neither definition; the column gives 0.52 (n) and 0.53 (n-1)."""
+    values = list(FOUND.column("speedup", "fp16").values())
+    found = statistics.summary(values)
+    assert (round(found["std_n"], 2), round(found["std_n-1"], 2)) == (0.52, 0.53)
+    printed = next(row.printed for row in FOUND.statistics if (row.subject, row.statistic) == ("fp16_speedup", "std"))
+    assert printed.text == "0.56"
+    assert statistics.reproducing("std", printed, values) == []
+
+
+def test_groups_as_listed_and_by_rule_are_not_the_same() -> None:
+    assert "dino-vits16-production" in FOUND.group("production")  # 22 million parameters
+    assert "dino-vits16-production" not in FOUND.group_by_rule("production")
+    assert "dinov2-large-2023" not in FOUND.group_by_rule("foundation")  # exactly 300 million
+    assert set(FOUND.group_by_rule("foundation")) < set(FOUND.group("foundation"))

@@ -1,0 +1,201 @@
+"""Tables as text: what stands where, how it is rounded, and what a missing figure looks like."""
+
+import csv
+import io
+import json
+import re
+from pathlib import Path
+
+import made
+import pytest
+
+from visionquant import params as parameters
+from visionquant.analysis import evidence, findings, longform, render, table, validation
+from visionquant.analysis.evidence import Evidence
+from visionquant.analysis.table import Column, Table
+from visionquant.analysis.tables import costs, results, setup, summary
+
+FACTORS = {"fp32": 1.0, "fp16": 0.5, "int8": 2.0, "nf4": 1.01}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
+    return made.study(tmp_path_factory.mktemp("study"), FACTORS)
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
+    project = made.project(tmp_path_factory.mktemp("empty"))
+    return evidence.gather(project, parameters.load(project))
+
+
+def row(found: Table, *starts: str) -> list[str]:
+    for items in found.rows:
+        texts = [item.text for item in items]
+        if texts[: len(starts)] == list(starts):
+            return texts
+    raise AssertionError(f"no row {starts}")
+
+
+def test_the_latency_table_puts_published_beside_measured(study: Evidence) -> None:
+    found = results.latency(study, study.measured, 1)
+    assert len(found.rows) == 16
+    assert row(found, "vit-huge-patch14-2020") == [
+        "vit-huge-patch14-2020", "25.59", "10.24", "56.14", "56.54", "100.95", "50.47", "201.90", "101.96",
+        "2.50", "0.46", "2.00", "0.50", "0.99",
+    ]  # fmt: skip
+    groups = [column.group for column in found.columns]
+    assert groups[1] == "published, ms"
+    assert groups[-1] == "measured speedup"
+
+
+def test_larger_batches_have_no_published_columns(study: Evidence) -> None:
+    found = results.latency(study, study.measured, 8)
+    assert not any("published" in column.group for column in found.columns)
+    assert "prints batch size 1 only" in found.caption
+
+
+def test_rows_that_the_supplement_leaves_out_are_there(study: Evidence) -> None:
+    memory = row(results.memory(study, study.measured), "deit-tiny-ultra-efficient")
+    assert memory[1:5] == [table.DASH] * 4
+    assert all(re.fullmatch(r"\d+\.\d\d", text) for text in memory[5:13])
+    throughput = row(results.throughput(study, study.measured, 1), "dino-vits16-production")
+    assert throughput[1:5] == [table.DASH] * 4
+    assert throughput[5] == "10.10"
+
+
+def test_every_cell_of_an_unmeasured_study_is_missing_and_says_why(empty: Evidence) -> None:
+    found = results.latency(empty, empty.measured, 1)
+    measured = [item for items in found.rows for item in items if item.css == "missing"]
+    assert len(measured) == 16 * 7
+    assert {item.status for item in measured} == {"not_measured"}
+    assert found.legend == ("— n/m: not measured, 112 times",)
+    assert "—" in render.plain(found)
+
+
+def test_golden_text_of_a_small_table() -> None:
+    found = Table(
+        "small",
+        "Small",
+        "A caption.",
+        (Column("Model", css="text"), Column("FP32", "ms"), Column("FP16", "ms")),
+        (
+            (table.text("a"), table.number(1.005, 2), table.missing("over_budget", "7 passes of 2 s")),
+            (table.text("b|c"), table.number(-0.0001, 2), table.number(None, 2)),
+        ),
+    )
+    assert render.plain(found) == (
+        "Small\n"
+        "Model  ms FP32  ms FP16\n"
+        "a         1.00   — time\n"
+        "b|c       0.00    — n/a\n"
+        "— n/a: not available, once\n"
+        "— time: over the time budget, once (7 passes of 2 s)\n"
+    )
+    assert render.markdown(found).splitlines()[2:6] == [
+        "| Model | ms FP32 | ms FP16 |",
+        "|---|---:|---:|",
+        "| a | 1.00 | — time |",
+        "| b\\|c | 0.00 | — n/a |",
+    ]
+    html = render.html(found)
+    assert '<td class="missing" title="7 passes of 2 s">— <small>time</small></td>' in html
+    assert 'data-sort="1.005"' in html
+
+
+def test_a_row_that_does_not_fit_its_columns_is_refused() -> None:
+    with pytest.raises(ValueError, match="a row of 1 under 2 columns"):
+        Table("t", "T", "", (Column("a"), Column("b")), ((table.text("x"),),))
+
+
+def test_the_statistics_block_recomputes_and_judges_each_printed_figure(study: Evidence) -> None:
+    found = summary.statistics_block(study, study.measured)
+    assert len(found.rows) == 16
+    assert row(found, "FP16 speedup", "standard deviation")[2:6] == ["0.56", "0.535", "16 of 16", "no"]
+    assert row(found, "FP16 speedup", "median")[2:7] == ["1.01", "1.010", "16 of 16", "yes", "2.00"]
+    assert row(found, "INT8 memory reduction", "mean")[4] == "10 of 16"
+
+
+def test_group_claims_are_computed_under_every_reading(study: Evidence) -> None:
+    found = summary.groups(study, study.measured)
+    readings = [row_ for row_ in found.rows if row_[0].text == "foundation" and "speedup" in row_[1].text]
+    assert [item[2].text.split(",")[0] for item in readings] == ["as listed", "by its rule", "by its rule"]
+    assert [item[4].text for item in readings] == ["1.56", "1.67", "1.74"]
+    assert {item[5].text for item in readings} == {"no"}
+
+
+def test_costs_show_what_their_own_numbers_imply(study: Evidence) -> None:
+    assert row(costs.instances(study), "p4d.24xlarge")[5:] == ["yes", "2.00", "9,600", "13.15"]
+    assert row(costs.ownership(study), "ROI over 3 years")[1:3] == ["1,000 %", "2,900 %"]
+
+
+def test_findings_are_made_of_the_records(study: Evidence, empty: Evidence) -> None:
+    found = {one.question: one.answer for one in findings.findings(study)}
+    assert "2.00 times FP32's speed in the median of 16 models" in found["Is FP16 faster than FP32?"]
+    assert "(2.00 to 2.00); FASTER for 16." in found["Is FP16 faster than FP32?"]
+    assert "(0.50 to 0.50); SLOWER for 16." in found["Is INT8 faster than FP32?"]
+    assert "(0.99 to 0.99); UNDECIDED for 16." in found["Is NF4 faster than FP32?"]
+    assert "7 of 10 figures equal the INT8 column" in found["Was the published INT4 column measured in 4 bits?"]
+    assert "4 of 10 printed FP32 figures to the last digit" in found["What did the supplement measure as memory?"]
+    assert "22 of 24 figures are 1000 divided by" in found["Was the published throughput measured?"]
+    assert findings.unanswered(empty) == ("Everything that needs a measurement: run `make repro`.",)
+    assert all("Not measured" in one.answer for one in findings.findings(empty) if "faster" in one.question)
+    assert any("seeded" in one for one in findings.unanswered(study))
+
+
+def test_conditions_name_the_published_and_the_measured_machine(study: Evidence) -> None:
+    found = setup.conditions(study, study.measured)
+    assert row(found, "Device")[1:] == ["NVIDIA RTX 4070 Ti SUPER (16GB VRAM)", "Made-up CPU CPU"]
+    assert row(found, "CPU threads")[2] == "2"
+    assert row(found, "Experiments")[1:] == ["64", "64"]
+
+
+def test_long_tables_hold_every_cell_once_and_read_back(study: Evidence) -> None:
+    longform.write_all(study.project, study.params)
+    text = (study.project.tables / "latency.csv").read_text()
+    rows = list(csv.DictReader(io.StringIO(text)))
+    keys = [(r["model"], r["precision"], r["batch_size"], r["quantity"], r["source"]) for r in rows]
+    assert len(keys) == len(set(keys))
+    medians = [r for r in rows if r["quantity"] == "latency_median" and r["source"] == "local"]
+    assert len(medians) == 320
+    assert all(r["status"] == "ok" and float(r["low"]) < float(r["value"]) < float(r["high"]) for r in medians)
+    printed = [r for r in rows if r["quantity"] == "latency_median" and r["source"] == "published" and r["value"]]
+    assert len(printed) == 64
+    assert {r["batch_size"] for r in printed} == {"1"}
+    absent = [r for r in rows if not r["value"]]
+    assert absent
+    assert all(r["status"] != "ok" and r["reason"] for r in absent)
+    metrics = json.loads((study.project.reports / "metrics.json").read_text())
+    assert metrics["cells"] == {"ok": 320}
+    assert metrics["batch_size_1"]["vit-base-224-production"]["fp16"]["speedup"] == pytest.approx(2.0)
+    headline = list(csv.DictReader(io.StringIO((study.project.tables / "headline.csv").read_text())))
+    assert len(headline) == 64
+
+
+def test_the_same_records_give_the_same_bytes(study: Evidence) -> None:
+    def written() -> dict[str, bytes]:
+        longform.write_all(study.project, study.params)
+        return {path.name: path.read_bytes() for path in sorted(study.project.tables.iterdir())}
+
+    assert written() == written()
+
+
+def judged(study: Evidence) -> dict[str, validation.Verdict]:
+    return {one.metric: one for one in validation.judge(study)}
+
+
+def test_validation_passes_only_figures_of_the_published_card(tmp_path: Path) -> None:
+    on_cpu = judged(made.study(tmp_path / "cpu", {"fp32": 1.0, "fp16": 0.4, "int8": 2.0, "nf4": 2.0}))
+    assert {one.verdict for one in on_cpu.values()} == {"not comparable"}
+
+
+def test_validation_within_and_differs_on_the_published_card(tmp_path: Path) -> None:
+    found = judged(made.study(tmp_path, {"fp32": 1.0, "fp16": 0.4, "int8": 2.0, "nf4": 2.0}, made.CARD))
+    assert found["vit_huge_fp16_speedup"].verdict == "within"
+    assert found["dinov2_large_fp16_speedup"].verdict == "differs"
+    assert "27.6 % off, 5 % allowed" in found["dinov2_large_fp16_speedup"].why
+    assert found["average_memory_reduction_int8"].verdict == "differs"  # every made-up model allocates the same
+
+
+def test_validation_without_records_is_not_measured(empty: Evidence) -> None:
+    assert {one.verdict for one in validation.judge(empty)} == {"not measured"}

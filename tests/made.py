@@ -1,0 +1,181 @@
+"""Records made of chosen samples, so that what the analysis derives from them is known beforehand."""
+
+import hashlib
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import tiny
+
+from visionquant import params as parameters
+from visionquant import recorded, records
+from visionquant.analysis import evidence
+from visionquant.analysis.evidence import Evidence
+from visionquant.environment import Environment
+from visionquant.paths import Project
+from visionquant.records import Cell, Code, Conversion, Fidelity, Memory, Record, Replicate, Settings, Size, Throughput
+from visionquant.records import Weights as WeightsUsed
+
+Processes = Sequence[Sequence[float]]
+CPU = Environment(
+    device="cpu",
+    gpu=None,
+    gpu_memory_mib=None,
+    driver=None,
+    cuda_driver=None,
+    cpu="Made-up CPU",
+    cpu_isa=("avx2",),
+    cores=2,
+    memory_mib=4096,
+    system="Linux x86_64",
+    python="3.11.2",
+    torch="2.13.0",
+    transformers="5.23.0",
+    bitsandbytes="0.50.2",
+    numpy="2.4.6",
+)
+CARD = CPU.model_copy(
+    update={
+        "device": "cuda",
+        "gpu": "NVIDIA GeForce RTX 4070 Ti SUPER",
+        "gpu_memory_mib": 16376,
+        "driver": "580.1",
+        "cuda_driver": "13.0",
+    }
+)
+
+
+def project(root: Path) -> Project:
+    """A checkout's settings, published tables, architectures and notebooks, without records."""
+    root.mkdir(parents=True, exist_ok=True)
+    shutil.copy2(tiny.ROOT / "params.yaml", root / "params.yaml")
+    for name in ("data/supplement", "data/architectures", "notebooks"):
+        shutil.copytree(tiny.ROOT / name, root / name)
+    return Project(root)
+
+
+def cell(batch_size: int, processes: Processes, device_bytes: int | None = None, gpu: bool = False) -> Cell:
+    """A measured cell with these milliseconds by process; its throughput is that of the first pass."""
+    return Cell(
+        batch_size=batch_size,
+        status="ok",
+        reason="",
+        replicates=tuple(
+            Replicate(
+                threads=2,
+                warmup_ms=(1.0,),
+                wall_ms=tuple(times),
+                gpu_ms=tuple(0.5 * ms for ms in times) if gpu else None,
+                stopped_by="count",
+                host_peak=2**30,
+            )
+            for times in processes
+        ),
+        throughput=Throughput(images=10 * batch_size, seconds=10 * processes[0][0] / 1e3),
+        memory=Memory(
+            stored_weights=100,
+            allocated_after=device_bytes,
+            peak_allocated=device_bytes,
+            peak_reserved=device_bytes,
+            host_peak=2**30,
+        ),
+    )
+
+
+def record(
+    model: str,
+    precision: str,
+    cells: Sequence[Cell],
+    environment: Environment = CPU,
+    weights: str = "seeded",
+    cosine: float | None = 0.99,
+) -> Record:
+    """A record of the committed settings with these cells; stored bytes are the committed arithmetic's."""
+    params = parameters.load(Project(tiny.ROOT))
+    facts = evidence.zoo.facts(Project(tiny.ROOT), model)
+    assert facts is not None
+    stored = facts.model_bytes.get(precision, facts.model_bytes["fp16"])
+    return Record(
+        schema_version=1,
+        model=model,
+        precision=precision,
+        settings=Settings(
+            model=params.models[model],
+            precision=params.precisions[precision],
+            protocol=params.protocol,
+            device=environment.device,
+            weights=WeightsUsed.model_validate({"kind": weights, "source": "made up", "manifest_sha256": "0" * 64}),
+        ),
+        environment=environment,
+        code=Code(measuring_sha256="c0de" * 16, git_commit=None, git_dirty=None),
+        conversion=Conversion(
+            quantized_modules=0 if precision in ("fp32", "fp16") else facts.linear_layers,
+            quantized_share=0.0 if precision in ("fp32", "fp16") else 0.9,
+            skipped_modules=(),
+            dtypes={"float32": facts.parameters},
+            knobs={"method": "made up"},
+        ),
+        size=Size(
+            parameters=facts.parameters,
+            linear_layers=facts.linear_layers,
+            macs=facts.macs,
+            stored_weights=stored,
+            file_bytes=stored + 1000,
+        ),
+        fidelity=Fidelity(
+            images=8,
+            cosine=cosine,
+            sqnr_db=None if precision == "fp32" else 20.0,
+            nan_count=0 if cosine is not None else 5,
+            top1_agreement=1.0,
+            kl_nats=0.0,
+            logits_from="a fixed seeded projection to 1000 classes",
+        ),
+        cells=tuple(cells),
+        elapsed_s=10.0,
+    )
+
+
+def recorded_set(found: Project, platform: str, contents: Sequence[Record]) -> Path:
+    """A recorded set with its manifest, whatever the records are."""
+    folder = found.recorded / platform
+    for one in contents:
+        records.write(folder / f"{one.model}-{one.precision}.json", one)
+    hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+    manifest = recorded.SetManifest(
+        platform=platform,
+        environment=contents[0].environment,
+        weights=("seeded",),
+        measuring_sha256=("c0de" * 16,),
+        protocol="quick",
+        files=hashes,
+    )
+    (folder / recorded.MANIFEST).write_text(manifest.model_dump_json())
+    return folder
+
+
+STEADY = (0.99, 1.0, 1.01)
+
+
+def study(root: Path, factors: Mapping[str, float], environment: Environment = CPU, base_ms: float = 100.0) -> Evidence:
+    """A whole study in which precision p takes ``factors[p]`` x ``base_ms`` an image."""
+    root.mkdir(parents=True, exist_ok=True)
+    found = project(root)
+    params = parameters.load(found)
+    cuda = environment.device == "cuda"
+    for model in params.study.models:
+        for precision in params.study.precisions:
+            cells = [
+                cell(
+                    size,
+                    [
+                        [base_ms * factors[precision] * size * process * (1 + i / 1000) for i in range(20)]
+                        for process in STEADY
+                    ],
+                    device_bytes=2**20 * size if cuda else None,
+                    gpu=cuda,
+                )
+                for size in params.study.batch_sizes
+            ]
+            records.write(found.record(model, precision), record(model, precision, cells, environment))
+    return evidence.gather(found, params)

@@ -1,0 +1,127 @@
+"""Notebooks: stripped sources, real execution, the same bytes twice, and what a failing one leaves behind."""
+
+import ast
+import json
+import re
+from pathlib import Path
+
+import made
+import nbformat
+import pytest
+import tiny
+import yaml
+
+from visionquant import params as parameters
+from visionquant.analysis.evidence import Evidence
+from visionquant.errors import StudyError
+from visionquant.paths import Project
+from visionquant.report import notebooks
+
+SOURCES = sorted((tiny.ROOT / "notebooks").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_a_source_notebook_is_stripped_and_holds_text_and_calls(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    first, second = notebook.cells[:2]
+    assert first.cell_type == "markdown"
+    assert first.source.startswith("# ")
+    assert len(first.source.split("\n\n")) > 1  # a heading and the sentence that the index shows
+    tagged = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    assert tagged == [second]
+    assert [target.id for node in ast.parse(second.source).body for target in node.targets] == ["root"]
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            assert cell.execution_count is None
+            assert cell.outputs == []
+            kinds = {type(node) for node in ast.walk(ast.parse(cell.source))}
+            assert not kinds & {ast.FunctionDef, ast.ClassDef, ast.Lambda, ast.For, ast.While, ast.If}
+    assert set(notebook.metadata) <= {"kernelspec", "language_info"}
+
+
+def test_every_notebook_has_its_page_among_the_stages_outputs() -> None:
+    stages = yaml.safe_load((tiny.ROOT / "dvc.yaml").read_text())["stages"]
+    pages = {name for out in stages["report"]["outs"] for name in out if name.endswith(".html")}
+    assert pages == {"reports/index.html", *(f"reports/{notebooks.section(path)}.html" for path in SOURCES)}
+
+
+def test_every_figure_and_section_is_in_a_notebook() -> None:
+    """The supplement's result tables, statistics, groups, costs and validation, and the figures beside them."""
+    calls = "\n".join(cell.source for path in SOURCES for cell in nbformat.read(path, as_version=4).cells)
+    folder = tiny.ROOT / "src" / "visionquant" / "analysis"
+    for path in [*(folder / "tables").glob("*.py"), *(folder / "figures").glob("*.py")]:
+        if path.stem in ("__init__", "blocks", "canvas"):
+            continue
+        for node in ast.parse(path.read_text()).body:
+            if (
+                isinstance(node, ast.FunctionDef)
+                and not node.name.startswith("_")
+                and node.name not in ("answers", "sets")
+            ):
+                assert f"{path.stem}.{node.name}(" in calls, f"{path.stem}.{node.name} is shown nowhere"
+
+
+def test_executed_notebooks_carry_nothing_that_differs_between_runs(rendered: Evidence) -> None:
+    project = rendered.project
+    before = (project.executed / "06_groups.ipynb").read_bytes()
+    figure = (project.figures / "groups.svg").read_bytes()
+    notebooks.execute(project, rendered.params, ["06_groups"])
+    assert (project.executed / "06_groups.ipynb").read_bytes() == before
+    assert (project.figures / "groups.svg").read_bytes() == figure
+    for path in project.executed.glob("*.ipynb"):
+        text = path.read_text()
+        assert str(project.root) not in text
+        assert not re.search(r"20\d\d-\d\d-\d\dT", text)
+        assert "papermill" not in text
+
+
+def test_executed_notebooks_hold_no_error_and_no_stderr(rendered: Evidence) -> None:
+    for path in rendered.project.executed.glob("*.ipynb"):
+        for cell in nbformat.read(path, as_version=4).cells:
+            assert [out.output_type for out in cell.get("outputs", []) if out.output_type in ("error", "stream")] == []
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Project:
+    project = made.project(tmp_path)
+    for path in sorted(project.notebooks.glob("*.ipynb"))[1:]:
+        path.unlink()
+    return project
+
+
+def broken(project: Project, code: str) -> Path:
+    path = project.notebooks / "01_study.ipynb"
+    notebook = json.loads(path.read_text())
+    notebook["cells"][2]["source"] = code
+    path.write_text(json.dumps(notebook))
+    return path
+
+
+def test_a_notebook_that_fails_is_one_line_and_leaves_the_last_good_page(small: Project) -> None:
+    small.executed.mkdir(parents=True)
+    good = small.executed / "01_study.ipynb"
+    good.write_text("the last good one")
+    broken(small, "raise ValueError('no such table')")
+    with pytest.raises(StudyError) as error:
+        notebooks.execute(small, parameters.load(small))
+    assert re.fullmatch(
+        r"notebook 01_study\.ipynb: cell 3 failed with ValueError: no such table; "
+        r"see data/progress/01_study\.failed\.ipynb, mend it and run `visionquant notebooks 01_study`",
+        str(error.value),
+    )
+    assert good.read_text() == "the last good one"
+    failed = nbformat.read(small.root / "data" / "progress" / "01_study.failed.ipynb", as_version=4)
+    assert any(out.output_type == "error" for cell in failed.cells for out in cell.get("outputs", []))
+
+
+def test_an_unknown_notebook_is_named(small: Project) -> None:
+    with pytest.raises(StudyError, match=r"notebook 09_magic: there is none of that name; one of: 01_study"):
+        notebooks.execute(small, parameters.load(small), ["09_magic"])
+
+
+def test_a_checkout_without_notebooks_says_so(small: Project) -> None:
+    for path in small.notebooks.glob("*.ipynb"):
+        path.unlink()
+    with pytest.raises(StudyError, match="restore the folder from git"):
+        notebooks.execute(small, parameters.load(small))

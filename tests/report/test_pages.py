@@ -1,0 +1,156 @@
+"""The pages: complete, offline, the same twice, and right in a real browser."""
+
+import re
+import shutil
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import browser
+import made
+import pytest
+
+from visionquant import params as parameters
+from visionquant.analysis.evidence import Evidence
+from visionquant.errors import StudyError
+from visionquant.report import pages, summary
+
+SECTIONS = ("study", "latency", "memory", "throughput", "statistics", "groups", "fidelity", "costs", "validation")
+
+
+class Links(HTMLParser):
+    """What a page points to and which places it has."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.targets: list[str] = []
+        self.places: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        for name, value in attributes:
+            if name in ("href", "src") and value:
+                self.targets.append(value)
+            if name == "id" and value:
+                self.places.append(value)
+
+
+def html(study: Evidence) -> dict[str, str]:
+    return {path.stem: path.read_text() for path in sorted(study.project.reports.glob("*.html"))}
+
+
+def test_there_is_an_index_and_a_page_a_section(rendered: Evidence) -> None:
+    assert set(html(rendered)) == {"index", *SECTIONS}
+
+
+def test_every_link_resolves_and_none_leaves_the_folder(rendered: Evidence) -> None:
+    reports = rendered.project.reports
+    for name, text in html(rendered).items():
+        found = Links(text)
+        assert len(found.places) == len(set(found.places)), name
+        for target in found.targets:
+            if target == "data:,":
+                continue
+            assert not re.match(r"[a-z]+:|//", target), f"{name} points to {target}"
+            path, _, place = target.partition("#")
+            assert not path or (reports / path).is_file(), f"{name} points to {target}"
+            if place and not path:
+                assert place in found.places, f"{name} has no {target}"
+
+
+def test_every_page_says_which_weights_and_machine_it_shows(rendered: Evidence) -> None:
+    for name, text in html(rendered).items():
+        assert "seeded weights" in text, name
+        assert "Made-up CPU" in text, name
+        assert "not comparable" in text, name
+
+
+def test_the_index_opens_with_what_was_found_and_the_state_of_the_run(rendered: Evidence) -> None:
+    text = html(rendered)["index"]
+    assert text.index("What was found") < text.index("What this run can't answer") < text.index("State of the run")
+    assert "2.00 times FP32&#39;s speed in the median of 16 models" in text
+    assert "316 of 320" in text
+    assert "over the time budget" in text
+
+
+def test_missing_cells_keep_their_reason_on_the_page(rendered: Evidence) -> None:
+    assert 'title="7 passes">— <small>time</small>' in html(rendered)["latency"]
+
+
+def test_building_twice_gives_the_same_bytes(rendered: Evidence) -> None:
+    before = html(rendered)
+    pages.build(rendered.project, rendered.params)
+    assert html(rendered) == before
+
+
+def test_a_page_without_its_notebook_names_the_command(tmp_path: Path) -> None:
+    project = made.project(tmp_path)
+    with pytest.raises(StudyError, match=r"01_study\.ipynb: not executed yet; run `visionquant notebooks`"):
+        pages.build(project, parameters.load(project))
+    project.executed.mkdir(parents=True)
+    (project.executed / "01_study.ipynb").write_text("{")
+    with pytest.raises(StudyError, match=r"01_study\.ipynb: broken; run `visionquant notebooks`"):
+        pages.build(project, parameters.load(project))
+
+
+def test_the_summary_is_five_lines(rendered: Evidence) -> None:
+    lines = summary.five_lines(rendered.project, rendered.params)
+    assert len(lines) == 5
+    assert lines[1] == "cells     316 of 320 ok; 4 over budget"
+    assert "FP16 2.00x, INT8 0.50x, NF4 0.99x" in lines[2]
+    assert lines[3].startswith("time      10.7 min measuring, ")
+    assert lines[4] == f"report    {rendered.project.reports / 'index.html'}"
+
+
+@pytest.fixture(scope="module")
+def tab() -> Iterator[browser.Page]:
+    with browser.page() as found:
+        yield found
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [400, 1400])
+@pytest.mark.parametrize("name", ["index", *SECTIONS])
+def test_a_page_loads_clean_and_fits_the_window(rendered: Evidence, tab: browser.Page, name: str, width: int) -> None:
+    tab.open((rendered.project.reports / f"{name}.html").as_uri(), width)
+    assert tab.complaints == []
+    assert all(url.startswith(("file:", "data:")) for url in tab.requests)
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    assert tab.evaluate("[...document.images].filter(i => !i.complete || i.naturalWidth === 0).length") == 0
+
+
+@pytest.mark.browser
+def test_a_table_sorts_by_number_and_keeps_missing_rows_last(rendered: Evidence, tab: browser.Page) -> None:
+    tab.open((rendered.project.reports / "memory.html").as_uri(), 1400)
+    column = "[...document.querySelectorAll('#table-memory tbody tr')].map(r => r.cells[1].innerText.trim())"
+    heading = "document.querySelectorAll('#table-memory thead tr:last-child th')[1]"
+    tab.evaluate(f"{heading}.querySelector('button').click()")
+    rising = tab.evaluate(column)
+    numbers = [float(text) for text in rising if not text.startswith("—")]
+    assert numbers == sorted(numbers)
+    assert len(numbers) == 10
+    assert all(text.startswith("—") for text in rising[10:])
+    assert tab.evaluate(f"{heading}.getAttribute('aria-sort')") == "ascending"
+    tab.evaluate(f"{heading}.querySelector('button').click()")
+    falling = tab.evaluate(column)
+    assert [float(text) for text in falling[:10]] == numbers[::-1]
+    assert all(text.startswith("—") for text in falling[10:])
+
+
+@pytest.mark.browser
+def test_light_and_dark_differ_and_figures_follow(rendered: Evidence, tab: browser.Page) -> None:
+    grounds = set()
+    for dark in (False, True):
+        tab.open((rendered.project.reports / "latency.html").as_uri(), 1400, dark)
+        grounds.add(tab.evaluate("getComputedStyle(document.body).backgroundColor"))
+    assert len(grounds) == 2
+    figures = list(rendered.project.figures.glob("*.svg"))
+    assert figures
+    assert all("prefers-color-scheme:dark" in path.read_text() for path in figures)
+
+
+def test_chromium_is_there_where_continuous_integration_installs_it() -> None:
+    """``.ci/run`` installs Chromium, so that browser tests are no silent hole there."""
+    import os
+
+    assert os.environ.get("CI") != "true" or any(shutil.which(name) for name in browser.NAMES)

@@ -1,0 +1,119 @@
+"""One command that proves that everything belongs together, and names whatever does not."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from visionquant import params as parameters
+from visionquant import recorded
+from visionquant.analysis.evidence import Evidence
+from visionquant.paths import Project
+from visionquant.report import pages
+from visionquant.report.verify import verify
+
+CODE = "c0de" * 16
+PAIR = "vit-base-224-production-nf4.json"
+
+
+@pytest.fixture
+def project(rendered: Evidence, tmp_path: Path) -> Project:
+    root = tmp_path / "copy"
+    shutil.copytree(rendered.project.root, root)
+    return Project(root)
+
+
+def faults(project: Project, code: str = CODE) -> dict[str, str]:
+    return {one.file: one.found for one in verify(project, parameters.load(project), code)}
+
+
+def test_what_was_just_rendered_belongs_together(project: Project) -> None:
+    assert faults(project) == {}
+
+
+def edited(old: str, new: str) -> Callable[[Path], None]:
+    def edit(path: Path) -> None:
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("file", "edit", "found"),
+    [
+        ("reports/tables/latency.csv", edited("published", "publishde"), "stale: not what the evidence gives"),
+        ("reports/tables/memory.csv", Path.unlink, "missing"),
+        ("reports/tables/magic.csv", Path.touch, "foreign"),
+        ("reports/metrics.json", edited("ok", "OK"), "stale"),
+        ("reports/index.html", edited("What was found", "What was not found"), "stale"),
+        ("reports/latency.html", edited("<h1", "<h1 "), "stale"),
+        ("reports/magic.html", Path.touch, "foreign"),
+        ("reports/figures/latency-1.svg", edited("</svg>", " </svg>"), "stale: not the figure that the notebook shows"),
+        ("reports/figures/memory.svg", Path.unlink, "missing"),
+        ("reports/figures/magic.png", Path.touch, "foreign"),
+        ("reports/notebooks/02_latency.ipynb", edited("# Latency", "# Latencies"), "stale: its cells"),
+        ("reports/notebooks/03_memory.ipynb", Path.unlink, "missing"),
+        ("reports/notebooks/10_magic.ipynb", Path.touch, "foreign"),
+        ("data/measured/resnet-fp32.json", Path.touch, "foreign: no pair of the study"),
+    ],
+)
+def test_a_file_that_does_not_belong_is_named(
+    project: Project, file: str, edit: Callable[[Path], None], found: str
+) -> None:
+    edit(project.root / file)
+    assert faults(project)[file].startswith(found)
+
+
+def test_a_single_changed_sample_is_found_and_named(project: Project) -> None:
+    path = project.measured / PAIR
+    import hashlib
+
+    import yaml
+
+    lock = {"stages": {"measure": {"outs": [{"path": f"data/measured/{PAIR}", "md5": ""}]}}}
+    lock["stages"]["measure"]["outs"][0]["md5"] = hashlib.md5(path.read_bytes()).hexdigest()
+    (project.root / "dvc.lock").write_text(yaml.safe_dump(lock))
+    assert faults(project) == {}
+    edited("101.0", "101.1")(path)
+    found = faults(project)
+    assert "not the file that dvc.lock knows" in found[f"data/measured/{PAIR}"]
+    assert "reports/tables/latency.csv" in found
+    assert "reports/notebooks/02_latency.ipynb" in found
+
+
+def test_a_changed_setting_makes_records_tables_and_notebooks_stale(project: Project) -> None:
+    edited("    blocksize: 64", "    blocksize: 128")(project.params)
+    found = faults(project)
+    assert found[f"data/measured/{PAIR}"] == "stale: measured with another precision row"
+    assert "reports/tables/latency.csv" in found
+    assert "reports/notebooks/02_latency.ipynb" in found
+
+
+def test_a_setting_that_is_not_in_force_makes_nothing_stale(project: Project) -> None:
+    edited("    warmup_iterations: 100", "    warmup_iterations: 101")(project.params)
+    assert faults(project) == {}
+
+
+def test_records_of_other_measuring_code_are_named(project: Project) -> None:
+    found = faults(project, "beef" * 16)
+    assert found[f"data/measured/{PAIR}"] == "stale: measured by code c0dec0de, not beefbeef"
+    assert len(found) == 64
+
+
+def test_a_changed_sample_of_a_recorded_set_is_named(project: Project) -> None:
+    path = recorded.pack(project, parameters.load(project), "made-up-cpu") / PAIR
+    edited("101.0", "101.1")(path)
+    found = faults(project)
+    assert found["data/recorded/made-up-cpu/" + PAIR].startswith("altered")
+
+
+def test_pages_built_from_other_notebooks_are_not_hidden_by_the_notebooks_fault(project: Project) -> None:
+    """A stale notebook is named alone, for its page can't be judged; once it is right the page is."""
+    edited("# Latency", "# Latencies")(project.executed / "02_latency.ipynb")
+    pages.build(project, parameters.load(project))
+    assert set(faults(project)) == {"reports/notebooks/02_latency.ipynb"}
+    edited("# Latencies", "# Latency")(project.executed / "02_latency.ipynb")
+    assert set(faults(project)) == {"reports/latency.html"}

@@ -1,0 +1,79 @@
+"""The plan: what is missing, and what earlier records of the same hardware tell of it."""
+
+from pathlib import Path
+
+import made
+import pytest
+
+from visionquant import params as parameters
+from visionquant import plan
+from visionquant.params import Params
+from visionquant.paths import Project
+from visionquant.records import Record
+
+MODEL, OTHER = "vit-base-224-production", "dino-vitb16-production"
+SIZES = (1, 4, 8)
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> tuple[Project, Params]:
+    project = made.project(tmp_path)
+    return project, parameters.load(project)
+
+
+def record(model: str = MODEL, ms: float = 100.0, sizes: tuple[int, ...] = (1,)) -> Record:
+    return made.record(model, "fp32", [made.cell(size, [[ms * size] * 3] * 3) for size in sizes])
+
+
+def made_plan(study: tuple[Project, Params], present: list[Record], history: list[Record], **more: bool) -> plan.Plan:
+    held = {(one.model, one.precision): one for one in present}
+    return plan.make(*study, [(MODEL, "fp32")], SIZES, held, history, **more)
+
+
+def test_without_any_record_time_is_unknown_and_memory_is_arithmetic(study: tuple[Project, Params]) -> None:
+    found = made_plan(study, [], [])
+    assert found.pairs[0].batch_sizes == SIZES
+    assert found.pairs[0].seconds is None
+    assert found.pairs[0].memory == pytest.approx(4 * 86.4e6, rel=0.01)
+    assert found.text == (
+        "3 cells to measure; 1 pairs were never measured on this hardware: time unknown; largest process about 0.3 GiB"
+    )
+
+
+def test_what_is_there_is_left_out_unless_asked_again(study: tuple[Project, Params]) -> None:
+    one = record(sizes=(1, 4))
+    assert made_plan(study, [one], [one]).pairs[0].batch_sizes == (8,)
+    assert made_plan(study, [one], [one], again=True).pairs[0].batch_sizes == SIZES
+    whole = record(sizes=SIZES)
+    assert made_plan(study, [whole], [whole]).text == "nothing to measure"
+
+
+def test_a_stale_record_is_measured_again_and_still_tells_the_time(study: tuple[Project, Params]) -> None:
+    project, params = study
+    one = record(sizes=SIZES)
+    other = params.protocol.model_copy(update={"iterations": 999})
+    stale = one.model_copy(update={"settings": one.settings.model_copy(update={"protocol": other})})
+    found = made_plan(study, [stale], [stale])
+    assert found.pairs[0].batch_sizes == SIZES
+    assert found.pairs[0].seconds is not None
+    assert (project, params) == study
+
+
+def test_seconds_are_what_the_protocol_spends(study: tuple[Project, Params]) -> None:
+    """Seven passes at least, the budget where that is more, nothing for what is foreseen over the limit."""
+    protocol = study[1].protocol
+    assert protocol.budget_s is not None
+    assert protocol.limit_s is not None
+    fast, slow, hopeless = 10.0, 1000 * protocol.limit_s / 8, 1000 * protocol.limit_s
+    for ms, expected in ((fast, protocol.budget_s), (slow, 7 * slow / 1e3), (hopeless, 0.0)):
+        one = record(ms=ms)
+        found = plan.make(*study, [(MODEL, "fp32")], (1,), {}, [one])
+        overhead = one.elapsed_s - sum(cell.timed_s() for cell in one.cells)
+        assert found.pairs[0].seconds == pytest.approx(expected + overhead)
+
+
+def test_another_models_record_tells_the_time_by_arithmetic(study: tuple[Project, Params]) -> None:
+    """dino-vitb16 has the multiply-accumulates of vit-base-224, so its times are those."""
+    own, other = record(MODEL), record(OTHER)
+    by_own = made_plan(study, [], [own]).pairs[0].seconds
+    assert made_plan(study, [], [other]).pairs[0].seconds == pytest.approx(by_own, rel=0.01)
