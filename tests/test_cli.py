@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import made
 import pytest
 import tiny
 
@@ -341,3 +342,16 @@ def test_verify_names_what_is_missing_and_exits_with_one(swept: Project, run: Ru
         assert run(swept.root, verb)[0] == 0
     code, out, _ = run(swept.root, "verify")
     assert (code, out) == (0, "records, settings, code, tables, notebooks and pages belong together\n")
+
+
+@pytest.mark.parametrize(("factor", "code", "word"), [(0.4, 1, "differs"), (None, 0, "not comparable")])
+def test_validate_fails_only_where_comparable_figures_differ(
+    tmp_path: Path, run: Run, factor: float | None, code: int, word: str
+) -> None:
+    """On the published card a dinov2-large that is 2.50 times faster in FP16 differs; on a CPU nothing can."""
+    machine = made.CPU if factor is None else made.CARD
+    made.study(tmp_path, {"fp32": 1.0, "fp16": factor or 0.4, "int8": 2.0, "nf4": 2.0}, machine)
+    found, out, _ = run(tmp_path, "validate")
+    assert found == code
+    assert len(out.splitlines()) == 3
+    assert f"dinov2_large_fp16_speedup [local]: {word}" in out

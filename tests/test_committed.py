@@ -1,20 +1,17 @@
 """What is committed belongs together: tables and pages are those that the recorded sets give, and nothing else."""
 
-import csv
-import io
-import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
 import tiny
 
 from visionquant import params as parameters
-from visionquant import recorded
-from visionquant.analysis import evidence, longform, render
+from visionquant import recorded, zoo
+from visionquant.analysis import evidence, render
 from visionquant.analysis.tables import summary
+from visionquant.bench.code import measuring_sha256
 from visionquant.paths import Project
-from visionquant.report import pages
+from visionquant.report.verify import verify
 
 RECORDED = sorted(path.name for path in (tiny.ROOT / "data" / "recorded").iterdir() if path.is_dir())
 
@@ -22,28 +19,9 @@ RECORDED = sorted(path.name for path in (tiny.ROOT / "data" / "recorded").iterdi
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The checkout as a fresh clone has it: committed evidence, nothing measured here."""
-    root = tmp_path_factory.mktemp("clean")
-    for name in ("data/supplement", "data/architectures", "data/recorded", "notebooks"):
-        shutil.copytree(tiny.ROOT / name, root / name)
-    shutil.copy2(tiny.ROOT / "params.yaml", root / "params.yaml")
+    root = tmp_path_factory.mktemp("clean") / "clone"
+    subprocess.run(["git", "clone", "-q", str(tiny.ROOT), str(root)], check=True)
     return Project(root)
-
-
-def committed(path: str) -> str:
-    command = ["git", "-C", str(tiny.ROOT), "show", f"HEAD:{path}"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-
-def rows(text: str) -> list[tuple[object, ...]]:
-    """A table with its numbers as numbers, for their last digit may differ between processors."""
-
-    def value(field: str) -> object:
-        try:
-            return pytest.approx(float(field), rel=1e-9)
-        except ValueError:
-            return field
-
-    return [tuple(map(value, row)) for row in csv.reader(io.StringIO(text))]
 
 
 @pytest.mark.parametrize("platform", RECORDED)
@@ -59,20 +37,26 @@ def test_a_recorded_set_is_a_whole_study_by_one_version_of_the_code(platform: st
         assert found[pair].settings.precision == params.precisions[pair[1]]
 
 
-@pytest.mark.parametrize("name", ["latency", "memory", "throughput", "statistics", "groups", "fidelity"])
-def test_committed_tables_are_those_of_the_recorded_sets(clean: Project, name: str) -> None:
-    longform.write_all(clean, parameters.load(clean))
-    again = (clean.tables / f"{name}.csv").read_text()
-    assert rows(committed(f"reports/tables/{name}.csv")) == rows(again)
+@pytest.mark.parametrize("platform", RECORDED)
+def test_every_recorded_precision_is_what_it_says(platform: str) -> None:
+    """Stored bytes are the arithmetic's within 1 %, layers were quantised, and outputs are FP32's far above chance."""
+    project = Project(tiny.ROOT)
+    floors = {"fp32": 0.999999, "fp16": 0.99, "int8": 0.99, "nf4": 0.9}
+    for (model, precision), record in recorded.read_all(project)[platform].items():
+        facts = zoo.facts(project, model)
+        if facts is None or precision not in floors:
+            continue
+        assert record.size is not None
+        assert record.size.stored_weights == pytest.approx(facts.model_bytes[precision], rel=0.01)
+        assert record.conversion is not None
+        assert (record.conversion.quantized_share > 0.1) is (precision in ("int8", "nf4"))
+        assert record.fidelity is not None
+        assert record.fidelity.cosine is not None
+        assert record.fidelity.cosine > floors[precision], (model, precision)
 
 
-def test_committed_pages_are_those_of_the_committed_notebooks(clean: Project, tmp_path: Path) -> None:
-    clean.executed.mkdir(parents=True, exist_ok=True)
-    for path in clean.notebooks.glob("*.ipynb"):
-        (clean.executed / path.name).write_text(committed(f"reports/notebooks/{path.name}"))
-    pages.build(clean, parameters.load(clean))
-    for path in clean.reports.glob("*.html"):
-        assert path.read_text() == committed(f"reports/{path.name}"), path.name
+def test_committed_evidence_tables_notebooks_and_pages_belong_together(clean: Project) -> None:
+    assert [one.text for one in verify(clean, parameters.load(clean), measuring_sha256())] == []
 
 
 def test_the_readmes_answer_is_the_recorded_sets(clean: Project) -> None:

@@ -18,7 +18,7 @@ from visionquant.bench import backend, cell, code, convert, fidelity, isolate, l
 from visionquant.environment import require_declared
 from visionquant.errors import CodeChanged, StudyError
 from visionquant.manifest import Manifest
-from visionquant.params import Params, known
+from visionquant.params import Nf4Precision, Params, known
 from visionquant.paths import Project
 from visionquant.records import Cell, Conversion, Fidelity, Record, Settings, Size, Weights, read, write
 
@@ -165,7 +165,7 @@ def _measure_missing(
             update={"conversion": facts.conversion, "size": facts.size, "fidelity": facts.fidelity}
         )
     assert record.size is not None
-    if environment.device == "cpu" and record.fidelity is not None:
+    if isinstance(settings.precision, Nf4Precision) and environment.device == "cpu" and record.fidelity is not None:
         _settle(build(), images[:1].to(dtype))
     before_s = record.elapsed_s
     subject = cell.Subject(
@@ -197,9 +197,10 @@ def _builder(net: nn.Module, record: Record) -> Callable[[], nn.Module]:
 
 
 def _settle(net: nn.Module, image: torch.Tensor) -> None:
-    """One pass here, on one thread: what a layer makes at its first pass is made once and not by every replicate.
+    """One pass here, on one thread, so that NF4 layers are repacked once and not by every replicate.
 
-    bitsandbytes repacks each NF4 layer then, which takes a large model seconds. The facts were taken before, in a fork.
+    On CPUs with BF16 instructions bitsandbytes repacks each such layer at its first pass, which takes a large model
+    seconds. The facts of the pair were taken before, in a fork.
     """
     with torch.inference_mode():
         net(image)
