@@ -87,8 +87,15 @@ def test_the_manifest_holds_commit_sizes_and_hashes_of_what_is_needed(place: Pla
     weights = manifest.files[-1]
     content = place.hub.repositories[REPO, REVISION]["model.safetensors"]
     assert (weights.bytes, weights.sha256) == (len(content), hashlib.sha256(content).hexdigest())
-    assert Manifest.load(place.project.manifest("tiny-vit")) == manifest
+    assert Manifest.load(place.project.manifest("tiny-vit"), place.params().models["tiny-vit"].source) == manifest
     assert place.hub.sent("pytorch_model.bin") == place.hub.sent("README.md") == []
+
+
+def test_a_manifest_of_another_revision_than_the_rows_is_refused(place: Place) -> None:
+    place.download()
+    place.raw["models"]["tiny-vit"]["revision"] = "f" * 40
+    with pytest.raises(StudyError, match=r"the row names another; run `visionquant download --model tiny-vit`"):
+        Manifest.load(place.project.manifest("tiny-vit"), place.params().models["tiny-vit"].source)
 
 
 def test_the_model_has_the_checkpoints_weights(place: Place) -> None:
@@ -231,7 +238,7 @@ def test_without_a_hub_auto_seeds_and_says_so_and_pretrained_is_an_error(
     assert (manifest.weights, manifest.reason) == ("seeded", "the hub could not be reached")
     with pytest.raises(StudyError, match="pretrained and the hub could not be reached"):
         place.download("pretrained")
-    assert Manifest.load(place.project.manifest("tiny-vit")) == manifest
+    assert Manifest.load(place.project.manifest("tiny-vit"), place.params().models["tiny-vit"].source) == manifest
 
 
 def test_without_a_hub_a_whole_cache_will_do_and_a_broken_one_will_not(
@@ -297,11 +304,11 @@ def test_a_local_folder_is_a_model_too(place: Place, checkpoint: dict[str, bytes
 def test_a_broken_manifest_names_itself(place: Place) -> None:
     path = place.project.manifest("tiny-vit")
     with pytest.raises(StudyError, match="visionquant download --model tiny-vit"):
-        Manifest.load(path)
+        Manifest.load(path, place.params().models["tiny-vit"].source)
     path.parent.mkdir(parents=True)
     path.write_text('{"model": "tiny-vit"')
     with pytest.raises(StudyError, match=r"data/models/tiny-vit\.json: broken"):
-        Manifest.load(path)
+        Manifest.load(path, place.params().models["tiny-vit"].source)
 
 
 def test_the_reason_does_not_change_what_the_weights_are(place: Place) -> None:

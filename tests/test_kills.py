@@ -15,13 +15,21 @@ from visionquant import records
 from visionquant.paths import Project
 
 KILLS = 20
-COMMAND = [sys.executable, "-c", "from visionquant.cli import main; main()", "sweep", "--all-models", "--all-precisions"]
+COMMAND = [
+    sys.executable,
+    "-c",
+    "from visionquant.cli import main; main()",
+    "sweep",
+    "--all-models",
+    "--all-precisions",
+]
 
 
 def study(root: Path) -> Project:
     raw = tiny.settings(("tiny-vit", "tiny-deit", "tiny-beit"), ("fp32", "int8", "nf4"))
     raw["study"]["batch_sizes"] = [1, 2, 4, 8]
     raw["protocols"]["tiny"] |= {"replicates": 3, "iterations": 3000, "minimum_iterations": 1, "budget_s": 0.6}
+    root.mkdir()
     project, _ = tiny.project(root, raw)
     return project
 
@@ -41,7 +49,9 @@ def test_twenty_kills_lose_no_finished_cell(tmp_path: Path) -> None:
     project, moments = study(tmp_path / "killed"), random.Random(20261124)
     had: set[tuple[str, str, int]] = set()
     for _ in range(KILLS):
-        with subprocess.Popen(COMMAND, cwd=project.root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
+        with subprocess.Popen(
+            COMMAND, cwd=project.root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as running:
             time.sleep(moments.uniform(1.5, 6.0))
             os.kill(running.pid, signal.SIGKILL)
         now = finished(project)

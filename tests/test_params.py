@@ -119,3 +119,11 @@ def test_a_file_that_is_no_settings_is_one_line(text: str, tmp_path: Any) -> Non
     (tmp_path / "params.yaml").write_text(text)
     with pytest.raises(StudyError, match=r"params\.yaml"):
         parameters.load(Project(tmp_path))
+
+
+@pytest.mark.parametrize("change", [{"tf32": True}, {"dtype": "float16"}, {"cpu_dtype": "bfloat16"}])
+def test_the_baseline_is_plain_float32(change: dict[str, object]) -> None:
+    raw = tiny.settings()
+    raw["precisions"]["fp32"] |= change
+    with pytest.raises(StudyError, match=r"precisions\.fp32: it is the baseline"):
+        parameters.parse(raw)

@@ -154,7 +154,8 @@ def test_an_edit_runs_exactly_the_pairs_that_it_touches_and_what_depends_on_them
         tiny.write_settings(root, edited)
         assert stages_run(dvc(root, "repro")) == expected, name
         if name == "remove a batch size":
-            assert {key[2] for key in _samples(root)} == {1, 3}
+            table = (root / "reports" / "tables" / "throughput.csv").read_text()
+            assert {row.split(",")[2] for row in table.splitlines()[1:]} == {"1", "3"}
         if name == "add a batch size":
             kept = {key: value for key, value in _samples(root).items() if key[2] != 3 and key[0] == "tiny-deit"}
             assert {key: samples[key] for key in kept if key[1] == "fp32"}.items() <= kept.items()

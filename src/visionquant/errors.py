@@ -13,6 +13,13 @@ class StudyError(Exception):
     def __init__(self, asked: str, found: str, remedy: str) -> None:
         super().__init__(" ".join(f"{asked}: {found}; {remedy}".split()))
 
+    @classmethod
+    def of(cls, text: str) -> "StudyError":
+        """The error whose text this is, e.g. one that comes from another process."""
+        error = cls.__new__(cls)
+        Exception.__init__(error, text)
+        return error
+
 
 class MachineMismatch(StudyError):
     """The machine at hand is not the one that the study, or a set of records, declares."""

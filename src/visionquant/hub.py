@@ -168,10 +168,10 @@ def _cached(model: str, spec: ModelSpec) -> tuple[HubFile, ...] | None:
         return None
     files = []
     for name in names:
-        # A blob of the cache is called by its hash: sha256 of a large file, git's own sha1 of a small one.
-        expected = (folder / name).resolve().name
-        if not cache.matches_etag(folder / name, expected):
-            cache.discard(folder / name)
+        # A blob of the cache is called by its hash: sha256 of a large file, git's own sha1 of a small one. A plain copy
+        # of a cache has no blobs, and nothing to hold its files against.
+        path = folder / name
+        if path.is_symlink() and not cache.matches_etag(path, path.resolve().name):
             return None
         files.append(HubFile(name=name, bytes=present[name], sha256=cache.sha256(folder / name)))
     return tuple(files)

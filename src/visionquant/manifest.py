@@ -46,15 +46,18 @@ class Manifest(BaseModel):
         write_atomically(path, self.model_dump_json(indent=1) + "\n")
 
     @classmethod
-    def load(cls, path: Path) -> "Manifest":
-        """Read a manifest.
+    def load(cls, path: Path, source: tuple[str | None, str | None, str | None]) -> "Manifest":
+        """Read a manifest that was made for ``source``: repository, revision and path of the model's row.
 
         Raises:
-            StudyError: it is missing or broken.
+            StudyError: it is missing, broken, or the row names another source since.
         """
         remedy = f"run `visionquant download --model {path.stem}`"
         try:
-            return cls.model_validate(json.loads(path.read_text()))
+            found = cls.model_validate(json.loads(path.read_text()))
+            if found.weights == "pretrained" and (found.repo_id, found.revision, found.path) != source:
+                raise StudyError(f"data/models/{path.name}", f"holds {found.source}, the row names another", remedy)
+            return found
         except FileNotFoundError:
             raise StudyError(f"data/models/{path.name}", "there is none", remedy) from None
         except (OSError, ValidationError, ValueError):

@@ -46,6 +46,11 @@ class ModelSpec(Row):
             raise ValueError("repo_id and revision (40 hex digits) go together")
         return self
 
+    @property
+    def source(self) -> tuple[str | None, str | None, str | None]:
+        """Repository, revision and path: what decides which weights are meant."""
+        return self.repo_id, self.revision, self.path
+
 
 class FloatPrecision(Row):
     """Every parameter in one floating-point type."""
@@ -54,10 +59,6 @@ class FloatPrecision(Row):
     dtype: Dtype
     cpu_dtype: Dtype
     tf32: bool = False
-
-    @property
-    def bits(self) -> int:
-        return 32 if self.dtype == "float32" else 16
 
 
 class Int8Precision(Row):
@@ -72,10 +73,6 @@ class Int8Precision(Row):
     threshold: Annotated[float, Field(ge=0.0)]
     skip: tuple[str, ...] = ()
 
-    @property
-    def bits(self) -> int:
-        return 8
-
 
 class Nf4Precision(Row):
     """bitsandbytes NF4: 4-bit codes, one scale per ``blocksize`` weights, in 8 bit with ``double_quantization``."""
@@ -87,10 +84,6 @@ class Nf4Precision(Row):
     double_quantization: bool
     skip: tuple[str, ...] = ()
 
-    @property
-    def bits(self) -> int:
-        return 4
-
 
 Precision = Annotated[FloatPrecision | Int8Precision | Nf4Precision, Field(discriminator="method")]
 
@@ -98,8 +91,8 @@ Precision = Annotated[FloatPrecision | Int8Precision | Nf4Precision, Field(discr
 class Protocol(Row):
     """How one cell is measured. Times in seconds; counts of forward passes.
 
-    ``budget_s`` is what a cell aims to fill, ``limit_s`` what it may take at most: a cell whose fewest passes are
-    foreseen to take longer is over budget.
+    ``budget_s`` is what the timed passes of a cell aim to fill, ``limit_s`` what it may take at most, warm-up included:
+    a cell whose fewest passes are foreseen to take longer is over budget.
     """
 
     replicates: Annotated[int, Field(ge=1, le=100)]
@@ -206,6 +199,7 @@ def parse(raw: dict[str, Any]) -> Params:
     except ValidationError as error:
         raise _one_line(error) from None
     study = params.study
+    _require_baseline(params)
     known("study.models", study.models, params.models)
     known("study.precisions", study.precisions, params.precisions)
     known("study.protocol", [study.protocol], params.protocols)
@@ -222,6 +216,15 @@ def parse(raw: dict[str, Any]) -> Params:
     if clash:
         raise StudyError("params.yaml: study", f"two pairs share the name {clash[0]}", "rename a model or a precision")
     return params
+
+
+def _require_baseline(params: Params) -> None:
+    """What everything is compared with under the name fp32 is FP32."""
+    base = params.precisions.get("fp32")
+    if base is not None and base != FloatPrecision(method="float", dtype="float32", cpu_dtype="float32", tf32=False):
+        raise StudyError(
+            "params.yaml: precisions.fp32", "it is the baseline of every comparison and not plain float32", "restore it"
+        )
 
 
 def known(key: str, names: Iterable[str], rows: Iterable[str]) -> None:

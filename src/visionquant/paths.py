@@ -1,7 +1,7 @@
 """Every path of the project, once."""
 
+import contextlib
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,23 +93,23 @@ class Project:
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write ``content`` beside ``path``, then move it there: a reader sees the old file or the new one.
 
+    What a kill leaves half written (``.NAME.partial``) is overwritten by the next attempt.
+
     Raises:
         StudyError: the folder can't be written or the disk is full; the old file stays.
     """
     data = content.encode() if isinstance(content, str) else content
-    temporary: str | None = None
+    partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
+        with partial.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
+        partial.replace(path)
     except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise StudyError(
             f"write {path}", error.strerror or str(error), "free space or make the folder writable, then run again"
         ) from None

@@ -55,8 +55,8 @@ def test_a_budget_ends_the_timing_before_it_is_overrun() -> None:
     clock = ScriptedClock([100.0])
     samples = time_steps(clock.step, clock, Plan(warmup=1, iterations=1000, minimum=1, budget_s=0.55))
     assert samples.stopped_by == "budget"
-    assert len(samples.wall_ms) == 4
-    assert clock.time_s <= 0.55
+    assert len(samples.wall_ms) == 5
+    assert clock.time_s <= 0.1 + 0.55  # a cold warm-up does not eat the budget
 
 
 def test_the_minimum_is_timed_whatever_the_budget() -> None:

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from visionquant.bench import isolate
+from visionquant.errors import StudyError
 
 
 def test_only_the_result_comes_back() -> None:
@@ -42,6 +43,15 @@ def test_a_result_of_its_own_is_raised_with_its_first_line() -> None:
         isolate.in_fork(task)
     assert caught.value.cause == "unsupported"
     assert caught.value.reason == "not implemented for 'Half'"
+
+
+def test_a_mistake_that_the_reader_can_mend_comes_back_as_it_is() -> None:
+    def task() -> None:
+        raise StudyError("precision int8", "no layer holds int8", "report this")
+
+    with pytest.raises(StudyError) as caught:
+        isolate.in_fork(task)
+    assert str(caught.value) == "precision int8: no layer holds int8; report this"
 
 
 def test_any_other_error_is_a_defect_with_its_traceback() -> None:

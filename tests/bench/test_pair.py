@@ -90,8 +90,9 @@ def test_only_a_missing_batch_size_is_measured(study: tuple[Project, Params]) ->
     raw["study"]["batch_sizes"] = [1, 2, 3]
     assert measured_sizes(project, parse(raw)) == [3]
     raw["study"]["batch_sizes"] = [3]
+    before = project.record("tiny-vit", "nf4").read_bytes()
     assert measured_sizes(project, parse(raw)) == []
-    assert [cell.batch_size for cell in records.read(project.record("tiny-vit", "nf4")).cells] == [3]
+    assert project.record("tiny-vit", "nf4").read_bytes() == before  # a size that is not asked for is not lost
 
 
 def test_a_setting_changed_and_changed_back_is_measured_anew(study: tuple[Project, Params]) -> None:
@@ -227,6 +228,45 @@ def test_a_model_that_cannot_be_converted_is_a_row_with_a_reason(
     record = pair.measure(project, params, "tiny-vit", "int8")
     assert [(cell.batch_size, cell.status) for cell in record.cells] == [(1, status), (2, status)]
     assert all(str(error) in cell.reason for cell in record.cells)
+
+
+def test_what_was_measured_outlives_a_later_failure(
+    study: tuple[Project, Params], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project, params = study
+    from visionquant.bench import convert
+
+    before = pair.measure(project, params, "tiny-vit", "int8")
+
+    def failing(model: Any, precision: Any, device: str) -> Any:
+        raise MemoryError("no memory")
+
+    monkeypatch.setattr(convert, "convert", failing)
+    after = pair.measure(project, params, "tiny-vit", "int8", [1, 2, 3])
+    assert after.cells[:2] == before.cells
+    assert (after.cells[2].batch_size, after.cells[2].status) == (3, "out_of_memory")
+
+
+def test_without_a_reference_a_pair_is_timed_all_the_same(study: tuple[Project, Params]) -> None:
+    project, params = study
+    made = reference.read(project, "tiny-vit")
+    why = "FP32: the process was killed (signal 9), as the kernel does when memory runs out"
+    without = reference.Reference(made.identity, None, "", None, why)
+    project.reference("tiny-vit").write_bytes(reference._packed(without))
+    assert reference.read(project, "tiny-vit") == without
+    reference.make(project, params, "tiny-vit")  # up to date, so left alone
+    record = pair.measure(project, params, "tiny-vit", "nf4")
+    assert record.fidelity is None
+    assert [cell.status for cell in record.cells] == ["ok", "ok"]
+
+
+def test_again_begins_anew_with_facts_and_elapsed_time(study: tuple[Project, Params]) -> None:
+    project, params = study
+    first = pair.measure(project, params, "tiny-vit", "nf4")
+    record = first.model_copy(update={"elapsed_s": 1000.0})
+    records.write(project.record("tiny-vit", "nf4"), record)
+    assert pair.measure(project, params, "tiny-vit", "nf4", [2], again=True).elapsed_s > 1000.0
+    assert pair.measure(project, params, "tiny-vit", "nf4", again=True).elapsed_s < 100.0
 
 
 def test_a_folder_that_cannot_be_written_is_one_line_before_any_timing(

@@ -7,11 +7,19 @@ from functools import cache
 
 import torch
 
+from visionquant.errors import StudyError
 from visionquant.params import FloatPrecision, Precision, Protocol
 
 
-def quiet() -> None:
-    """Silence libraries that print per layer or per pass; call before they are imported."""
+def quiet(device: str) -> None:
+    """Silence libraries that print per layer or per pass, and name the device; call before they are imported.
+
+    The GPU is the one that NVML lists first, as the environment probe reads it. A study on the CPU hides the GPUs, so
+    that no library opens one in the process that replicates are forked from.
+    """
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+    if device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
@@ -28,6 +36,20 @@ def quiet() -> None:
 def default_threads() -> int:
     """torch's own number of CPU threads, as it was before anyone asked for one thread: call it first."""
     return torch.get_num_threads()
+
+
+def require(device: str) -> None:
+    """Insist that torch can use the device; call in a fork, for it opens the GPU.
+
+    Raises:
+        StudyError: it can't, e.g. because the driver is too old for this build of torch.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise StudyError(
+            "study.device",
+            f"there is a GPU, and torch {torch.__version__} can't use it",
+            "install a build of torch for its driver, or set study.device: cpu",
+        )
 
 
 def apply(precision: Precision, protocol: Protocol) -> int:

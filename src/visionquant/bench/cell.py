@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from visionquant.bench import backend, isolate, memory
+from visionquant.bench import backend, fidelity, isolate, memory
 from visionquant.bench.clock import Clock, CpuClock, CudaClock, Plan, time_steps, time_window
 from visionquant.params import Precision, Protocol
 from visionquant.records import Cell, Memory, Replicate, Throughput
@@ -70,7 +70,7 @@ def measure(subject: Subject, batch_size: int, smaller: Sequence[Cell], host: Ho
     Raises:
         isolate.Defect: a replicate ended in a way that is no result.
     """
-    foreseen = foresee(batch_size, smaller, subject.protocol, host or Host.now())
+    foreseen = foresee(batch_size, smaller, subject.protocol, _host(subject) if host is None else host)
     if foreseen is not None:
         return foreseen
     runs: list[_Run] = []
@@ -99,8 +99,16 @@ def measure(subject: Subject, batch_size: int, smaller: Sequence[Cell], host: Ho
     )
 
 
-def foresee(batch_size: int, smaller: Sequence[Cell], protocol: Protocol, host: Host) -> Cell | None:
-    """The cell that can be told without measuring it, or None: it has to be measured."""
+def _host(subject: Subject) -> Host | None:
+    """On a GPU activations don't lie in host memory, and running out of the device's is survived."""
+    return Host.now() if subject.device == "cpu" else None
+
+
+def foresee(batch_size: int, smaller: Sequence[Cell], protocol: Protocol, host: Host | None) -> Cell | None:
+    """The cell that can be told without measuring it, or None: it has to be measured.
+
+    Without ``host`` no memory is foreseen.
+    """
     if not smaller:
         return None
     last = max(smaller, key=lambda cell: cell.batch_size)
@@ -123,7 +131,7 @@ def foresee(batch_size: int, smaller: Sequence[Cell], protocol: Protocol, host: 
             f"limit_s {protocol.limit_s:g}",
         )
     peak = nearest.memory.host_peak if nearest.memory else None
-    if peak is not None:
+    if peak is not None and host is not None:
         needed = int((peak - host.baseline) * grown)
         if needed > 0.9 * host.available:
             return Cell(
@@ -155,6 +163,7 @@ def window_count(protocol: Protocol, median_ms: float) -> int:
 
 def _replicate(subject: Subject, batch_size: int, number: int) -> _Run:
     protocol, device = subject.protocol, subject.device
+    backend.require(device)
     threads = backend.apply(subject.precision, protocol)
     net = subject.build()
     inputs = _inputs(subject, batch_size)
@@ -163,7 +172,7 @@ def _replicate(subject: Subject, batch_size: int, number: int) -> _Run:
     latest: list[torch.Tensor] = []
 
     def step(i: int) -> None:
-        latest[:] = [net(inputs[i % len(inputs)]).last_hidden_state]
+        latest[:] = [fidelity.features_of(net(inputs[i % len(inputs)]))]
 
     with torch.inference_mode():
         samples = time_steps(step, clock, plan_of(protocol, number))

@@ -67,7 +67,7 @@ class CudaClock(CpuClock):
 
 @dataclass(frozen=True)
 class Plan:
-    """What one process times: counts of steps, and seconds it may take from the first warm-up on (None: no limit)."""
+    """What one process times: counts of steps, and the seconds that timed steps may take (None: no limit)."""
 
     warmup: int
     iterations: int
@@ -90,8 +90,8 @@ def time_steps(step: Step, clock: Clock, plan: Plan) -> Samples:
 
     A step is not begun when one as long as the last would overrun the budget, but ``plan.minimum`` are always timed.
     """
-    begin = clock.now_s()
     warmup = [_one(step, clock, i)[0] for i in range(plan.warmup)]
+    begin = clock.now_s()
     wall: list[float] = []
     gpu: list[float | None] = []
     stopped_by = "count"

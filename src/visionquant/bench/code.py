@@ -15,12 +15,15 @@ def measuring_sha256(folder: Path = Path(__file__).parent) -> str:
     return digest.hexdigest()
 
 
+AT_IMPORT = measuring_sha256()  # of the code that runs, whatever becomes of the files meanwhile
+
+
 def state(root: Path) -> Code:
     """The measuring code as it lies on disk; commit and dirtiness are None outside a git checkout."""
     commit = _git(root, "rev-parse", "HEAD")
     status = _git(root, "status", "--porcelain", "--", "src", "params.yaml")
     return Code(
-        measuring_sha256=measuring_sha256(),
+        measuring_sha256=AT_IMPORT,
         git_commit=commit or None,
         git_dirty=None if not commit else bool(status),
     )

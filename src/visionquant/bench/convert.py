@@ -105,6 +105,8 @@ def prove(model: nn.Module, precision: Precision, device: str) -> Conversion:
         "dtype": str(dtype_of(precision, device)).removeprefix("torch."),
         "attention": str(getattr(model.config, "_attn_implementation", "unknown")),
     }
+    if device == "cuda":
+        knobs |= {"cuda": str(torch.version.cuda), "cudnn": int(torch.backends.cudnn.version() or 0)}  # type: ignore[no-untyped-call]
     if isinstance(precision, FloatPrecision):
         knobs["tf32"] = precision.tf32
         expected = {str(dtype_of(precision, device)).removeprefix("torch.")}

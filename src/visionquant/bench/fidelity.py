@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from visionquant import hub
+from visionquant.errors import StudyError
 from visionquant.manifest import Manifest
 from visionquant.paths import Project
 from visionquant.records import Fidelity
@@ -37,20 +38,34 @@ def image_count(macs: int, most: int, gmacs: float) -> int:
     return max(2, min(most, int(gmacs * 1e9 / macs)))
 
 
+def features_of(result: Any) -> torch.Tensor:
+    """The last hidden state of what a model answered.
+
+    Raises:
+        StudyError: it has none, so it is no vision backbone as ``AutoModel`` loads them.
+    """
+    features = getattr(result, "last_hidden_state", None)
+    if not isinstance(features, torch.Tensor):
+        raise StudyError(
+            "model", f"its answer ({type(result).__name__}) has no last_hidden_state", "study vision backbones alone"
+        )
+    return features
+
+
 def outputs(model: nn.Module, images: torch.Tensor, head: Head) -> Outputs:
     """One pass over ``images``; the head runs in FP32 on the CPU whatever the precision."""
     with torch.inference_mode():
         result = model(images)
-        features = result.last_hidden_state.float().cpu()
+        features = features_of(result).float().cpu()
         pooled = getattr(result, "pooler_output", None)
         logits = head(features, None if pooled is None else pooled.float().cpu())
     return Outputs(features.numpy(), logits.numpy())
 
 
 def compare(reference: Outputs, found: Outputs, logits_from: str) -> Fidelity:
-    """Cosine, SQNR in dB (mean over images), top-1 agreement (0 to 1) and KL(reference || found) in nats.
+    """Cosine, SQNR in dB, top-1 agreement (0 to 1) and KL(reference || found) in nats.
 
-    Figures are None where the outputs hold NaN or infinity.
+    SQNR is the mean over the images that differ at all. Figures are None where the outputs hold NaN or infinity.
     """
     bad = int((~np.isfinite(found.features)).sum() + (~np.isfinite(found.logits)).sum())
     count = len(reference.features)
@@ -68,13 +83,13 @@ def compare(reference: Outputs, found: Outputs, logits_from: str) -> Fidelity:
     b = found.features.reshape(count, -1).astype(np.float64)
     cosine = (a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
     noise = ((a - b) ** 2).sum(1)
-    exact = bool((noise == 0).all())
-    sqnr = 10 * np.log10((a**2).sum(1) / np.maximum(noise, 1e-300))
+    noisy = noise > 0
+    sqnr = 10 * np.log10((a**2).sum(1)[noisy] / noise[noisy])
     p, q = _log_softmax(reference.logits), _log_softmax(found.logits)
     return Fidelity(
         images=count,
         cosine=float(cosine.mean()),
-        sqnr_db=None if exact else float(sqnr.mean()),
+        sqnr_db=float(sqnr.mean()) if noisy.any() else None,
         nan_count=0,
         top1_agreement=float((reference.logits.argmax(1) == found.logits.argmax(1)).mean()),
         kl_nats=float((np.exp(p) * (p - q)).sum(1).mean()),

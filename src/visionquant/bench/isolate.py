@@ -13,11 +13,28 @@ import traceback
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar
 
+from visionquant.errors import StudyError
+
 Result = TypeVar("Result")
 Cause = Literal["out_of_memory", "unsupported"]
 
-UNSUPPORTED = ("not implemented for", "not supported", "is not implemented", "unsupported", "no kernel")
-EXHAUSTED = ("out of memory", "can't allocate memory", "cannot allocate memory", "failed to allocate")
+UNSUPPORTED = (
+    "not implemented for",
+    "not supported",
+    "not_supported",
+    "is not implemented",
+    "unsupported",
+    "no kernel",
+    "native library functionality",
+)
+EXHAUSTED = (
+    "out of memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "failed to allocate",
+    "cublas_status_alloc_failed",
+    "cublas_status_not_initialized",
+)
 
 
 class Failed(Exception):
@@ -38,6 +55,7 @@ def in_fork(task: Callable[[], Result]) -> Result:
 
     Raises:
         Failed: it ran out of memory (or was killed, as the kernel does then), or used what this machine lacks.
+        StudyError: it raised one.
         Defect: any other exception or death.
     """
     sys.stdout.flush()
@@ -47,6 +65,7 @@ def in_fork(task: Callable[[], Result]) -> Result:
     child = os.fork()
     if child == 0:
         os.close(reader)
+        sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__  # a progress bar's would wait for a thread left behind
         _die_with(parent)
         answer = _answer(task)
         with os.fdopen(writer, "wb") as file:
@@ -67,6 +86,8 @@ def in_fork(task: Callable[[], Result]) -> Result:
     if kind == "value":
         result: Result = value
         return result
+    if kind == "study":
+        raise StudyError.of(value)
     raise Defect(value) if kind == "defect" else Failed(kind, value)
 
 
@@ -89,6 +110,8 @@ def _answer(task: Callable[[], Any]) -> bytes:
         return pickle.dumps(("value", task()))
     except KeyboardInterrupt:
         os._exit(130)
+    except StudyError as error:
+        return pickle.dumps(("study", str(error)))
     except BaseException as error:
         cause = classify(error)
         if cause:

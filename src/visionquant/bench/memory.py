@@ -7,12 +7,19 @@ import torch
 
 
 def available_host_bytes() -> int:
-    """Free host memory, or what the control group still allows, whichever is less."""
+    """Free host memory, or what the control group (version 2) still allows, whichever is less.
+
+    Files that were read and can be dropped again count as used by the group; they are given back here.
+    """
     free = int(psutil.virtual_memory().available)
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    group = Path("/sys/fs/cgroup")
     try:
-        text = limit.read_text().strip()
-        return min(free, int(text) - int(used.read_text())) if text != "max" else free
+        limit = (group / "memory.max").read_text().strip()
+        if limit == "max":
+            return free
+        statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        used = int((group / "memory.current").read_text()) - int(statistics.get("inactive_file", 0))
+        return max(0, min(free, int(limit) - used))
     except (OSError, ValueError):
         return free
 
@@ -34,8 +41,9 @@ def host_peak_bytes() -> int | None:
 
 
 def reset_device_peak(device: str) -> None:
-    """Let the GPU's peak begin anew; nothing on a CPU."""
+    """Let the GPU's peak begin anew, without what the conversion left in the cache; nothing on a CPU."""
     if device == "cuda":
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
 
 

@@ -13,8 +13,20 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from visionquant import hub
-from visionquant.bench import backend, cell, code, convert, fidelity, isolate, load, photographs, reference, size
+from visionquant import hub, zoo
+from visionquant.bench import (
+    backend,
+    cell,
+    code,
+    convert,
+    fidelity,
+    isolate,
+    load,
+    memory,
+    photographs,
+    reference,
+    size,
+)
 from visionquant.environment import require_declared
 from visionquant.errors import CodeChanged, StudyError
 from visionquant.manifest import Manifest
@@ -47,7 +59,7 @@ def measure(
     """Measure the cells that the pair lacks and write its record.
 
     Args:
-        batch_sizes: those to measure; the study's by default. Cells of the study's other sizes are kept.
+        batch_sizes: those to measure; the study's by default. Cells of other sizes are kept.
         again: measure all of them, though they are there already.
         on_cell: told of every new cell.
         begun_s: when work on this pair began (``time.time()``), for the share of timed time; now by default.
@@ -64,7 +76,9 @@ def measure(
     known("study.models", [model], params.models)
     known("study.precisions", [precision], params.precisions)
     environment = require_declared(project, params.study.device)
-    manifest = Manifest.load(project.manifest(model))
+    manifest = Manifest.load(project.manifest(model), params.models[model].source)
+    if code.measuring_sha256() != code.AT_IMPORT:
+        raise _edited(model, precision)
     blank = Record(
         schema_version=1,
         model=model,
@@ -85,20 +99,22 @@ def measure(
         elapsed_s=0.0,
     )
     asked = sorted(batch_sizes or params.study.batch_sizes)
-    wanted = sorted({*asked, *params.study.batch_sizes})
-    start = _resumed(project, blank, wanted, dropped=asked if again else [])
-    record = start
+    record = _resumed(project, blank, dropped=asked if again else [])
     if any(record.cell(batch_size) is None for batch_size in asked):
         record = _measure_missing(project, params, record, manifest, asked, on_cell, begun_s)
     if code.measuring_sha256() != blank.code.measuring_sha256:
         project.progress(model, precision).unlink(missing_ok=True)
-        raise CodeChanged(
-            f"{model}-{precision}", "src/visionquant/bench was edited while it measured", "run the same command again"
-        )
+        raise _edited(model, precision)
     if record != _existing(project, model, precision):
         write(project.record(model, precision), record)
     project.progress(model, precision).unlink(missing_ok=True)
     return record
+
+
+def _edited(model: str, precision: str) -> CodeChanged:
+    return CodeChanged(
+        f"{model}-{precision}", "src/visionquant/bench was edited while it measured", "run the same command again"
+    )
 
 
 def _existing(project: Project, model: str, precision: str) -> Record | None:
@@ -106,8 +122,11 @@ def _existing(project: Project, model: str, precision: str) -> Record | None:
     return read(path) if path.is_file() else None
 
 
-def _resumed(project: Project, blank: Record, wanted: Sequence[int], dropped: Sequence[int]) -> Record:
-    """``blank`` with all that an interrupted run or an earlier record of the same identity holds of it."""
+def _resumed(project: Project, blank: Record, dropped: Sequence[int]) -> Record:
+    """``blank`` with all that an interrupted run or an earlier record of the same identity holds of it.
+
+    Where nothing is kept, facts and elapsed time begin anew too.
+    """
     for path in (project.progress(blank.model, blank.precision), project.record(blank.model, blank.precision)):
         if not path.is_file():
             continue
@@ -118,8 +137,8 @@ def _resumed(project: Project, blank: Record, wanted: Sequence[int], dropped: Se
                 raise
             continue  # half of a progress file is worth nothing: its cells are measured again
         if found.identity() == blank.identity() and found.conversion:
-            kept = [one for one in found.cells if one.batch_size in wanted and one.batch_size not in dropped]
-            return found.model_copy(update={"cells": tuple(kept)})
+            kept = tuple(one for one in found.cells if one.batch_size not in dropped)
+            return found.model_copy(update={"cells": kept}) if kept or not found.cells else blank
     return blank
 
 
@@ -135,13 +154,16 @@ def _measure_missing(
     settings, environment = record.settings, record.environment
     protocol, model = settings.protocol, record.model
     known_reference = reference.require(project, params, model, manifest, environment)
-    backend.quiet()
+    backend.quiet(environment.device)
     backend.default_threads()
     torch.set_num_threads(1)
-    net = load.load(project, model, settings.model, manifest, protocol.attention, protocol.seed)
-    counts = (sum(parameter.numel() for parameter in net.parameters()), size.linear_layers(net), known_reference.macs)
     try:
+        _require_memory(project, model)
+        net = load.load(project, model, settings.model, manifest, protocol.attention, protocol.seed)
+        counts = (sum(one.numel() for one in net.parameters()), size.linear_layers(net), known_reference.macs)
         build = _builder(net, record)
+    except isolate.Failed as failure:
+        return _none_of(record, asked, failure, time.time() - begun_s, on_cell)
     except (RuntimeError, MemoryError, NotImplementedError) as error:
         cause = isolate.classify(error)
         if cause is None:
@@ -187,6 +209,20 @@ def _measure_missing(
     return record
 
 
+def _require_memory(project: Project, model: str) -> None:
+    """Foresee that a model's FP32 weights don't fit into host memory, before they are loaded.
+
+    Raises:
+        isolate.Failed: they don't.
+    """
+    facts, available = zoo.facts(project, model), memory.available_host_bytes()
+    needed = facts.model_bytes["fp32"] if facts else 0
+    if needed > 0.9 * available:
+        raise isolate.Failed(
+            "out_of_memory", f"foreseen: weights of {needed / cell.GIB:.1f} GiB, {available / cell.GIB:.1f} GiB free"
+        )
+
+
 def _builder(net: nn.Module, record: Record) -> Callable[[], nn.Module]:
     """How a replicate gets the converted model: inherited from this process on a CPU, made in its own on a GPU."""
     precision, device = record.settings.precision, record.settings.device
@@ -213,8 +249,9 @@ def _look(
     images: torch.Tensor,
     known_reference: reference.Reference,
     head: fidelity.Head,
-    counts: tuple[int, int, int],
+    counts: tuple[int, int, int | None],
 ) -> _Facts:
+    backend.require(settings.device)
     backend.apply(settings.precision, settings.protocol)
     parameters, linear_layers, macs = counts
     conversion = convert.prove(net, settings.precision, settings.device)
@@ -225,6 +262,8 @@ def _look(
         stored_weights=size.stored_bytes(net),
         file_bytes=size.file_bytes(net),
     )
+    if known_reference.outputs is None:
+        return _Facts(conversion, described, None)
     count = len(known_reference.outputs.features)
     try:
         found = fidelity.outputs(net, images[:count].to(settings.device, dtype), head)
@@ -239,8 +278,10 @@ def _look(
 def _none_of(
     record: Record, asked: Sequence[int], failure: isolate.Failed, elapsed_s: float, on_cell: OnCell
 ) -> Record:
-    """Every cell with the same reason: the model could not even be put into its precision."""
-    cells = tuple(Cell(batch_size=size_, status=failure.cause, reason=failure.reason) for size_ in asked)
+    """Every cell that is lacking with the same reason: the model could not even be put into its precision."""
+    lacking = [size_ for size_ in asked if record.cell(size_) is None]
+    cells = [Cell(batch_size=size_, status=failure.cause, reason=failure.reason) for size_ in lacking]
     for found in cells:
         on_cell(record.model, record.precision, found)
-    return record.model_copy(update={"cells": cells, "elapsed_s": round(record.elapsed_s + elapsed_s, 3)})
+    every = sorted((*record.cells, *cells), key=lambda one: one.batch_size)
+    return record.model_copy(update={"cells": tuple(every), "elapsed_s": round(record.elapsed_s + elapsed_s, 3)})

@@ -18,7 +18,13 @@ from PIL import Image
 from visionquant.errors import StudyError
 
 SIDE = 320
-DEFAULT = {"do_rescale": True, "do_normalize": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "resample": 2}
+DEFAULT: dict[str, Any] = {
+    "do_rescale": True,
+    "do_normalize": True,
+    "image_mean": [0.5] * 3,
+    "image_std": [0.5] * 3,
+    "resample": 2,
+}
 
 
 @cache
@@ -50,10 +56,12 @@ def prepare(image: Image.Image, preprocessing: dict[str, Any], input_size: int) 
     Returns:
         float32 array of shape (3, input_size, input_size).
     """
+    preprocessing = {name: value for name, value in preprocessing.items() if value is not None}
     resample = Image.Resampling(int(preprocessing.get("resample", 2)))
     image = image.convert("RGB")
     if preprocessing.get("do_center_crop"):
-        asked, crop = _side(preprocessing["size"]), _side(preprocessing["crop_size"])
+        crop = _side(preprocessing.get("crop_size", input_size))
+        asked = _side(preprocessing.get("size", crop))
         short = max(input_size, round(input_size * asked / crop))
         image = _resize_shortest(image, short, resample)
         left, top = (image.width - input_size) // 2, (image.height - input_size) // 2
@@ -64,8 +72,10 @@ def prepare(image: Image.Image, preprocessing: dict[str, Any], input_size: int) 
     if preprocessing.get("do_rescale", True):
         pixels = pixels * np.float32(preprocessing.get("rescale_factor", 1 / 255))
     if preprocessing.get("do_normalize"):
-        mean = np.asarray(preprocessing["image_mean"], dtype=np.float32)[:, None, None]
-        std = np.asarray(preprocessing["image_std"], dtype=np.float32)[:, None, None]
+        mean, std = (
+            np.asarray(preprocessing.get(name, DEFAULT[name]), dtype=np.float32)[:, None, None]
+            for name in ("image_mean", "image_std")
+        )
         pixels = (pixels - mean) / std
     if preprocessing.get("do_flip_channel_order"):
         pixels = pixels[::-1]

@@ -3,7 +3,7 @@
 import io
 import json
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,12 +22,16 @@ FP32 = FloatPrecision(method="float", dtype="float32", cpu_dtype="float32", tf32
 
 @dataclass(frozen=True)
 class Reference:
-    """FP32 outputs on the fidelity images of one model; ``macs`` are multiply-accumulates of one image."""
+    """FP32 outputs on the fidelity images of one model; ``macs`` are multiply-accumulates of one image.
+
+    Where FP32 could not be computed here, ``outputs`` is None and ``reason`` says why: pairs are timed all the same.
+    """
 
     identity: str
-    outputs: fidelity.Outputs
+    outputs: fidelity.Outputs | None
     logits_from: str
-    macs: int
+    macs: int | None
+    reason: str = ""
 
 
 def identity(params: Params, model: str, manifest: Manifest, machine: dict[str, object]) -> str:
@@ -41,13 +45,15 @@ def identity(params: Params, model: str, manifest: Manifest, machine: dict[str, 
 def make(project: Project, params: Params, model: str) -> None:
     """Compute and write the reference of ``model``; one that is up to date is left alone.
 
+    A model that does not fit into memory, or whose FP32 outputs are not finite, gets a reference that says so.
+
     Raises:
         StudyError: weights are missing or broken, or the machine is not the declared one.
     """
     import torch
 
     environment = require_declared(project, params.study.device)
-    manifest = Manifest.load(project.manifest(model))
+    manifest = Manifest.load(project.manifest(model), params.models[model].source)
     key = identity(params, model, manifest, environment.key())
     path = project.reference(model)
     if path.is_file():
@@ -56,35 +62,46 @@ def make(project: Project, params: Params, model: str) -> None:
                 return
         except StudyError:
             pass  # an unreadable reference is made again
-    backend.quiet()
+    backend.quiet(environment.device)
     backend.default_threads()
     torch.set_num_threads(1)
     spec, protocol = params.models[model], params.protocol
-    net = load.load(project, model, spec, manifest, protocol.attention, protocol.seed)
     facts = zoo.facts(project, model)
+    known_macs = facts.macs if facts else None
     folder = hub.resolve(project, manifest) if manifest.weights == "pretrained" else None
     prepared = load.preprocessing(project, model, folder)
 
     def compute() -> tuple[fidelity.Outputs, str, int]:
+        backend.require(environment.device)
         backend.apply(FP32, protocol)
         device = environment.device
-        count = facts.macs if facts else size.macs(net, spec.input_size)
+        count = size.macs(net, spec.input_size) if known_macs is None else known_macs
         images = fidelity.image_count(count, protocol.fidelity_images, protocol.fidelity_gmacs)
         head, description = fidelity.head_of(project, manifest, protocol.seed)
         converted = convert.convert(net, FP32, device)
         batch = photographs.batch(images, prepared, spec.input_size).to(device)
         return fidelity.outputs(converted, batch, head), description, count
 
+    found = Reference(key, None, "", known_macs)
     try:
+        net = load.load(project, model, spec, manifest, protocol.attention, protocol.seed)
         outputs, logits_from, macs = isolate.in_fork(compute)
+        found = Reference(key, outputs, logits_from, macs)
+        if not (np.isfinite(outputs.features).all() and np.isfinite(outputs.logits).all()):
+            found = Reference(key, None, logits_from, macs, "FP32 outputs are not finite")
     except isolate.Failed as failure:
-        raise StudyError(f"reference of {model}", failure.reason, "take the model out of study.models") from None
-    if not (np.isfinite(outputs.features).all() and np.isfinite(outputs.logits).all()):
-        raise StudyError(f"reference of {model}", "FP32 outputs are not finite", "check the checkpoint")
-    about = json.dumps({"identity": key, "logits_from": logits_from, "macs": macs})
-    buffer = io.BytesIO()
-    np.savez(buffer, features=outputs.features, logits=outputs.logits, about=np.array(about))
-    write_atomically(path, buffer.getvalue())
+        found = replace(found, reason=f"FP32: {failure.reason}")
+    except MemoryError:
+        found = replace(found, reason="FP32: out of memory")
+    write_atomically(path, _packed(found))
+
+
+def _packed(found: Reference) -> bytes:
+    about = {"identity": found.identity, "logits_from": found.logits_from, "macs": found.macs, "reason": found.reason}
+    empty = fidelity.Outputs(np.empty(0), np.empty(0))
+    outputs, buffer = found.outputs or empty, io.BytesIO()
+    np.savez(buffer, about=np.array(json.dumps(about)), features=outputs.features, logits=outputs.logits)
+    return buffer.getvalue()
 
 
 def require(project: Project, params: Params, model: str, manifest: Manifest, environment: Environment) -> Reference:
@@ -113,9 +130,9 @@ def read(project: Project, model: str) -> Reference:
     try:
         with np.load(path, allow_pickle=False) as stored:
             about = json.loads(str(stored["about"]))
-            outputs = fidelity.Outputs(stored["features"], stored["logits"])
+            outputs = None if about["reason"] else fidelity.Outputs(stored["features"], stored["logits"])
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):
         raise StudyError(
             f"data/references/{model}.npz", "missing or broken", f"run `visionquant reference --model {model}`"
         ) from None
-    return Reference(about["identity"], outputs, about["logits_from"], about["macs"])
+    return Reference(about["identity"], outputs, about["logits_from"], about["macs"], about["reason"])
