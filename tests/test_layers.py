@@ -20,7 +20,7 @@ LAYERS = {
     "records": {"errors", "paths", "params", "environment"},
     "manifest": {"errors", "paths", "records"},
     "recorded": {"errors", "paths", "params", "environment", "records"},
-    "plan": {"params", "paths", "records", "zoo"},
+    "plan": {"environment", "errors", "manifest", "params", "paths", "records", "zoo"},
     "progress": {"params", "paths", "records", "sweep"},
     "cache": set(),
     "hub": {"errors", "paths", "params", "records", "zoo", "manifest", "cache"},

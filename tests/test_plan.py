@@ -6,7 +6,9 @@ import made
 import pytest
 
 from visionquant import params as parameters
-from visionquant import plan
+from visionquant import plan, records
+from visionquant.environment import Environment
+from visionquant.manifest import Manifest
 from visionquant.params import Params
 from visionquant.paths import Project
 from visionquant.records import Record
@@ -25,13 +27,12 @@ def record(model: str = MODEL, ms: float = 100.0, sizes: tuple[int, ...] = (1,))
     return made.record(model, "fp32", [made.cell(size, [[ms * size] * 3] * 3) for size in sizes])
 
 
-def made_plan(study: tuple[Project, Params], present: list[Record], history: list[Record], **more: bool) -> plan.Plan:
-    held = {(one.model, one.precision): one for one in present}
-    return plan.make(*study, [(MODEL, "fp32")], SIZES, held, history, **more)
+def made_plan(study: tuple[Project, Params], done: set[int], history: list[Record]) -> plan.Plan:
+    return plan.make(*study, [(MODEL, "fp32")], SIZES, {(MODEL, "fp32"): done}, history)
 
 
 def test_without_any_record_time_is_unknown_and_memory_is_arithmetic(study: tuple[Project, Params]) -> None:
-    found = made_plan(study, [], [])
+    found = made_plan(study, set(), [])
     assert found.pairs[0].batch_sizes == SIZES
     assert found.pairs[0].seconds is None
     assert found.pairs[0].memory == pytest.approx(4 * 86.4e6, rel=0.01)
@@ -40,23 +41,35 @@ def test_without_any_record_time_is_unknown_and_memory_is_arithmetic(study: tupl
     )
 
 
-def test_what_is_there_is_left_out_unless_asked_again(study: tuple[Project, Params]) -> None:
+def test_what_is_there_is_left_out(study: tuple[Project, Params]) -> None:
     one = record(sizes=(1, 4))
-    assert made_plan(study, [one], [one]).pairs[0].batch_sizes == (8,)
-    assert made_plan(study, [one], [one], again=True).pairs[0].batch_sizes == SIZES
-    whole = record(sizes=SIZES)
-    assert made_plan(study, [whole], [whole]).text == "nothing to measure"
+    assert made_plan(study, {1, 4}, [one]).pairs[0].batch_sizes == (8,)
+    assert made_plan(study, {1, 4, 8}, [one]).text == "nothing to measure"
 
 
-def test_a_stale_record_is_measured_again_and_still_tells_the_time(study: tuple[Project, Params]) -> None:
+def test_only_what_a_run_would_keep_counts_as_done(study: tuple[Project, Params]) -> None:
+    """Same settings, weights, machine and code; cells of a pair under way count too."""
     project, params = study
-    one = record(sizes=SIZES)
-    other = params.protocol.model_copy(update={"iterations": 999})
-    stale = one.model_copy(update={"settings": one.settings.model_copy(update={"protocol": other})})
-    found = made_plan(study, [stale], [stale])
-    assert found.pairs[0].batch_sizes == SIZES
-    assert found.pairs[0].seconds is not None
-    assert (project, params) == study
+    manifest = Manifest(model=MODEL, weights="seeded", source="made up", config_sha256="0")
+    manifest.save(project.manifest(MODEL))
+    one = record(sizes=(1,))
+    used = one.settings.weights.model_copy(update={"manifest_sha256": manifest.sha256()})
+    one = one.model_copy(update={"settings": one.settings.model_copy(update={"weights": used})})
+    under_way = one.model_copy(update={"cells": record(sizes=(4,)).cells})
+    records.write(project.record(MODEL, "fp32"), one)
+    records.write(project.progress(MODEL, "fp32"), under_way)
+
+    def kept(code: str = "c0de" * 16, machine: Environment = made.CPU, with_params: Params = params) -> set[int]:
+        found = plan.up_to_date(project, with_params, [(MODEL, "fp32")], machine, code)
+        return found.get((MODEL, "fp32"), set())
+
+    assert kept() == {1, 4}
+    assert kept(code="beef" * 16) == set()
+    assert kept(machine=made.CPU.model_copy(update={"torch": "2.11.0"})) == set()
+    other = params.protocols["quick"].model_copy(update={"iterations": 999})
+    assert kept(with_params=params.model_copy(update={"protocols": {**params.protocols, "quick": other}})) == set()
+    manifest.model_copy(update={"config_sha256": "1"}).save(project.manifest(MODEL))
+    assert kept() == set()
 
 
 def test_seconds_are_what_the_protocol_spends(study: tuple[Project, Params]) -> None:
@@ -75,5 +88,5 @@ def test_seconds_are_what_the_protocol_spends(study: tuple[Project, Params]) -> 
 def test_another_models_record_tells_the_time_by_arithmetic(study: tuple[Project, Params]) -> None:
     """dino-vitb16 has the multiply-accumulates of vit-base-224, so its times are those."""
     own, other = record(MODEL), record(OTHER)
-    by_own = made_plan(study, [], [own]).pairs[0].seconds
-    assert made_plan(study, [], [other]).pairs[0].seconds == pytest.approx(by_own, rel=0.01)
+    by_own = made_plan(study, set(), [own]).pairs[0].seconds
+    assert made_plan(study, set(), [other]).pairs[0].seconds == pytest.approx(by_own, rel=0.01)

@@ -265,13 +265,15 @@ def _plan(
     from visionquant import environment as machine
     from visionquant import plan as plans
     from visionquant import recorded, records
+    from visionquant.bench.code import measuring_sha256
 
     pairs = [(model, precision) for model in models for precision in precisions]
-    present = {pair: records.read(project.record(*pair)) for pair in pairs if project.record(*pair).is_file()}
     here = machine.probe(params.study.device)
+    done = {} if again else plans.up_to_date(project, params, pairs, here, measuring_sha256())
+    own = [records.read(project.record(*pair)) for pair in pairs if project.record(*pair).is_file()]
     others = [record for one in recorded.read_all(project).values() for record in one.values()]
-    history = [record for record in (*present.values(), *others) if record.environment.same_hardware(here)]
-    return plans.make(project, params, pairs, batch_sizes, present, history, again)
+    history = [record for record in (*own, *others) if record.environment.same_hardware(here)]
+    return plans.make(project, params, pairs, batch_sizes, done, history)
 
 
 def _process_begun_s() -> float:

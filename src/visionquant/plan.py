@@ -5,14 +5,17 @@ size (in proportion), the precision on other models (by arithmetic). Without any
 be. Memory is the stored weights by arithmetic, or what the pair's process needed at most when it was measured.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
 from visionquant import zoo
+from visionquant.environment import Environment
+from visionquant.errors import StudyError
+from visionquant.manifest import Manifest
 from visionquant.params import Params, Protocol
 from visionquant.paths import Project
-from visionquant.records import Cell, Record, stale
+from visionquant.records import Cell, Record, read, stale
 
 Pair = tuple[str, str]
 
@@ -62,28 +65,52 @@ class Plan:
         return "; ".join(filter(None, (f"{self.cells} cells to measure", guessed, unknown, needed)))
 
 
+def up_to_date(
+    project: Project, params: Params, pairs: Iterable[Pair], here: Environment, measuring_sha256: str
+) -> dict[Pair, set[int]]:
+    """Batch sizes of each pair that a run would keep: same settings, weights, machine and code; unfinished ones too.
+
+    Raises:
+        StudyError: a record is broken.
+    """
+    kept: dict[Pair, set[int]] = {}
+    for model, precision in pairs:
+        for path in (project.progress(model, precision), project.record(model, precision)):
+            if not path.is_file():
+                continue
+            found = read(path)
+            same_machine = found.environment.key() == here.key() and found.code.measuring_sha256 == measuring_sha256
+            if same_machine and not stale(found, params) and _same_weights(project, params, found):
+                kept.setdefault((model, precision), set()).update(cell.batch_size for cell in found.cells)
+    return kept
+
+
+def _same_weights(project: Project, params: Params, record: Record) -> bool:
+    try:
+        manifest = Manifest.load(project.manifest(record.model), params.models[record.model].source)
+    except StudyError:
+        return False
+    return manifest.sha256() == record.settings.weights.manifest_sha256
+
+
 def make(
     project: Project,
     params: Params,
     pairs: Iterable[Pair],
     batch_sizes: Sequence[int],
-    present: dict[Pair, Record],
+    done: Mapping[Pair, set[int]],
     history: Sequence[Record],
-    again: bool = False,
 ) -> Plan:
     """Plan a run.
 
     Args:
-        present: this machine's record of each pair that has one, up to date or not.
-        history: records of the same hardware, newest first, ``present`` included.
-        again: cells that are there are measured all the same.
+        done: batch sizes that need no measuring, see :func:`up_to_date`.
+        history: records of the same hardware, newest first.
     """
     known = _Times(project, history)
     planned = []
     for model, precision in pairs:
-        record = present.get((model, precision))
-        done = set() if again or record is None or stale(record, params) else {cell.batch_size for cell in record.cells}
-        missing = tuple(size for size in batch_sizes if size not in done)
+        missing = tuple(size for size in batch_sizes if size not in done.get((model, precision), ()))
         times = [_cell_s(params.protocol, known.pass_s(model, precision, size)) for size in missing]
         whole = None if any(time is None for time in times) else sum(time or 0.0 for time in times) + known.overhead_s
         planned.append(

@@ -38,11 +38,13 @@ def sweep(
     Raises:
         StudyError: settings, weights or machine are not what they should be; finished cells are kept.
     """
+    imports_s = 0.0 if begun_s is None else time.time() - begun_s
     environment.declare(project, environment.probe(params.study.device))
     for model in models:
         hub.download(project, params, model)
         reference.make(project, params, model)
         for precision in precisions:
+            begun_s = time.time() - imports_s
             record = pair.measure(project, params, model, precision, batch_sizes, again, on_cell, begun_s)
-            begun_s = time.time()
+            imports_s = 0.0
             on_pair(record)

@@ -41,7 +41,9 @@ def test_the_same_machine_twice_agrees(tmp_path: Path) -> None:
     assert {one.word for one in found.values()} == {"agrees"}
     assert {one.quantity for one in found.values()} == {"latency_median"}
     assert found["fp32"].ratio == pytest.approx(100.2 / 100.0) or found["fp32"].ratio == pytest.approx(100.0 / 100.2)
-    assert comparison.summary(list(found.values())) == "2 of 2 compared cells agree; 0 are not comparable"
+    assert comparison.summary(list(found.values())) == (
+        "2 of 2 compared cells agree, 0 differ, 0 are undecided; 0 are not comparable"
+    )
 
 
 def test_a_slower_rerun_differs_with_its_ratio(tmp_path: Path) -> None:

@@ -108,7 +108,20 @@ def test_a_record_of_other_settings_is_stale_and_left_out(tmp_path: Path) -> Non
     found = evidence.gather(project, parameters.load(project))
     state = found.measured.state(MODEL, "nf4", 1)
     assert (state.status, state.reason) == ("stale", "measured with another precision row")
-    assert "1 records are stale" in " ".join(provenance.warnings(found))
+    assert "params.yaml has changed since: 1." in " ".join(provenance.warnings(found))
+
+
+def test_stale_records_are_spoken_of_where_a_recorded_set_stands_in(tmp_path: Path) -> None:
+    project = made.project(tmp_path)
+    cells = [made.cell(1, [[1.0]])]
+    records.write(project.record(MODEL, "nf4"), made.record(MODEL, "nf4", cells))
+    made.recorded_set(project, "elsewhere", [made.record(MODEL, "nf4", cells)])
+    project.params.write_text(project.params.read_text().replace("    blocksize: 64", "    blocksize: 128"))
+    found = evidence.gather(project, parameters.load(project))
+    said = " ".join(provenance.warnings(found))
+    assert found.measured.source == "recorded:elsewhere"
+    assert "params.yaml has changed since: 1." in said
+    assert "another model or precision row than params.yaml has now: 1." in said
 
 
 def test_the_seconds_in_timed_windows_are_those_of_the_samples(study: Evidence) -> None:

@@ -162,6 +162,8 @@ def test_long_tables_hold_every_cell_once_and_read_back(study: Evidence) -> None
     printed = [r for r in rows if r["quantity"] == "latency_median" and r["source"] == "published" and r["value"]]
     assert len(printed) == 64
     assert {r["batch_size"] for r in printed} == {"1"}
+    assert {r["weights"] for r in medians} == {"seeded"}
+    assert {r["weights"] for r in printed} == {""}
     absent = [r for r in rows if not r["value"]]
     assert absent
     assert all(r["status"] != "ok" and r["reason"] for r in absent)
@@ -195,6 +197,25 @@ def test_validation_within_and_differs_on_the_published_card(tmp_path: Path) -> 
     assert found["dinov2_large_fp16_speedup"].verdict == "differs"
     assert "27.6 % off, 5 % allowed" in found["dinov2_large_fp16_speedup"].why
     assert found["average_memory_reduction_int8"].verdict == "differs"  # every made-up model allocates the same
+
+
+def test_another_sets_tables_stand_beside_the_measured_ones(tmp_path: Path) -> None:
+    here = made.study(tmp_path, FACTORS)
+    record = made.record("vit-huge-patch14-2020", "fp32", [made.cell(1, [[5.0] * 3] * 3, 2**20, True)], made.CARD)
+    made.recorded_set(here.project, "a-card", [record])
+    both = evidence.gather(here.project, here.params)
+    local, other = (results.latency(both, one, 1) for one in both.shown)
+    assert (local.id, local.label) == ("latency-1", "Batch size 1")
+    assert (other.id, other.label) == ("latency-1-recorded-a-card", "Batch size 1, recorded (a-card)")
+    assert row(other, "vit-huge-patch14-2020")[5] == "5.00"
+
+
+def test_p50_is_the_median_with_the_medians_interval(study: Evidence) -> None:
+    p50, median = (
+        study.estimate(study.measured, name, "vit-base-224-production", "fp16", 8)
+        for name in ("latency_p50", "latency_median")
+    )
+    assert (p50.value, p50.low, p50.high, p50.n) == (median.value, median.low, median.high, median.n)
 
 
 def test_validation_without_records_is_not_measured(empty: Evidence) -> None:

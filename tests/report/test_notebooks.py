@@ -30,7 +30,7 @@ def test_a_source_notebook_is_stripped_and_holds_text_and_calls(path: Path) -> N
     assert len(first.source.split("\n\n")) > 1  # a heading and the sentence that the index shows
     tagged = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
     assert tagged == [second]
-    assert [target.id for node in ast.parse(second.source).body for target in node.targets] == ["root"]
+    assert [target.id for node in ast.parse(second.source).body for target in node.targets] == ["root", "figures"]
     for cell in notebook.cells:
         if cell.cell_type == "code":
             assert cell.execution_count is None
@@ -74,6 +74,7 @@ def test_executed_notebooks_carry_nothing_that_differs_between_runs(rendered: Ev
         assert str(project.root) not in text
         assert not re.search(r"20\d\d-\d\d-\d\dT", text)
         assert "papermill" not in text
+        assert "injected-parameters" not in text
 
 
 def test_executed_notebooks_hold_no_error_and_no_stderr(rendered: Evidence) -> None:
@@ -106,13 +107,29 @@ def test_a_notebook_that_fails_is_one_line_and_leaves_the_last_good_page(small: 
     with pytest.raises(StudyError) as error:
         notebooks.execute(small, parameters.load(small))
     assert re.fullmatch(
-        r"notebook 01_study\.ipynb: cell 3 failed with ValueError: no such table; "
+        r"notebook 01_study\.ipynb: cell 4 failed with ValueError: no such table; "
         r"see data/progress/01_study\.failed\.ipynb, mend it and run `visionquant notebooks 01_study`",
         str(error.value),
     )
     assert good.read_text() == "the last good one"
     failed = nbformat.read(small.root / "data" / "progress" / "01_study.failed.ipynb", as_version=4)
     assert any(out.output_type == "error" for cell in failed.cells for out in cell.get("outputs", []))
+
+
+def test_a_notebook_that_fails_leaves_the_figures_of_the_last_good_one(small: Project) -> None:
+    small.figures.mkdir(parents=True)
+    (small.figures / "latency-1.svg").write_text("the last good one")
+    lines = (
+        "from visionquant.analysis import evidence, show",
+        "from visionquant.analysis.figures import cells",
+        "study = evidence.open_study(root)",
+        "show.figure(cells.latency(study, study.measured), figures)",
+        "raise ValueError('too late')",
+    )
+    broken(small, "\n".join(lines))
+    with pytest.raises(StudyError, match="too late"):
+        notebooks.execute(small, parameters.load(small))
+    assert (small.figures / "latency-1.svg").read_text() == "the last good one"
 
 
 def test_an_unknown_notebook_is_named(small: Project) -> None:

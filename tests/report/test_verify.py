@@ -57,14 +57,20 @@ def edited(old: str, new: str) -> Callable[[Path], None]:
         ("reports/notebooks/02_latency.ipynb", edited("# Latency", "# Latencies"), "stale: its cells"),
         ("reports/notebooks/03_memory.ipynb", Path.unlink, "missing"),
         ("reports/notebooks/10_magic.ipynb", Path.touch, "foreign"),
-        ("data/measured/resnet-fp32.json", Path.touch, "foreign: no pair of the study"),
+        ("data/measured/resnet-fp32.json", Path.touch, "foreign: no record"),
+        ("reports/notebooks/04_throughput.ipynb", lambda path: path.write_text("{"), "broken: no notebook"),
+        ("dvc.lock", lambda path: path.write_text("<<<<<<< HEAD: ["), ""),
     ],
 )
 def test_a_file_that_does_not_belong_is_named(
     project: Project, file: str, edit: Callable[[Path], None], found: str
 ) -> None:
     edit(project.root / file)
-    assert faults(project)[file].startswith(found)
+    named = faults(project)
+    if file == "dvc.lock":
+        assert named == {"evidence": "dvc.lock: not YAML; restore it from git, or run `dvc repro`"}
+    else:
+        assert named[file].startswith(found)
 
 
 def test_a_single_changed_sample_is_found_and_named(project: Project) -> None:
@@ -94,6 +100,18 @@ def test_a_changed_setting_makes_records_tables_and_notebooks_stale(project: Pro
 
 def test_a_setting_that_is_not_in_force_makes_nothing_stale(project: Project) -> None:
     edited("    warmup_iterations: 100", "    warmup_iterations: 101")(project.params)
+    assert faults(project) == {}
+
+
+def test_the_record_of_a_pair_that_left_the_study_is_no_fault(project: Project) -> None:
+    edited("  - vit-base-patch32-special\n", "")(project.params)
+    found = faults(project)
+    assert found
+    assert not any(name.startswith("data/measured") for name in found)
+
+
+def test_what_a_kill_left_half_written_is_no_fault(project: Project) -> None:
+    (project.measured / f".{PAIR}.partial").write_text("{")
     assert faults(project) == {}
 
 

@@ -63,12 +63,10 @@ def printed_speedups(evidence: Evidence, precision: str) -> dict[str, float]:
     return {model: base[model] / ms for model, ms in evidence.published.column("latency_median", precision).items()}
 
 
-def measured_values(
-    evidence: Evidence, records_: RecordSet, name: str, models: tuple[str, ...], batch_size: int = 1
-) -> dict[str, float]:
+def measured_values(evidence: Evidence, records_: RecordSet, name: str, models: tuple[str, ...]) -> dict[str, float]:
     """The measured column behind a subject, without the models that have none."""
     about = subject(name)
-    return evidence.values(records_, counterpart(records_, about.quantity), about.precision, models, batch_size)
+    return evidence.values(records_, counterpart(records_, about.quantity), about.precision, models)
 
 
 def groups(evidence: Evidence, name: str) -> dict[str, tuple[str, ...]]:

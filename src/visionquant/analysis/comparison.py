@@ -1,12 +1,13 @@
-"""Does a rerun agree? Two sets of records, cell by cell: agrees, differs or not comparable.
+"""Does a rerun agree? Two sets of records, cell by cell: agrees, differs, undecided or not comparable.
 
 Between like machines (the same GPU, or the same CPU with as many cores) the median latency is compared; between unlike
 ones only the speedup over FP32, which each set takes on its own machine. The unit is the process, as in verdicts: a
-cell differs where the corrected test says so and the two are not equivalent within the margin; everything else agrees,
-within the interval that stands beside it. Holm's correction is over all compared cells.
+cell agrees where both are equivalent within the margin, differs where the corrected test says so, and is undecided
+where the processes at hand carry neither; the interval stands beside it. Holm's correction is over all compared cells.
 """
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,7 +19,8 @@ from visionquant.analysis.verdicts import Contrast
 from visionquant.errors import StudyError
 from visionquant.records import Record
 
-Word = Literal["agrees", "differs", "not comparable"]
+Word = Literal["agrees", "differs", "undecided", "not comparable"]
+WORDS: dict[str, Word] = {"SAME": "agrees", "FASTER": "differs", "SLOWER": "differs", "UNDECIDED": "undecided"}
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def compare(evidence: Evidence, a: RecordSet, b: RecordSet) -> list[Agreement]:
         one = contrasts[key]
         half = float(stats.t.ppf(0.5 + choice.confidence / 2, one.df)) * one.error
         ratio, low, high = (math.exp(one.effect + sign * half) for sign in (0, -1, 1))
-        word: Word = "differs" if words[key].word in ("FASTER", "SLOWER") else "agrees"
+        word = WORDS[words[key].word]
         agreements.append(Agreement(*key, quantity, word, ratio, low, high, words[key].why))
     return agreements
 
@@ -96,9 +98,12 @@ def alike(a: RecordSet, b: RecordSet) -> bool:
 
 def summary(agreements: list[Agreement]) -> str:
     """How many cells agree, in one line."""
-    counts = {word: sum(one.word == word for one in agreements) for word in ("agrees", "differs", "not comparable")}
-    compared = counts["agrees"] + counts["differs"]
-    return f"{counts['agrees']} of {compared} compared cells agree; {counts['not comparable']} are not comparable"
+    counts = Counter(one.word for one in agreements)
+    compared = len(agreements) - counts["not comparable"]
+    return (
+        f"{counts['agrees']} of {compared} compared cells agree, {counts['differs']} differ, {counts['undecided']} are "
+        f"undecided; {counts['not comparable']} are not comparable"
+    )
 
 
 def _contrast(a: RecordSet, b: RecordSet, model: str, precision: str, batch_size: int, like: bool) -> Contrast | str:
@@ -135,8 +140,13 @@ def _other_settings(a: Record, b: Record) -> str:
         "precision row": (a.settings.precision, b.settings.precision),
         "weights": (a.settings.weights.kind, b.settings.weights.kind),
         "attention": (a.settings.protocol.attention, b.settings.protocol.attention),
+        "threads": (_threads(a), _threads(b)),
     }
     return ", ".join(name for name, (one, other) in pairs.items() if one != other)
+
+
+def _threads(record: Record) -> set[int]:
+    return {one.threads for cell in record.cells for one in cell.replicates}
 
 
 def _difference(a: Contrast, b: Contrast) -> Contrast:

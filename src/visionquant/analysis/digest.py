@@ -7,6 +7,8 @@ from pathlib import Path
 from visionquant.params import Params
 from visionquant.paths import PACKAGE, Project
 
+BELOW = ("records", "recorded", "quantities", "zoo", "params", "environment")  # what `analysis` reads through
+
 
 def of(project: Project, params: Params) -> str:
     """The sha256 over the settings in force and over names and contents of the files behind every table and figure."""
@@ -22,4 +24,4 @@ def _files(project: Project) -> list[Path]:
     found: list[Path] = []
     for folder in data:
         found += sorted(path for path in folder.rglob("*") if path.suffix in (".json", ".csv"))
-    return found + sorted((PACKAGE / "analysis").rglob("*.py"))
+    return found + [PACKAGE / f"{name}.py" for name in BELOW] + sorted((PACKAGE / "analysis").rglob("*.py"))

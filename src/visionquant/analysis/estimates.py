@@ -54,6 +54,10 @@ def of_cell(quantity: str, record: Record, cell: Cell, base: Cell | None, confid
     """
     if quantity in _OF_TIMES:
         return _from(quantity, _OF_TIMES[quantity](cell, confidence))
+    if (
+        quantity == "latency_p50"
+    ):  # the median, with the median's interval, for passes of one process are not independent
+        return replace(of_cell("latency_median", record, cell, base, confidence), quantity=quantity)
     if quantity.startswith("latency_p"):
         return _from(quantity, statistics.percentile(samples(cell), float(quantity[9:]), confidence), "refused")
     if quantity in ("speedup", "throughput_change", "memory_reduction"):

@@ -6,12 +6,14 @@ hand says so, and what it would take.
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import get_args
 
 from visionquant.analysis import claims, provenance, statistics
 from visionquant.analysis.evidence import BASELINE, Evidence, RecordSet
 from visionquant.analysis.published import GroupClaim
 from visionquant.analysis.tables.blocks import compared, precision_label
 from visionquant.analysis.validation import judge
+from visionquant.records import Status
 
 HALF_PRINTED = 0.005
 
@@ -51,26 +53,30 @@ def unanswered(evidence: Evidence) -> tuple[str, ...]:
             "What a precision costs in accuracy, and how fast INT8 is when it meets outlier activations: the weights "
             "were seeded, for no model hub was at hand. It takes `weights: pretrained` in params.yaml and a connection."
         )
-    missing = sum(provenance.counts(evidence, records_).values()) - provenance.counts(evidence, records_)["ok"]
-    if missing:
+    counts = provenance.counts(evidence, records_)
+    failed = sum(counts.get(status, 0) for status in get_args(Status) if status != "ok")
+    if failed:
         found.append(
-            f"{missing} cells that this run could not hold; the study page lists each with its reason. A larger "
+            f"{failed} cells that this run could not hold; the study page lists each with its reason. A larger "
             "`limit_s`, or `study.protocol: paper`, measures those that ran out of time."
         )
+    absent = sum(counts.get(status, 0) for status in ("not_measured", "stale"))
+    if absent:
+        found.append(f"{absent} cells that are not measured yet, or with other settings: `dvc repro` measures them.")
     return tuple(found)
 
 
 def _speed(evidence: Evidence, records_: RecordSet, precision: str) -> Finding | None:
     label = precision_label(precision)
-    models = tuple(row.name for row in evidence.published.models)
-    estimates = [evidence.estimate(records_, "speedup", model, precision, 1) for model in models]
+    estimates = [evidence.estimate(records_, "speedup", model, precision, 1) for model in evidence.models]
     values = [one.value for one in estimates if one.value is not None]
     published = claims.printed_speedups(evidence, precision)
     said = ""
     if published:
         slower = sum(value < 1 for value in published.values())
+        printed = "Published" if evidence.published.column("speedup", precision) else "From the published milliseconds"
         said = (
-            f" Published: median {statistics.summary(list(published.values()))['median']:.2f} times, below 1 for "
+            f" {printed}: median {statistics.summary(list(published.values()))['median']:.2f} times, below 1 for "
             f"{slower} of {len(published)} models."
         )
     if not values:

@@ -1,10 +1,10 @@
 """Every figure as a row: ``reports/tables/*.csv`` and ``reports/metrics.json``.
 
-One row a model, precision, batch size, quantity and source. What is missing is a row too, with an empty value, a
-status and a reason, so that no reader takes an absence for a zero. Values have twelve digits, for the last ones differ
-between processors; sources are "published" (as printed), "local" and "recorded:<platform>". Quantities of the model
-itself repeat at each batch size; fidelity has no batch size. The bytes depend on settings, records and published
-figures only.
+One row a model, precision, batch size, quantity and source, with the weights it was measured on. What is missing is a
+row too, with an empty value, a status and a reason, so that no reader takes an absence for a zero. Values have twelve
+digits, for the last ones differ between processors; sources are "published" (as printed), "local" and
+"recorded:<platform>". Quantities of the model itself repeat at each batch size; fidelity has no batch size. The bytes
+depend on settings, records and published figures only.
 """
 
 import csv
@@ -24,6 +24,7 @@ from visionquant.quantities import STATISTICS
 
 COLUMNS = (
     "model", "precision", "batch_size", "quantity", "unit", "source", "value", "low", "high", "n", "status", "reason",
+    "weights",
 )  # fmt: skip
 LATENCY = ("latency_median", "latency_mean", "latency_std", "gpu_median", "speedup")
 MEMORY = (
@@ -108,9 +109,9 @@ def cells(found: Evidence, quantities: tuple[str, ...]) -> Iterator[Row]:
             for batch_size in found.batch_sizes:
                 for name in quantities:
                     key = (model, precision, batch_size, name)
-                    yield _row(*key, "published", _published(found, *key))
+                    yield _row(*key, None, _published(found, *key))
                     for records_ in found.sets:
-                        yield _row(*key, records_.source, found.estimate(records_, name, model, precision, batch_size))
+                        yield _row(*key, records_, found.estimate(records_, name, model, precision, batch_size))
 
 
 def fidelity(found: Evidence) -> Iterator[Row]:
@@ -119,10 +120,10 @@ def fidelity(found: Evidence) -> Iterator[Row]:
     for model in found.models:
         for precision in found.precisions:
             for name in OF_FIDELITY:
-                yield _row(model, precision, "", name, "published", nothing)
+                yield _row(model, precision, "", name, None, nothing)
                 for records_ in found.sets:
                     yield _row(
-                        model, precision, "", name, records_.source, found.estimate(records_, name, model, precision, 1)
+                        model, precision, "", name, records_, found.estimate(records_, name, model, precision, 1)
                     )
 
 
@@ -180,7 +181,12 @@ def metrics(found: Evidence) -> dict[str, Any]:
             **{name: value(quantity) for name, quantity in HEADLINE.items()},
             "status": local.state(model, precision, 1).status,
         }
-    return {"source": local.source, "cells": provenance.counts(found, local), "batch_size_1": pairs}
+    return {
+        "source": local.source,
+        "weights": local.weights,
+        "cells": provenance.counts(found, local),
+        "batch_size_1": pairs,
+    }
 
 
 def _published(found: Evidence, model: str, precision: str, batch_size: int, name: str) -> Estimate:
@@ -203,16 +209,14 @@ def _summaries(
 ) -> Iterator[Row]:
     key = (label, precision, batch_size, f"{name}_over_models_{statistic}")
     absent = Estimate(name, status=NOT_PUBLISHED, reason="not printed")
-    yield _row(*key, "published", Estimate(name, printed.value) if printed else absent)
+    yield _row(*key, None, Estimate(name, printed.value) if printed else absent)
     for records_ in found.sets:
         values = list(found.values(records_, name, precision, models, batch_size).values())
         figure = statistics.summary(values).get(statistics.default_definition(statistic))
         if figure is None:
-            yield _row(
-                *key, records_.source, _why_none(found, records_, name, precision, models, batch_size, len(values))
-            )
+            yield _row(*key, records_, _why_none(found, records_, name, precision, models, batch_size, len(values)))
         else:
-            yield _row(*key, records_.source, Estimate(name, figure, n=len(values)))
+            yield _row(*key, records_, Estimate(name, figure, n=len(values)))
 
 
 def _why_none(
@@ -231,7 +235,13 @@ def _why_none(
     return Estimate(name, status=first.status, reason=f"no model has a figure ({models[0]}: {first.reason})")
 
 
-def _row(model: str, precision: str, batch_size: int | str, name: str, source: str, estimate: Estimate) -> Row:
+def _row(
+    model: str, precision: str, batch_size: int | str, name: str, records_: RecordSet | None, estimate: Estimate
+) -> Row:
+    """One row; without a set of records it is a published one."""
+    record = records_.records.get((model, precision)) if records_ else None
+    weights = record.settings.weights.kind if record else records_.weights if records_ else ""
+
     def number(value: float | None) -> str:
         return "" if value is None else repr(float(f"{value:.12g}"))
 
@@ -241,11 +251,12 @@ def _row(model: str, precision: str, batch_size: int | str, name: str, source: s
         "batch_size": str(batch_size),
         "quantity": name,
         "unit": describe(name).unit,
-        "source": source,
+        "source": records_.source if records_ else "published",
         "value": number(estimate.value),
         "low": number(estimate.low),
         "high": number(estimate.high),
         "n": str(estimate.n) if estimate.n else "",
         "status": estimate.status,
         "reason": estimate.reason,
+        "weights": weights,
     }

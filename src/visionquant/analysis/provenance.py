@@ -3,6 +3,7 @@
 from collections import Counter
 
 from visionquant.analysis.evidence import Evidence, RecordSet
+from visionquant.records import Record
 
 
 def cells(evidence: Evidence, records_: RecordSet) -> tuple[tuple[str, str, int], ...]:
@@ -54,16 +55,31 @@ def warnings(evidence: Evidence) -> tuple[str, ...]:
             models = {record.model for record in one.records.values() if record.settings.weights.kind == "seeded"}
             found.append(
                 f"{_capital(one.label)}: seeded weights, not trained ones ({len(models)} of "
-                f"{len({record.model for record in one.records.values()})} models). Latency, memory and throughput "
-                "hardly depend on the values of the weights; agreement with FP32 does, and says nothing about accuracy."
+                f"{len({record.model for record in one.records.values()})} models). FP32 and FP16 latency, memory and "
+                "sizes do not depend on the values of weights; INT8's path for outliers and agreement with FP32 do. "
+                "Nothing here is accuracy."
             )
         why = evidence.comparable(one) if one.records else ""
         if why:
             found.append(f"{_capital(one.label)}: absolute figures are not comparable; {why}.")
-        stale = sum(reason not in ("not measured",) for reason in one.missing.values())
-        if stale:
-            found.append(f"{stale} records are stale and left out: params.yaml has changed since. Run `dvc repro`.")
+        changed = sum(_other_rows(evidence, record) for record in one.records.values())
+        if changed:
+            found.append(
+                f"{_capital(one.label)}: pairs measured with another model or precision row than params.yaml has now: "
+                f"{changed}."
+            )
+    stale = sum(reason != "not measured" for one in evidence.sets for reason in one.missing.values())
+    if stale:
+        found.append(f"Stale records, left out because params.yaml has changed since: {stale}. Run `dvc repro`.")
     return tuple(found)
+
+
+def _other_rows(evidence: Evidence, record: Record) -> bool:
+    params, settings = evidence.params, record.settings
+    return (settings.model, settings.precision) != (
+        params.models.get(record.model),
+        params.precisions.get(record.precision),
+    )
 
 
 def _capital(text: str) -> str:

@@ -4,6 +4,7 @@ HTML classes: ``figure.table`` around ``div.scroll > table.data``; boxes are ``t
 ``measured``, ``missing``, ``good``, ``bad``; ``data-sort`` holds the unrounded number.
 """
 
+import re
 from collections.abc import Sequence
 from html import escape
 from itertools import groupby
@@ -71,8 +72,13 @@ def banner(evidence: Evidence) -> str:
     source = f'<p class="provenance">{escape(provenance.line(evidence))}</p>'
     if not found:
         return f'<aside class="banner" role="note">{source}</aside>'
-    items = "".join(f"<li>{escape(line)}</li>" for line in found)
+    items = "".join(f"<li>{marked(line)}</li>" for line in found)
     return f'<aside class="banner warning" role="note"><strong>Read first</strong><ul>{items}</ul>{source}</aside>'
+
+
+def marked(text: str) -> str:
+    """A sentence as HTML, its `code` marked as such."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
 def _head(columns: tuple[Column, ...]) -> str:

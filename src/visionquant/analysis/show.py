@@ -1,13 +1,14 @@
 """What a notebook cell ends with: a table, a figure or a text, as HTML that the page takes over.
 
-A figure is written to ``reports/figures`` and linked, so that the page and the notebook show the same file; the link
-carries the file's sha256, by which a figure of another run is found out.
+A figure is written to the folder that the notebook names, and linked as ``../figures``, so that the page and the
+notebook show the same file; the link carries the file's sha256, by which a figure of another run is found out.
 """
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 
 from visionquant.analysis import render
 from visionquant.analysis.evidence import Evidence
@@ -41,9 +42,9 @@ def tables(found: Sequence[Table]) -> Shown:
     return Shown(render.details(found))
 
 
-def figure(evidence: Evidence, found: Figure) -> Shown:
-    """Write the figure's file and show it with its caption and provenance."""
-    write_atomically(evidence.project.figures / f"{found.id}.svg", found.svg)
+def figure(found: Figure, folder: str) -> Shown:
+    """Write the figure's file into ``folder`` and show it with its caption and provenance."""
+    write_atomically(Path(folder) / f"{found.id}.svg", found.svg)
     digest = hashlib.sha256(found.svg.encode()).hexdigest()
     return Shown(
         f'<figure class="figure" id="figure-{escape(found.id)}">\n'

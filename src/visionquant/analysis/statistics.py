@@ -91,8 +91,6 @@ def percentile(samples: Sequence[float], percent: float, confidence: float) -> I
     # P(X_(r) > quantile) = P(Binomial(n, q) < r): the largest r with that at most `tail`, and the mirror above.
     low_rank = int(stats.binom.ppf(tail, n, q))
     high_rank = int(stats.binom.ppf(1 - tail, n, q)) + 1
-    if stats.binom.cdf(low_rank - 1, n, q) > tail:
-        low_rank -= 1
     value = float(np.percentile(ordered, percent))
     return Interval(value, float(ordered[max(low_rank, 1) - 1]), float(ordered[min(high_rank, n) - 1]), n)
 

@@ -16,7 +16,6 @@ CODES = {
     "not_measured": ("n/m", "not measured"),
     "not_available": ("n/a", "not available"),
     "not_published": ("n/p", "not published"),
-    "not_comparable": ("n/c", "not comparable"),
     "over_budget": ("time", "over the time budget"),
     "out_of_memory": ("mem", "out of memory"),
     "non_finite": ("NaN", "the outputs hold NaN or infinity"),

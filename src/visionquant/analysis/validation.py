@@ -76,11 +76,6 @@ def judge(found: Evidence) -> list[Verdict]:
     return [_judge(found, records_, expected) for records_ in found.shown for expected in found.published.validation]
 
 
-def text(verdicts: list[Verdict]) -> str:
-    """The verdicts, a line each."""
-    return "".join(f"{verdict.text}\n" for verdict in verdicts)
-
-
 def _judge(found: Evidence, records_: RecordSet, expected: Expected) -> Verdict:
     if expected.metric not in METRICS:
         raise StudyError(

@@ -76,14 +76,16 @@ def _remove_strays(project: Project, names: set[str]) -> None:
 
 def _execute(project: Project, path: Path, digest: str) -> None:
     import papermill
+    from nbclient.exceptions import CellControlSignal, DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
     with tempfile.TemporaryDirectory() as folder:
-        output = Path(folder) / path.name
+        output, figures = Path(folder) / path.name, Path(folder) / "figures"
         try:
             papermill.execute_notebook(
                 path,
                 output,
+                parameters={"figures": str(figures)},
                 kernel_name="python3",
                 cwd=project.root,
                 progress_bar=False,
@@ -98,15 +100,23 @@ def _execute(project: Project, path: Path, digest: str) -> None:
                 f"cell {error.cell_index + 1} failed with {error.ename}: {error.evalue}",
                 f"see {failed.relative_to(project.root)}, mend it and run `visionquant notebooks {path.stem}`",
             ) from None
+        except (DeadKernelError, CellControlSignal, TimeoutError) as error:
+            why = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise StudyError(
+                f"notebook {path.name}", f"did not end: {why}", f"run `visionquant notebooks {path.stem}` again"
+            ) from None
         done = nbformat.read(output, as_version=4)
+        for figure in sorted(figures.glob("*.svg")):
+            write_atomically(project.figures / figure.name, figure.read_bytes())
     write_atomically(project.executed / path.name, nbformat.writes(normalised(done, digest)) + "\n")
 
 
 def normalised(notebook: NotebookNode, digest: str) -> NotebookNode:
-    """The notebook without anything that differs between two runs: times, ids, paths, interpreter details.
+    """The notebook without anything that differs between two runs: times, ids, the paths put in, interpreter details.
 
     ``digest`` says over which evidence it was executed (:func:`visionquant.analysis.digest.of`).
     """
+    notebook.cells = [cell for cell in notebook.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number}"
         cell.metadata = NotebookNode({"tags": list(cell.metadata.get("tags", []))} if cell.metadata.get("tags") else {})

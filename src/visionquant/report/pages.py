@@ -9,7 +9,7 @@ from pathlib import Path
 
 import nbformat
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from visionquant.analysis import evidence, provenance, render
 from visionquant.analysis import findings as found_
@@ -92,15 +92,10 @@ def _index(study: Evidence) -> dict[str, object]:
         "banner": Markup(render.banner(study)),
         "answers": Markup(render.html(summary.answers(study, records_))),
         "findings": found_.findings(study),
-        "unanswered": [_marked(one) for one in found_.unanswered(study)],
+        "unanswered": [Markup(render.marked(one)) for one in found_.unanswered(study)],
         "absences": Markup(render.html(setup.absences(study, records_))) if records_.records else Markup(""),
         "sets": Markup(render.html(setup.sets(study))),
     }
-
-
-def _marked(text: str) -> Markup:
-    """A sentence with its `code` marked as such."""
-    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def _render(template: str, study: Evidence, sections: tuple[Section, ...], **values: object) -> str:

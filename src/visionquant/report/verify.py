@@ -56,7 +56,7 @@ def verify(project: Project, params: Params, measuring_sha256: str) -> list[Faul
 
 def _recorded(project: Project) -> Iterator[Fault]:
     folders = [path for path in project.recorded.iterdir() if path.is_dir()] if project.recorded.is_dir() else []
-    for folder in sorted(folders):
+    for folder in sorted(path for path in folders if not path.name.startswith(".")):
         for name, found in recorded.faults(folder).items():
             yield Fault(f"data/recorded/{folder.name}/{name}", found)
 
@@ -66,14 +66,17 @@ def _measured(project: Project, params: Params, measuring_sha256: str) -> Iterat
         return
     pairs = {project.record(*pair).name: pair for pair in params.pairs()}
     locked = _locked(project)
-    for path in sorted(project.measured.iterdir()):
+    for path in sorted(one for one in project.measured.iterdir() if not one.name.startswith(".")):
         name = f"data/measured/{path.name}"
-        if path.name not in pairs:
-            yield Fault(name, "foreign: no pair of the study has this name")
+        try:
+            record = records.read(path)
+        except StudyError as error:
+            yield Fault(name, "foreign: no record" if path.name not in pairs else str(error))
             continue
-        record = records.read(path)
-        if (record.model, record.precision) != pairs[path.name]:
+        if project.record(record.model, record.precision) != path:
             yield Fault(name, f"foreign: it holds {record.model}-{record.precision}")
+        if path.name not in pairs:
+            continue  # of a pair that the study had before; nothing shows it
         stale = records.stale(record, params)
         if stale:
             yield Fault(name, f"stale: {stale}")
@@ -88,7 +91,10 @@ def _locked(project: Project) -> dict[str, str]:
     path = project.root / "dvc.lock"
     if not path.is_file():
         return {}
-    stages: dict[str, dict[str, Any]] = (yaml.safe_load(path.read_text()) or {}).get("stages", {})
+    try:
+        stages: dict[str, dict[str, Any]] = (yaml.safe_load(path.read_text()) or {}).get("stages", {})
+    except yaml.YAMLError:
+        raise StudyError("dvc.lock", "not YAML", "restore it from git, or run `dvc repro`") from None
     return {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", ()) if "md5" in out}
 
 
@@ -113,7 +119,11 @@ def _executed(project: Project, params: Params) -> Iterator[Fault]:
             yield Fault(shown, "missing")
             continue
         text = path.read_text()
-        done = nbformat.reads(text, as_version=4)
+        try:
+            done = nbformat.reads(text, as_version=4)
+        except (nbformat.reader.NotJSONError, nbformat.ValidationError):
+            yield Fault(shown, "broken: no notebook")
+            continue
         figures |= notebooks.linked_figures(text)
         if [cell.source for cell in done.cells] != [cell.source for cell in nbformat.read(source, as_version=4).cells]:
             yield Fault(shown, "stale: its cells are not those of the source notebook")

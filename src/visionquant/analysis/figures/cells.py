@@ -102,8 +102,8 @@ def throughput(evidence: Evidence, records_: RecordSet) -> Figure:
         return Figure(
             "throughput",
             "Throughput against batch size",
-            "Filled: measured; hollow: published (batch size 1, six models). A line that ends early ran over its "
-            "budget or out of memory there.",
+            "Filled: measured; hollow: published (batch size 1, six models). A line that ends early has no figure "
+            "there; the tables say why.",
             "Sixteen small panels, one a model, with a line a precision.",
             blocks.source(records_, evidence),
             canvas.svg(figure),
@@ -130,7 +130,7 @@ def _by_model(
                     if found.low is not None and found.high is not None:
                         axes.plot([found.low, found.high], [row + shift] * 2, color=tint, linewidth=1.2)
                     axes.plot([found.value], [row + shift], canvas.marker(precision), color=tint, markersize=4.5)
-                printed = _printed(evidence, quantity, model, precision) if batch_size == 1 else None
+                printed = evidence.published.value(quantity, model, precision) if batch_size == 1 else None
                 if printed is not None:
                     axes.plot([printed], [row + shift], canvas.marker(precision), color=tint, markersize=5,
                               markerfacecolor="none")  # fmt: skip
@@ -150,10 +150,6 @@ def _by_model(
             blocks.source(records_, evidence if batch_size == 1 else None),
             canvas.svg(figure),
         )
-
-
-def _printed(evidence: Evidence, quantity: str, model: str, precision: str) -> float | None:
-    return evidence.published.value(quantity, model, precision)
 
 
 def _spread(axes: Axes, row: int, ratios: np.ndarray, tint: str) -> None:

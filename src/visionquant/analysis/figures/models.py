@@ -41,7 +41,8 @@ def memory(evidence: Evidence, records_: RecordSet) -> Figure:
             "memory",
             "Memory by precision",
             "Hollow: published (ten of sixteen models); upright stroke: weights plus workspace by arithmetic; filled: "
-            "measured. The published INT4 figures stand under NF4: they sit on the INT8 marks.",
+            "measured (on a CPU: stored weights plus that workspace). The published INT4 figures stand under NF4: they "
+            "sit on the INT8 marks.",
             "A row a model with three marks a precision: published, by arithmetic, measured.",
             blocks.source(records_, evidence),
             canvas.svg(figure),
@@ -86,8 +87,8 @@ def published_against_measured(evidence: Evidence, records_: RecordSet) -> Figur
         return Figure(
             "published-against-measured",
             "Published against measured, batch size 1",
-            "On the line both are the same. Memory is a matter of bytes and can be compared on any machine; latency "
-            "and throughput only on the published GPU.",
+            "On the line both are the same. Memory (on a CPU: stored weights plus workspace) is a matter of bytes and "
+            "can be compared on any machine; latency and throughput only on the published GPU.",
             "Four panels of published figures against measured ones, with the line on which both are the same.",
             blocks.source(records_, evidence),
             canvas.svg(figure),

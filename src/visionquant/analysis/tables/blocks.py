@@ -91,6 +91,13 @@ def by_model(
     return Table(name, title, caption, tuple(columns), rows, source, label)
 
 
+def named(name: str, label: str, evidence: Evidence, records_: RecordSet) -> tuple[str, str]:
+    """Id and short title of a table; those of a set other than the measured one say which."""
+    if records_ is evidence.measured:
+        return name, label
+    return f"{name}-{records_.source.replace(':', '-')}", f"{label}, {records_.label}"
+
+
 def source(records_: RecordSet, evidence: Evidence | None = None) -> str:
     """Provenance of a table: the set, and where published columns stand beside it, the published machine."""
     measured_ = provenance.describe(records_)

@@ -25,11 +25,13 @@ def decisions(evidence: Evidence, records_: RecordSet) -> Table:
     """Logits: how often the same class wins, and how far the distributions are apart."""
     heads = sorted({record.fidelity.logits_from for record in records_.records.values() if record.fidelity})
     through = " or ".join(heads) or "a head"
+    counts = sorted({record.fidelity.images for record in records_.records.values() if record.fidelity})
+    images = f"{counts[0]} to {counts[-1]} images a model, the fewer the larger it is" if counts else "no images yet"
     return blocks.by_model(
         "decisions",
         "Accuracy simulation: decisions against FP32",
-        f"Logits through {through}: share of images with the same top class, and Kullback-Leibler divergence in nats. "
-        f"{_weights(records_)}",
+        f"Logits through {through}, over {images}: share with the same top class, and Kullback-Leibler divergence in "
+        "nats. " + _weights(records_),
         evidence.models,
         [
             blocks.measured(evidence, records_, "top-1 agreement, %", "top1_agreement", blocks.compared(evidence), 1),

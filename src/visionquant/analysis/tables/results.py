@@ -26,8 +26,9 @@ def latency(evidence: Evidence, records_: RecordSet, batch_size: int) -> Table:
         ]
     margin = 100 * evidence.params.statistics.equivalence_margin
     confidence = f"{100 * evidence.params.statistics.confidence:g} %"
+    name, label = blocks.named(f"latency-{batch_size}", f"Batch size {batch_size}", evidence, records_)
     return blocks.by_model(
-        f"latency-{batch_size}",
+        name,
         f"Latency, batch size {batch_size}",
         f"Median of all timed forward passes; below it the {confidence} interval over replicate processes. A speedup "
         "above 1 is faster than FP32; the word below it is the verdict over processes (Holm-corrected over the table; "
@@ -35,7 +36,7 @@ def latency(evidence: Evidence, records_: RecordSet, batch_size: int) -> Table:
         evidence.models,
         columns,
         blocks.source(records_, evidence if batch_size == 1 else None),
-        f"Batch size {batch_size}",
+        label,
     )
 
 
@@ -54,26 +55,28 @@ def throughput(evidence: Evidence, records_: RecordSet, batch_size: int) -> Tabl
             blocks.printed(evidence, "published change, %", "throughput_change", PRINTED_SPEEDUPS),
             columns[1],
         ]
+    name, label = blocks.named(f"throughput-{batch_size}", f"Batch size {batch_size}", evidence, records_)
     return blocks.by_model(
-        f"throughput-{batch_size}",
+        name,
         f"Throughput, batch size {batch_size}",
         "Images over seconds of a window of its own, without waiting between batches. "
         + ("Ten of the sixteen rows are not printed." if batch_size == 1 else ONLY_BATCH_1),
         evidence.models,
         columns,
         blocks.source(records_, evidence if batch_size == 1 else None),
-        f"Batch size {batch_size}",
+        label,
     )
 
 
 def memory(evidence: Evidence, records_: RecordSet) -> Table:
     """The published memory table, its arithmetic, and the set's counterpart."""
-    name = counterpart(records_, "memory_published")
+    quantity = counterpart(records_, "memory_published")
     reduction = counterpart(records_, "memory_reduction")
-    heading = "allocated after the run" if name == "memory_allocated_after" else "stored weights + workspace"
+    heading = "allocated after the run" if quantity == "memory_allocated_after" else "stored weights + workspace"
     workspace = evidence.params.report.workspace_mib
+    name, label = blocks.named("memory", "Memory", evidence, records_)
     return blocks.by_model(
-        "memory",
+        name,
         "Memory, batch size 1",
         f"MiB. By arithmetic: bytes of the weights in each precision plus {workspace:g} MiB of cuBLAS workspace, from "
         f"parameter counts alone. Measured: {heading}"
@@ -83,11 +86,12 @@ def memory(evidence: Evidence, records_: RecordSet) -> Table:
         [
             blocks.printed(evidence, "published", "memory_published", PRECISIONS.values()),
             blocks.arithmetic(evidence, "by arithmetic", "memory_with_workspace", evidence.precisions, 2),
-            blocks.measured(evidence, records_, "measured", name, evidence.precisions, 1),
+            blocks.measured(evidence, records_, "measured", quantity, evidence.precisions, 1),
             blocks.printed(evidence, "published reduction, %", "memory_reduction", PRINTED_SPEEDUPS),
             blocks.measured(evidence, records_, "measured reduction, %", reduction, blocks.compared(evidence), 1),
         ],
         blocks.source(records_, evidence),
+        label,
     )
 
 

@@ -30,8 +30,9 @@ def sets(evidence: Evidence) -> Table:
     return Table(
         "sets",
         "Record sets",
-        "A set is one machine's study. The last columns: minutes that measuring took, and the share of them inside "
-        "timed windows; the rest went into imports, weights, warm-up and fidelity.",
+        "A set is one machine's study. The last columns: minutes that measuring the pairs took (without download and "
+        "FP32 reference), and the share of them inside timed windows; the rest went into imports, weights, warm-up and "
+        "fidelity.",
         (
             Column("Set", css="text"),
             Column("machine", css="text"),
@@ -55,7 +56,7 @@ def conditions(evidence: Evidence, records_: RecordSet) -> Table:
 
     def asked(name: str) -> str:
         value = getattr(protocol, name) if protocol else mixed
-        return "none" if value is None else str(value)
+        return "no limit" if value is None else str(value)
 
     def seen(name: str) -> str:
         value = getattr(machine, name) if machine else "not measured"
@@ -72,12 +73,16 @@ def conditions(evidence: Evidence, records_: RecordSet) -> Table:
         ("CPU cores", "not said", seen("cores")),
         ("CPU threads", "not said", _threads(records_)),
         ("Weights", "not said", records_.weights or "not measured"),
-        ("Timed passes a cell", setup["iterations"], f"at most {asked('iterations')}"),
-        ("Warm-up passes", setup["warmup_iterations"], f"{asked('warmup_iterations')} in each process"),
+        ("Timed passes a cell", setup["iterations"], f"at most {asked('iterations')}" if protocol else mixed),
+        (
+            "Warm-up passes",
+            setup["warmup_iterations"],
+            f"{asked('warmup_iterations')} in each process" if protocol else mixed,
+        ),
         ("Processes a cell", "not said", asked("replicates")),
-        ("Seconds to fill a cell", "no limit", asked("budget_s")),
-        ("Seconds a cell may take", "no limit", asked("limit_s")),
-        ("Attention", "not said", asked("attention")),
+        ("Timed seconds to fill a cell", "not said", asked("budget_s")),
+        ("Seconds a cell may take", "not said", asked("limit_s")),
+        ("Attention", "not said", _attention(records_)),
         ("Experiments", setup["experiments"], str(len(records_.records))),
         ("Batch sizes", setup["batch_sizes"], " ".join(map(str, _batch_sizes(records_))) or "not measured"),
     ]
@@ -230,6 +235,16 @@ def conversions(evidence: Evidence, records_: RecordSet) -> Table:
 
 def _batch_sizes(records_: RecordSet) -> tuple[int, ...]:
     return tuple(sorted({cell.batch_size for record in records_.records.values() for cell in record.cells}))
+
+
+def _attention(records_: RecordSet) -> str:
+    """What the models really ran with: a class without scaled-dot-product attention runs eager."""
+    found = Counter(
+        str(record.conversion.knobs.get("attention", "unknown"))
+        for record in records_.records.values()
+        if record.conversion
+    )
+    return ", ".join(f"{name} ({count} pairs)" for name, count in sorted(found.items())) or "not measured"
 
 
 def _threads(records_: RecordSet) -> str:

@@ -18,9 +18,9 @@ def answers(evidence: Evidence, records_: RecordSet) -> Table:
     rows = []
     for precision in blocks.compared(evidence):
         speeds = claims.printed_speedups(evidence, precision)
-        measured = evidence.values(records_, "speedup", precision, models)
-        saved = evidence.values(records_, reduction, precision, models)
-        cosines = evidence.values(records_, "cosine", precision, models)
+        measured = evidence.values(records_, "speedup", precision, evidence.models)
+        saved = evidence.values(records_, reduction, precision, evidence.models)
+        cosines = evidence.values(records_, "cosine", precision, evidence.models)
         rows.append(
             (
                 table.text(blocks.precision_label(precision)),
