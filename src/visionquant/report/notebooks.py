@@ -90,7 +90,7 @@ def _execute(project: Project, path: Path, digest: str) -> None:
                 cwd=project.root,
                 progress_bar=False,
                 execution_timeout=TIMEOUT_S,
-                extra_arguments=["--log-level=ERROR"],  # a warning a kernel about TCP on loopback
+                extra_arguments=["--log-level=CRITICAL"],  # else each kernel warns of TCP on loopback
             )
         except PapermillExecutionError as error:
             failed = project.root / "data" / "progress" / f"{path.stem}.failed.ipynb"

@@ -122,7 +122,7 @@ def edge(evidence: Evidence, records_: RecordSet) -> Table:
         (
             Column("Statement", css="text"),
             Column("published", css="number published"),
-            Column(records_.label, css="number measured"),
+            Column("measured", css="number measured"),
             Column("what was measured", css="text"),
         ),
         tuple(rows),
