@@ -69,7 +69,7 @@ def statistics_block(evidence: Evidence, records_: RecordSet) -> Table:
                 table.printed(row.printed),
                 table.number(statistics.summary(list(printed.values())).get(definition), decimals + 1),
                 table.text(f"{len(printed)} of {len(models)}"),
-                Item(_fits(row.statistic, fits), len(fits), css="good" if fits else "bad"),
+                _follows(row.statistic, fits, complete=len(printed) == len(models)),
                 table.number(
                     statistics.summary(list(measured.values())).get(definition),
                     decimals,
@@ -265,7 +265,9 @@ def _middle(values: dict[str, float], decimals: int, kind: str = "") -> Item:
     )
 
 
-def _fits(statistic: str, fits: list[str]) -> str:
-    if not fits:
-        return "no"
-    return "yes" if statistic not in DEFINED else f"yes: {', '.join(name.partition('_')[2] for name in fits)}"
+def _follows(statistic: str, fits: list[str], complete: bool) -> Item:
+    """Whether the printed rows give the figure, and by which definitions; with rows left out, a no proves nothing."""
+    if fits:
+        names = ", ".join(name.partition("_")[2] for name in fits)
+        return Item(f"yes: {names}" if statistic in DEFINED else "yes", len(fits), css="good text")
+    return Item("no", 0, css="bad text") if complete else Item("not from these rows alone", 0, css="text")
