@@ -207,7 +207,7 @@ def _group_follows(evidence: Evidence, claim: GroupClaim) -> bool:
     """Whether the printed rows give a group's figure under some reading of the group."""
     for models in claims.groups(evidence, claim.group).values():
         again = statistics.summary(list(claims.published_values(evidence, claim.subject, models).values()))
-        number = again.get({"about": "mean"}.get(claim.statistic, claim.statistic))
+        number = again.get(claim.computed)
         if number is not None and claim.printed.rounds_from(number):
             return True
     return False

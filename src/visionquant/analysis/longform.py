@@ -154,8 +154,7 @@ def over_groups(found: Evidence) -> Iterator[Row]:
                         (
                             row.printed
                             for row in found.published.groups
-                            if (row.group, row.subject) == (group, key)
-                            and {"about": "mean"}.get(row.statistic, row.statistic) == statistic
+                            if (row.group, row.subject) == (group, key) and row.computed == statistic
                         ),
                         None,
                     )

@@ -77,6 +77,11 @@ class GroupClaim:
     unit: str
     statement: str
 
+    @property
+    def computed(self) -> str:
+        """The statistic that stands for the words: "about 50 %" speaks of the mean."""
+        return "mean" if self.statistic == "about" else self.statistic
+
 
 @dataclass(frozen=True)
 class CostRow:

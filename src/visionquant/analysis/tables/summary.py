@@ -138,7 +138,7 @@ def groups(evidence: Evidence, records_: RecordSet) -> Table:
     rows = []
     for claim in evidence.published.groups:
         about = claims.subject(claim.subject)
-        statistic = {"about": "mean"}.get(claim.statistic, claim.statistic)
+        statistic = claim.computed
         decimals = describe(about.quantity).decimals
         for reading, models in claims.groups(evidence, claim.group).items():
             printed = claims.published_values(evidence, claim.subject, models)
