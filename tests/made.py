@@ -13,8 +13,9 @@ from visionquant.analysis import evidence
 from visionquant.analysis.evidence import Evidence
 from visionquant.environment import Environment
 from visionquant.paths import Project
-from visionquant.records import Cell, Code, Conversion, Fidelity, Memory, Record, Replicate, Settings, Size, Throughput
+from visionquant.records import Code, Conversion, Fidelity, Record, Settings, Size
 from visionquant.records import Weights as WeightsUsed
+from visionquant.samples import Cell, Conditions, Memory, Replicate, Sentinel, Throughput
 
 Processes = Sequence[Sequence[float]]
 CPU = Environment(
@@ -54,24 +55,43 @@ def project(root: Path) -> Project:
     return Project(root)
 
 
-def cell(batch_size: int, processes: Processes, device_bytes: int | None = None, gpu: bool = False) -> Cell:
-    """A measured cell with these milliseconds by process; its throughput is that of the first pass."""
+QUIET = Conditions(
+    isolation="clean", others_share=0.0, load_1m=0.1, frequency_mhz=2600.0, omp_wait_policy="not set", gpu=None
+)
+
+
+def cell(
+    batch_size: int,
+    processes: Processes,
+    device_bytes: int | None = None,
+    gpu: bool = False,
+    sentinel_ms: float = 1.0,
+    interleaved_with: tuple[str, ...] = (),
+) -> Cell:
+    """A measured cell with these milliseconds by process; the throughput of each is that of its first pass."""
     return Cell(
         batch_size=batch_size,
         status="ok",
         reason="",
         replicates=tuple(
             Replicate(
+                position=position,
+                started_at="2026-01-01T00:00:00.000+00:00",
                 threads=2,
                 warmup_ms=(1.0,),
+                settled=None,
                 wall_ms=tuple(times),
                 gpu_ms=tuple(0.5 * ms for ms in times) if gpu else None,
                 stopped_by="count",
+                throughput=Throughput(images=10 * batch_size, seconds=10 * times[0] / 1e3),
                 host_peak=2**30,
+                sentinel=Sentinel(before_ms=sentinel_ms, after_ms=sentinel_ms),
+                conditions=QUIET,
             )
-            for times in processes
+            for position, times in enumerate(processes)
         ),
-        throughput=Throughput(images=10 * batch_size, seconds=10 * processes[0][0] / 1e3),
+        stopped_by="count",
+        interleaved_with=interleaved_with,
         memory=Memory(
             stored_weights=100,
             allocated_after=device_bytes,
@@ -96,7 +116,7 @@ def record(
     assert facts is not None
     stored = facts.model_bytes.get(precision, facts.model_bytes["fp16"])
     return Record(
-        schema_version=1,
+        schema_version=2,
         model=model,
         precision=precision,
         settings=Settings(
@@ -131,6 +151,9 @@ def record(
             kl_nats=0.0,
             logits_from="a fixed seeded projection to 1000 classes",
         ),
+        operations=400,
+        outlier_layers=0 if precision == "int8" else None,
+        sentinel_ms=(0.99, 1.0, 1.0, 1.01),
         cells=tuple(cells),
         elapsed_s=10.0,
     )

@@ -37,10 +37,10 @@ def study(root: Path) -> Project:
 def finished(project: Project) -> set[tuple[str, str, int]]:
     """The cells that are on disk, in records and in the progress of pairs under way; every file must be whole."""
     found = set()
-    for folder in (project.measured, project.root / "data" / "progress"):
-        for path in folder.glob("*.json"):
-            record = records.read(path)
-            found |= {(record.model, record.precision, cell.batch_size) for cell in record.cells}
+    read = [records.read(path) for path in project.measured.glob("*.json")]
+    read += [records.read_progress(path).record for path in (project.root / "data" / "progress").glob("*.json")]
+    for record in read:
+        found |= {(record.model, record.precision, cell.batch_size) for cell in record.cells}
     return found
 
 
@@ -52,7 +52,7 @@ def test_twenty_kills_lose_no_finished_cell(tmp_path: Path) -> None:
         with subprocess.Popen(
             COMMAND, cwd=project.root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         ) as running:
-            time.sleep(moments.uniform(1.5, 6.0))
+            time.sleep(moments.uniform(3.0, 9.0))
             os.kill(running.pid, signal.SIGKILL)
         now = finished(project)
         assert had <= now

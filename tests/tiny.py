@@ -9,8 +9,10 @@ from typing import Any
 import yaml
 
 from visionquant import params as parameters
+from visionquant.bench import pair
 from visionquant.params import Params
 from visionquant.paths import Project
+from visionquant.records import Record
 
 ROOT = Path(__file__).parents[1]
 
@@ -38,7 +40,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 PROTOCOL: dict[str, Any] = {
     "replicates": 2,
+    "most_replicates": None,
+    "goal": None,
     "warmup_iterations": 1,
+    "warmup_s": 0.0,
     "iterations": 6,
     "minimum_iterations": 2,
     "budget_s": None,
@@ -49,6 +54,8 @@ PROTOCOL: dict[str, Any] = {
     "attention": "sdpa",
     "threads": 1,
     "cudnn_benchmark": False,
+    "busy": "allow",
+    "energy_s": None,
     "seed": 0,
 }
 
@@ -91,3 +98,11 @@ def project(root: Path, raw: dict[str, Any] | None = None) -> tuple[Project, Par
     shutil.copytree(ROOT / "data" / "supplement", root / "data" / "supplement")
     found = Project(root)
     return found, parameters.load(found)
+
+
+def measure(
+    project: Project, params: Params, model: str, precision: str, batch_sizes: Any = None, **more: Any
+) -> Record:
+    """One pair measured alone."""
+    (record,) = pair.measure(project, params, model, [precision], batch_sizes, **more)
+    return record

@@ -106,8 +106,9 @@ def measure(model: Model, precision: Precision, batch_size: BatchSizes = None, a
     from visionquant.bench import pair
 
     project, params = _open()
+    before_s = time.time() - _process_begun_s()
     with _interruptible():
-        record = pair.measure(project, params, model, precision, batch_size, again, begun_s=_process_begun_s())
+        (record,) = pair.measure(project, params, model, [precision], batch_size, again, before_s=before_s)
     print(progress.line(record))
 
 
@@ -119,6 +120,9 @@ def sweep(
     all_models: Annotated[bool, typer.Option("--all-models", help="Every model of study.models.")] = False,
     all_precisions: Annotated[bool, typer.Option("--all-precisions", help="Every one of study.precisions.")] = False,
     again: Again = False,
+    minutes: Annotated[
+        float | None, typer.Option(min=0, help="Stop after so long, exit code 75; the same command goes on.")
+    ] = None,
 ) -> None:
     """Measure many pairs without DVC, e.g. `visionquant sweep --all-models --all-precisions`."""
     from visionquant import progress
@@ -131,7 +135,10 @@ def sweep(
     batch_sizes = sorted(set(batch_size or params.study.batch_sizes))
     print(f"plan: {_plan(project, params, models, precisions, batch_sizes, again).text}")
     with _interruptible():
-        progress.sweep(project, params, models, precisions, batch_sizes, again, _process_begun_s())
+        done = progress.sweep(project, params, models, precisions, batch_sizes, again, _process_begun_s(), minutes)
+    if not done:
+        print(f"visionquant: {minutes:g} minutes are over; the same command goes on from here", file=sys.stderr)
+        raise SystemExit(75)
 
 
 @app.command()

@@ -8,9 +8,11 @@ serial numbers, times and temperatures are no part of it.
 import json
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import psutil
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -169,36 +171,49 @@ def _version(package: str) -> str:
         return "absent"
 
 
-def _gpu() -> dict[str, str] | None:
+@contextmanager
+def open_gpu() -> Iterator[tuple[Any, Any] | None]:
+    """NVML and the handle of the GPU that the study uses, None where there is none."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None and visible.split(",")[0].strip() in ("", "-1"):
-        return None
+        yield None
+        return
     try:
-        import pynvml
+        import pynvml as nvml
 
-        pynvml.nvmlInit()
+        nvml.nvmlInit()
     except Exception:  # no driver, or no NVML: the machine has no usable GPU, which is a fact and no error
-        return None
+        yield None
+        return
     try:
-        if pynvml.nvmlDeviceGetCount() == 0:
-            return None
         first = visible.split(",")[0].strip() if visible else "0"
-        handle = (
-            pynvml.nvmlDeviceGetHandleByIndex(int(first))
-            if first.isdigit()
-            else pynvml.nvmlDeviceGetHandleByUUID(first)
-        )
-        cuda = pynvml.nvmlSystemGetCudaDriverVersion()
-        return {
-            "name": str(pynvml.nvmlDeviceGetName(handle)),
-            "memory_mib": str(int(pynvml.nvmlDeviceGetMemoryInfo(handle).total) // 2**20),
-            "driver": str(pynvml.nvmlSystemGetDriverVersion()),
-            "cuda": f"{cuda // 1000}.{cuda % 1000 // 10}",
-        }
-    except pynvml.NVMLError:
-        return None
+        handle = None
+        if nvml.nvmlDeviceGetCount():
+            number = first.isdigit()
+            handle = nvml.nvmlDeviceGetHandleByIndex(int(first)) if number else nvml.nvmlDeviceGetHandleByUUID(first)
+    except nvml.NVMLError:
+        handle = None
+    try:
+        yield None if handle is None else (nvml, handle)
     finally:
-        pynvml.nvmlShutdown()
+        nvml.nvmlShutdown()
+
+
+def _gpu() -> dict[str, str] | None:
+    with open_gpu() as opened:
+        if opened is None:
+            return None
+        nvml, handle = opened
+        try:
+            cuda = nvml.nvmlSystemGetCudaDriverVersion()
+            return {
+                "name": str(nvml.nvmlDeviceGetName(handle)),
+                "memory_mib": str(int(nvml.nvmlDeviceGetMemoryInfo(handle).total) // 2**20),
+                "driver": str(nvml.nvmlSystemGetDriverVersion()),
+                "cuda": f"{cuda // 1000}.{cuda % 1000 // 10}",
+            }
+        except nvml.NVMLError:
+            return None
 
 
 def _cpuinfo(field: str) -> str:

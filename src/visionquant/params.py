@@ -5,13 +5,13 @@ line that names the key and what is allowed. Nothing here imports torch.
 """
 
 import difflib
-import re
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from visionquant.complaint import one_line
 from visionquant.errors import StudyError
 from visionquant.paths import Project
 
@@ -65,12 +65,15 @@ class Int8Precision(Row):
     """bitsandbytes LLM.int8(): row-wise INT8 weights; input columns that exceed ``threshold`` stay in 16 bit.
 
     ``threshold: 0.0`` switches the outlier path off. Linear layers with part of their name in ``skip`` keep ``dtype``.
+    ``outliers``: so many channels of every normalisation in front of Linear layers are scaled up and the next weights
+    down, so that seeded weights meet outliers as trained ones do.
     """
 
     method: Literal["bitsandbytes_int8"]
     dtype: Dtype
     cpu_dtype: Dtype
     threshold: Annotated[float, Field(ge=0.0)]
+    outliers: Annotated[int, Field(ge=0, le=16)] = 0
     skip: tuple[str, ...] = ()
 
 
@@ -92,11 +95,16 @@ class Protocol(Row):
     """How one cell is measured. Times in seconds; counts of forward passes.
 
     ``budget_s`` is what the timed passes of a cell aim to fill, ``limit_s`` what it may take at most, warm-up included:
-    a cell whose fewest passes are foreseen to take longer is over budget.
+    a cell whose fewest passes are foreseen to take longer is over budget. With a ``goal``, processes beyond
+    ``replicates`` are added until the half-width of the median's interval is at most that share of it, the budget is
+    spent, or there are ``most_replicates``. Warm-up goes on for up to ``warmup_s`` more until two halves of it agree.
     """
 
     replicates: Annotated[int, Field(ge=1, le=100)]
+    most_replicates: Annotated[int, Field(ge=2, le=100)] | None
+    goal: Annotated[float, Field(gt=0, lt=1)] | None
     warmup_iterations: Annotated[int, Field(ge=0)]
+    warmup_s: Annotated[float, Field(ge=0)]
     iterations: Annotated[int, Field(ge=1)]
     minimum_iterations: Annotated[int, Field(ge=1)]
     budget_s: Annotated[float, Field(gt=0)] | None
@@ -107,20 +115,31 @@ class Protocol(Row):
     attention: Literal["sdpa", "eager"]
     threads: Annotated[int, Field(ge=1)] | None
     cudnn_benchmark: bool
+    busy: Literal["allow", "refuse"]
+    energy_s: Annotated[float, Field(ge=5)] | None
     seed: Annotated[int, Field(ge=0)]
 
     @model_validator(mode="after")
     def _counts_fit(self) -> Self:
-        if self.minimum_iterations * self.replicates > self.iterations:
+        if (self.goal is None) != (self.most_replicates is None):
+            raise ValueError("goal and most_replicates go together: both, or null and null")
+        if self.most_replicates is not None and not 2 <= self.replicates <= self.most_replicates:
+            raise ValueError(f"with a goal replicates goes from 2 to most_replicates, found {self.replicates}")
+        if self.minimum_iterations * self.most > self.iterations:
             raise ValueError(
-                f"minimum_iterations {self.minimum_iterations} x replicates {self.replicates} "
+                f"minimum_iterations {self.minimum_iterations} x replicates {self.most} "
                 f"is more than iterations {self.iterations}"
             )
         return self
 
+    @property
+    def most(self) -> int:
+        """The most replicates that a cell gets."""
+        return self.most_replicates or self.replicates
+
     def iterations_of(self, replicate: int) -> int:
-        """Timed iterations of replicate 0, 1, ...: they add up to ``iterations``."""
-        share, rest = divmod(self.iterations, self.replicates)
+        """Timed iterations of replicate 0, 1, ...: all that there may be add up to ``iterations``."""
+        share, rest = divmod(self.iterations, self.most)
         return share + (replicate < rest)
 
 
@@ -172,6 +191,11 @@ class Params(Row):
         """(model, precision) of the study, model by model."""
         return tuple((model, precision) for model in self.study.models for precision in self.study.precisions)
 
+    def other_pairs(self) -> tuple[tuple[str, str], ...]:
+        """The study's models with the precisions that it does not list."""
+        others = [name for name in self.precisions if name not in self.study.precisions]
+        return tuple((model, precision) for model in self.study.models for precision in others)
+
 
 def load(project: Project) -> Params:
     """Read and check ``params.yaml``.
@@ -197,7 +221,7 @@ def parse(raw: dict[str, Any]) -> Params:
     try:
         params = Params.model_validate(_tuples(raw))
     except ValidationError as error:
-        raise _one_line(error) from None
+        raise one_line(error, _fields_at) from None
     study = params.study
     _require_baseline(params)
     known("study.models", study.models, params.models)
@@ -248,33 +272,6 @@ def _tuples(value: Any) -> Any:
     if isinstance(value, list):
         return tuple(_tuples(item) for item in value)
     return value
-
-
-_METHODS = "float, bitsandbytes_int8, bitsandbytes_nf4"
-
-
-def _one_line(error: ValidationError) -> StudyError:
-    first = error.errors(include_url=False)[0]
-    path = [str(part) for part in first["loc"]]
-    path = [part for part in path if part not in _METHODS.split(", ") and part != "[key]"]
-    key = f"params.yaml: {'.'.join(path)}" if path else "params.yaml"
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    if first["type"] == "extra_forbidden":
-        allowed = _fields_at([str(part) for part in first["loc"][:-1]])
-        near = difflib.get_close_matches(path[-1], allowed, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        return StudyError(key, f"unknown key{more}", f"{hint}allowed: {', '.join(allowed)}")
-    if first["type"] == "missing":
-        return StudyError(key, f"missing{more}", "add it")
-    message = re.sub(r"^Value error, ", "", first["msg"])
-    found = first.get("input")
-    shown = f"{message[0].lower()}{message[1:]}" + (
-        f", found {found!r}" if isinstance(found, str | int | float | bool) or found is None else ""
-    )
-    if first["type"] in ("union_tag_invalid", "union_tag_not_found"):
-        tag = first.get("ctx", {}).get("tag", "missing")
-        return StudyError(f"{key}.method", f"{tag} is no method{more}", f"allowed: {_METHODS}")
-    return StudyError(key, shown + more, "correct it in params.yaml")
 
 
 _ROWS: dict[str, dict[str, type[Row]]] = {

@@ -15,7 +15,8 @@ from visionquant.errors import StudyError
 from visionquant.manifest import Manifest
 from visionquant.params import Params, Protocol
 from visionquant.paths import Project
-from visionquant.records import Cell, Record, read, stale
+from visionquant.records import Record, read, read_progress, stale
+from visionquant.samples import Cell
 
 Pair = tuple[str, str]
 
@@ -78,7 +79,7 @@ def up_to_date(
         for path in (project.progress(model, precision), project.record(model, precision)):
             if not path.is_file():
                 continue
-            found = read(path)
+            found = read_progress(path).record if path == project.progress(model, precision) else read(path)
             same_machine = found.environment.key() == here.key() and found.code.measuring_sha256 == measuring_sha256
             if same_machine and not stale(found, params) and _same_weights(project, params, found):
                 kept.setdefault((model, precision), set()).update(cell.batch_size for cell in found.cells)
@@ -123,7 +124,7 @@ def _cell_s(protocol: Protocol, pass_s: float | None) -> float | None:
     """Seconds that the protocol spends on a cell whose pass takes ``pass_s``."""
     if pass_s is None:
         return None
-    fewest = (protocol.replicates * (protocol.warmup_iterations + protocol.minimum_iterations) + 1) * pass_s
+    fewest = protocol.replicates * (protocol.warmup_iterations + protocol.minimum_iterations + 1) * pass_s
     if protocol.limit_s is not None and fewest > protocol.limit_s:
         return 0.0
     counted = protocol.replicates * protocol.warmup_iterations + protocol.iterations * (1 + protocol.throughput_share)

@@ -7,9 +7,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from visionquant import sweep as sweeps
+from visionquant.bench.cell import Course
+from visionquant.intervals import half_width
 from visionquant.params import Params
 from visionquant.paths import Project
-from visionquant.records import Cell, Record
+from visionquant.records import Record
+from visionquant.samples import Cell
 
 
 def sweep(
@@ -20,7 +23,8 @@ def sweep(
     batch_sizes: Sequence[int],
     again: bool,
     begun_s: float,
-) -> None:
+    minutes: float | None = None,
+) -> bool:
     """Run a sweep with a bar; see :func:`visionquant.sweep.sweep`."""
     console = Console(highlight=False, soft_wrap=True)
     columns = (
@@ -45,7 +49,33 @@ def sweep(
             fresh[0] = 0
             console.print(line(record), markup=False)
 
-        sweeps.sweep(project, params, models, precisions, batch_sizes, again, on_cell, on_pair, begun_s)
+        def on_replicate(model: str, precision: str, course: Course) -> None:
+            bar.update(task, description=f"{model} {precision} {running(course)}")
+
+        return sweeps.sweep(
+            project,
+            params,
+            models,
+            precisions,
+            batch_sizes,
+            again,
+            on_cell,
+            on_replicate,
+            on_pair,
+            begun_s,
+            minutes,
+        )
+
+
+def running(course: Course) -> str:
+    """A cell on its way: batch size, the median so far and, from two processes on, its 95 % interval's half-width."""
+    if not course.runs:
+        return f"{course.batch_size}: again, the machine moved"
+    processes = [run.replicate.wall_ms for run in course.runs]
+    width = half_width(processes, 0.95)
+    spread = "" if width is None else f" ±{100 * width:.1f} %"
+    median = statistics.median(ms for one in processes for ms in one)
+    return f"{course.batch_size}: {median:.2f} ms{spread} ({len(processes)})"
 
 
 def line(record: Record) -> str:

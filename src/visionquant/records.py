@@ -5,28 +5,24 @@ a row with a status and a reason.
 
 Schema history
     1  first version
+    2  in every replicate a throughput window, order, time, drift sentinel, conditions and a checked warm-up; of each
+       cell audit, energy, GPU-busy time and earlier attempts; of each pair the operations of a pass
 """
 
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from visionquant.environment import Environment
 from visionquant.errors import StudyError
 from visionquant.params import ModelSpec, Params, Precision, Protocol
 from visionquant.paths import Project, write_atomically
+from visionquant.samples import Cell, Pending, Row
 
-SCHEMA = 1
-Status = Literal["ok", "out_of_memory", "unsupported", "over_budget", "unsteady", "non_finite"]
-
-
-class Row(BaseModel):
-    """A frozen part of a record without room for unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+SCHEMA: Literal[2] = 2
 
 
 class Weights(Row):
@@ -90,54 +86,15 @@ class Fidelity(Row):
     logits_from: str
 
 
-class Replicate(Row):
-    """One fresh process. Milliseconds of each iteration; ``gpu_ms`` from CUDA events; ``threads`` of the CPU."""
-
-    threads: int
-    warmup_ms: tuple[float, ...]
-    wall_ms: tuple[float, ...]
-    gpu_ms: tuple[float, ...] | None
-    stopped_by: Literal["count", "budget"]
-    host_peak: int | None
-
-
-class Throughput(Row):
-    """Images passed in a window without a synchronisation between batches, and its seconds."""
-
-    images: int
-    seconds: float
-
-
-class Memory(Row):
-    """Bytes by kind; null where this device has no such figure."""
-
-    stored_weights: int
-    allocated_after: int | None
-    peak_allocated: int | None
-    peak_reserved: int | None
-    host_peak: int | None
-
-
-class Cell(Row):
-    """One batch size of a pair: measured, or why not."""
-
-    batch_size: int
-    status: Status
-    reason: str
-    replicates: tuple[Replicate, ...] = ()
-    throughput: Throughput | None = None
-    memory: Memory | None = None
-
-    def timed_s(self) -> float:
-        """Seconds inside timed windows: iterations and throughput."""
-        iterations = sum(sum(replicate.wall_ms) for replicate in self.replicates) / 1e3
-        return iterations + (self.throughput.seconds if self.throughput else 0.0)
-
-
 class Record(Row):
-    """A pair: facts common to it, and a cell per batch size. ``elapsed_s`` is what measuring it took in all."""
+    """A pair: facts common to it, and a cell per batch size. ``elapsed_s`` is what measuring it took in all.
 
-    schema_version: Literal[1]
+    ``operations`` counts what one forward pass of one image dispatches, views apart; ``outlier_layers`` in how many
+    INT8 layers it met outliers, None where none are looked for; ``sentinel_ms`` are readings of
+    the reference kernel in processes of their own before the first cell: its noise.
+    """
+
+    schema_version: Literal[2]
     model: str
     precision: str
     settings: Settings
@@ -146,6 +103,9 @@ class Record(Row):
     conversion: Conversion | None
     size: Size | None
     fidelity: Fidelity | None
+    operations: int | None
+    outlier_layers: int | None
+    sentinel_ms: tuple[float, ...]
     cells: tuple[Cell, ...]
     elapsed_s: float
 
@@ -156,6 +116,13 @@ class Record(Row):
     def cell(self, batch_size: int) -> Cell | None:
         """The cell of ``batch_size``, or None if it was not measured."""
         return next((cell for cell in self.cells if cell.batch_size == batch_size), None)
+
+
+class Progress(Row):
+    """An unfinished pair: its record so far, and the cell in flight."""
+
+    record: Record
+    pending: Pending | None
 
 
 def identity(settings: Settings, environment: Environment, measuring_sha256: str) -> str:
@@ -174,6 +141,18 @@ def read(path: Path) -> Record:
     Raises:
         StudyError: the file can't be read, is cut, or is not of this schema.
     """
+    return _read(path, Record)
+
+
+def read_progress(path: Path) -> Progress:
+    """Read the progress of a pair; see :func:`read`."""
+    return _read(path, Progress)
+
+
+Kind = TypeVar("Kind", Record, Progress)
+
+
+def _read(path: Path, kind: type[Kind]) -> Kind:
     remedy = f"delete {path.name} and measure the pair again"
     try:
         text = path.read_text()
@@ -182,14 +161,20 @@ def read(path: Path) -> Record:
         raise StudyError(f"record {path}", error.strerror or "unreadable", remedy) from None
     except ValueError:
         raise StudyError(f"record {path}", "not JSON (cut short?)", remedy) from None
-    if isinstance(raw, dict) and raw.get("schema_version") != SCHEMA:
-        raise StudyError(f"record {path}", f"schema {raw.get('schema_version')}, this code reads {SCHEMA}", remedy)
+    inner = raw.get("record") if isinstance(raw, dict) and kind is Progress else raw
+    if isinstance(inner, dict) and inner.get("schema_version") != SCHEMA:
+        raise StudyError(f"record {path}", f"schema {inner.get('schema_version')}, this code reads {SCHEMA}", remedy)
     try:
-        return Record.model_validate_json(text)
+        return kind.model_validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise StudyError(f"record {path}", f"{where}: {first['msg'].lower()}", remedy) from None
+
+
+def write_progress(path: Path, progress: Progress) -> None:
+    """Write ``progress``, whole or not at all."""
+    write_atomically(path, progress.model_dump_json() + "\n")
 
 
 def write(path: Path, record: Record) -> None:
@@ -216,24 +201,24 @@ def stale(record: Record, params: Params) -> str | None:
 
 
 def local(project: Project, params: Params) -> tuple[dict[tuple[str, str], Record], dict[tuple[str, str], str]]:
-    """This machine's records of the pairs in force, and why each other pair has none.
+    """This machine's records of the pairs in force, and why each other pair of the study has none.
+
+    Precisions that the study does not list, and that were measured all the same, are there too.
 
     Raises:
         StudyError: a record is broken, or two records come from different machines or versions.
     """
     found: dict[tuple[str, str], Record] = {}
     missing: dict[tuple[str, str], str] = {}
-    for pair in params.pairs():
+    asked = params.pairs()
+    for pair in (*asked, *params.other_pairs()):
         path = project.record(*pair)
-        if not path.is_file():
-            missing[pair] = "not measured"
-            continue
-        record = read(path)
-        reason = stale(record, params)
-        if reason:
-            missing[pair] = reason
-        else:
+        record = read(path) if path.is_file() else None
+        reason = "not measured" if record is None else stale(record, params)
+        if record is not None and reason is None:
             found[pair] = record
+        elif pair in asked:
+            missing[pair] = reason or ""
     require_one_machine("data/measured", list(found.values()))
     return found, missing
 

@@ -10,7 +10,7 @@ from visionquant import records
 from visionquant.analysis import claims, evidence, provenance
 from visionquant.analysis.evidence import Evidence
 from visionquant.errors import StudyError
-from visionquant.records import Cell
+from visionquant.samples import Cell
 
 FACTORS = {"fp32": 1.0, "fp16": 0.5, "int8": 2.0, "nf4": 1.01}
 MODEL = "vit-base-224-production"

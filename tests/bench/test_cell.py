@@ -1,9 +1,10 @@
+import made
 import pytest
 import tiny
 
-from visionquant.bench import cell
+from visionquant.bench import cell, replicate
 from visionquant.params import Protocol
-from visionquant.records import Cell, Memory, Replicate
+from visionquant.samples import Cell
 
 GIB = 2**30
 PLENTY = cell.Host(available=100 * GIB, baseline=0)
@@ -16,13 +17,10 @@ def protocol(**changes: object) -> Protocol:
 
 
 def measured(batch_size: int, pass_ms: float, host_peak: int | None = None) -> Cell:
-    replicate = Replicate(
-        threads=1, warmup_ms=(pass_ms,), wall_ms=(pass_ms,) * 3, gpu_ms=None, stopped_by="count", host_peak=host_peak
+    found = made.cell(batch_size, [[pass_ms] * 3] * 3)
+    return found.model_copy(
+        update={"memory": found.memory.model_copy(update={"host_peak": host_peak}) if found.memory else None}
     )
-    memory = Memory(
-        stored_weights=1, allocated_after=None, peak_allocated=None, peak_reserved=None, host_peak=host_peak
-    )
-    return Cell(batch_size=batch_size, status="ok", reason="", replicates=(replicate,) * 3, memory=memory)
 
 
 def test_the_smallest_cell_is_always_measured() -> None:
@@ -30,12 +28,12 @@ def test_the_smallest_cell_is_always_measured() -> None:
 
 
 def test_a_cell_over_budget_is_foreseen_from_the_nearest_smaller_one() -> None:
-    smaller = [measured(1, 1.0), measured(8, 400.0)]
-    assert cell.foresee(16, smaller, protocol(), PLENTY) is None  # 7 passes of 0.8 s
-    found = cell.foresee(32, smaller, protocol(), PLENTY)  # 7 passes of 1.6 s
+    smaller = [measured(1, 1.0), measured(8, 300.0)]
+    assert cell.foresee(16, smaller, protocol(), PLENTY) is None  # 9 passes of 0.6 s
+    found = cell.foresee(32, smaller, protocol(), PLENTY)  # 9 passes of 1.2 s
     assert found is not None
     assert found.status == "over_budget"
-    assert "7 passes of about 1.60 s (from batch size 8)" in found.reason
+    assert "9 passes of about 1.20 s (from batch size 8)" in found.reason
 
 
 def test_without_a_limit_nothing_is_over_it() -> None:
@@ -61,9 +59,9 @@ def test_what_failed_at_a_smaller_batch_is_not_tried_at_a_larger_one(status: str
 
 
 def test_the_plan_leaves_the_throughput_window_its_share_of_the_budget() -> None:
-    plans = [cell.plan_of(protocol(throughput_share=0.25), number) for number in range(3)]
+    plans = [replicate.plan_of(protocol(throughput_share=0.25), number) for number in range(3)]
     assert sum(plan.budget_s or 0 for plan in plans) == pytest.approx(6.0 * 0.75)
     assert sum(plan.iterations for plan in plans) == tiny.PROTOCOL["iterations"]
-    assert cell.window_count(protocol(throughput_share=0.25), 100.0) == 15
-    assert cell.window_count(protocol(throughput_share=0.25), 1e9) == 1
-    assert cell.window_count(protocol(throughput_share=0.5, budget_s=None), 1.0) == 3
+    assert replicate.window_count(protocol(throughput_share=0.25), 100.0) == 5
+    assert replicate.window_count(protocol(throughput_share=0.25), 1e9) == 1
+    assert replicate.window_count(protocol(throughput_share=0.5, budget_s=None), 1.0) == 1

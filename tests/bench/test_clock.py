@@ -1,6 +1,14 @@
 from typing import Any
 
-from visionquant.bench.clock import CpuClock, Plan, time_steps, time_window
+from visionquant.bench.clock import Clock, CpuClock, Plan, Samples, Step, time_steps, time_window
+
+
+def plan(warmup: int, iterations: int, minimum: int, budget_s: float | None, warmup_s: float = 0.0) -> Plan:
+    return Plan(warmup=warmup, warmup_s=warmup_s, iterations=iterations, minimum=minimum, budget_s=budget_s)
+
+
+def timed(step: Step, clock: Clock, asked: Plan) -> Samples:
+    return time_steps(step, step, clock, asked)
 
 
 class ScriptedClock:
@@ -31,14 +39,14 @@ class ScriptedClock:
 
 def test_the_number_of_samples_is_the_plans_and_not_the_warmups() -> None:
     clock = ScriptedClock([5.0])
-    samples = time_steps(clock.step, clock, Plan(warmup=3, iterations=7, minimum=1, budget_s=None))
+    samples = time_steps(clock.step, clock.step, clock, plan(warmup=3, iterations=7, minimum=1, budget_s=None))
     assert (len(samples.warmup_ms), len(samples.wall_ms)) == (3, 7)
     assert samples.stopped_by == "count"
 
 
 def test_every_step_stands_between_two_synchronisations_with_the_readings_outside_the_marks() -> None:
     clock = ScriptedClock([5.0])
-    time_steps(clock.step, clock, Plan(warmup=0, iterations=1, minimum=1, budget_s=None))
+    timed(clock.step, clock, plan(warmup=0, iterations=1, minimum=1, budget_s=None))
     asked = clock.asked
     at = asked.index("step 0")
     assert asked[at - 3 : at + 4] == ["sync", "now", "mark", "step 0", "mark", "sync", "now"]
@@ -46,14 +54,14 @@ def test_every_step_stands_between_two_synchronisations_with_the_readings_outsid
 
 def test_wall_and_device_times_are_two_columns() -> None:
     clock = ScriptedClock([5.0])
-    samples = time_steps(clock.step, clock, Plan(warmup=0, iterations=4, minimum=1, budget_s=None))
+    samples = time_steps(clock.step, clock.step, clock, plan(warmup=0, iterations=4, minimum=1, budget_s=None))
     assert samples.wall_ms == (5.0,) * 4
     assert samples.gpu_ms == (2.5,) * 4
 
 
 def test_a_budget_ends_the_timing_before_it_is_overrun() -> None:
     clock = ScriptedClock([100.0])
-    samples = time_steps(clock.step, clock, Plan(warmup=1, iterations=1000, minimum=1, budget_s=0.55))
+    samples = time_steps(clock.step, clock.step, clock, plan(warmup=1, iterations=1000, minimum=1, budget_s=0.55))
     assert samples.stopped_by == "budget"
     assert len(samples.wall_ms) == 5
     assert clock.time_s <= 0.1 + 0.55  # a cold warm-up does not eat the budget
@@ -61,14 +69,14 @@ def test_a_budget_ends_the_timing_before_it_is_overrun() -> None:
 
 def test_the_minimum_is_timed_whatever_the_budget() -> None:
     clock = ScriptedClock([100.0])
-    samples = time_steps(clock.step, clock, Plan(warmup=1, iterations=1000, minimum=3, budget_s=0.001))
+    samples = time_steps(clock.step, clock.step, clock, plan(warmup=1, iterations=1000, minimum=3, budget_s=0.001))
     assert len(samples.wall_ms) == 3
     assert samples.stopped_by == "budget"
 
 
 def test_timed_steps_begin_at_zero_after_the_warmup() -> None:
     clock = ScriptedClock([1.0])
-    time_steps(clock.step, clock, Plan(warmup=2, iterations=2, minimum=1, budget_s=None))
+    timed(clock.step, clock, plan(warmup=2, iterations=2, minimum=1, budget_s=None))
     assert [asked for asked in clock.asked if asked.startswith("step")] == ["step 0", "step 1", "step 0", "step 1"]
 
 
@@ -80,6 +88,8 @@ def test_the_throughput_window_synchronises_only_around_all_steps() -> None:
 
 
 def test_a_cpu_has_no_device_times() -> None:
-    samples = time_steps(lambda i: None, CpuClock(), Plan(warmup=1, iterations=3, minimum=1, budget_s=None))
+    samples = time_steps(
+        lambda i: None, lambda i: None, CpuClock(), plan(warmup=1, iterations=3, minimum=1, budget_s=None)
+    )
     assert samples.gpu_ms is None
     assert all(ms >= 0 for ms in samples.wall_ms)

@@ -4,7 +4,7 @@ import pytest
 import tiny
 
 from visionquant import environment, hub
-from visionquant.bench import pair, reference
+from visionquant.bench import reference
 from visionquant.params import Params, parse
 from visionquant.paths import Project
 
@@ -27,7 +27,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, Params]:
 @pytest.mark.parametrize("precision", FLOORS)
 def test_a_pair_on_the_card(study: tuple[Project, Params], precision: str) -> None:
     project, params = study
-    record = pair.measure(project, params, "tiny-vit", precision)
+    record = tiny.measure(project, params, "tiny-vit", precision)
     assert record.environment.device == "cuda"
     assert record.environment.gpu
     assert record.environment.driver
@@ -55,7 +55,7 @@ def test_the_process_that_forks_never_touches_the_card(study: tuple[Project, Par
     import torch
 
     project, params = study
-    pair.measure(project, params, "tiny-vit", "fp16", again=True)
+    tiny.measure(project, params, "tiny-vit", "fp16", again=True)
     assert not torch.cuda.is_initialized()
 
 

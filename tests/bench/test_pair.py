@@ -13,11 +13,11 @@ import pytest
 import tiny
 
 from visionquant import environment, hub, records
-from visionquant.bench import pair, reference
+from visionquant.bench import reference
 from visionquant.errors import CodeChanged, MachineMismatch, StudyError
 from visionquant.params import Params, parse
 from visionquant.paths import Project
-from visionquant.records import Cell
+from visionquant.samples import Cell
 
 
 @pytest.fixture
@@ -43,14 +43,14 @@ def changed(raw: dict[str, Any] | None = None, **protocol: Any) -> Params:
 def measured_sizes(project: Project, params: Params, precision: str = "nf4", **more: Any) -> list[int]:
     """Batch sizes that this call measured anew."""
     new: list[int] = []
-    pair.measure(project, params, "tiny-vit", precision, on_cell=lambda m, p, cell: new.append(cell.batch_size), **more)
+    tiny.measure(project, params, "tiny-vit", precision, on_cell=lambda m, p, cell: new.append(cell.batch_size), **more)
     return new
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "nf4"])
 def test_a_record_holds_what_the_protocol_asked_for(study: tuple[Project, Params], precision: str) -> None:
     project, params = study
-    record = pair.measure(project, params, "tiny-vit", precision)
+    record = tiny.measure(project, params, "tiny-vit", precision)
     assert records.read(project.record("tiny-vit", precision)) == record
     assert [cell.batch_size for cell in record.cells] == [1, 2]
     for cell in record.cells:
@@ -59,8 +59,9 @@ def test_a_record_holds_what_the_protocol_asked_for(study: tuple[Project, Params
         assert sum(len(one.wall_ms) for one in cell.replicates) == params.protocol.iterations
         assert all(len(one.warmup_ms) == params.protocol.warmup_iterations for one in cell.replicates)
         assert all(one.gpu_ms is None for one in cell.replicates)
-        assert cell.throughput is not None
-        assert cell.throughput.images == 3 * cell.batch_size
+        for one in cell.replicates:
+            assert one.throughput is not None
+            assert one.throughput.images == 2 * cell.batch_size
         assert cell.memory is not None
         assert record.size is not None
         assert cell.memory.stored_weights == record.size.stored_weights
@@ -115,7 +116,7 @@ def test_a_run_that_breaks_keeps_the_old_record_and_the_finished_cells(
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        pair.measure(project, other, "tiny-vit", "nf4", on_cell=interrupted)
+        tiny.measure(project, other, "tiny-vit", "nf4", on_cell=interrupted)
     assert project.record("tiny-vit", "nf4").read_bytes() == old
     assert measured_sizes(project, other) == [2]
 
@@ -132,14 +133,14 @@ def test_a_killed_process_loses_only_the_cell_in_flight(study: tuple[Project, Pa
     with subprocess.Popen([sys.executable, "-c", command, *arguments], cwd=project.root) as running:
         progress = project.progress("tiny-vit", "nf4")
         deadline = time.time() + 60
-        while not (progress.exists() and records.read(progress).cells) and time.time() < deadline:
+        while not (progress.exists() and records.read_progress(progress).record.cells) and time.time() < deadline:
             time.sleep(0.05)
         os.kill(running.pid, signal.SIGKILL)
-    assert [cell.batch_size for cell in records.read(progress).cells] == [1]
+    assert [cell.batch_size for cell in records.read_progress(progress).record.cells] == [1]
     assert not project.record("tiny-vit", "nf4").exists()
-    kept = records.read(progress).cells[0]
+    kept = records.read_progress(progress).record.cells[0]
     raw["study"]["batch_sizes"] = [1]
-    record = pair.measure(project, parse(raw), "tiny-vit", "nf4", on_cell=lambda *_: pytest.fail("measured again"))
+    record = tiny.measure(project, parse(raw), "tiny-vit", "nf4", on_cell=lambda *_: pytest.fail("measured again"))
     assert record.cells == (kept,)
     assert params.study.batch_sizes == (1, 64)
 
@@ -200,7 +201,7 @@ def test_outputs_that_are_not_finite_are_a_row_with_a_reason(
         return converted
 
     monkeypatch.setattr(convert, "convert", overflowing)
-    record = pair.measure(project, params, "tiny-vit", "fp16")
+    record = tiny.measure(project, params, "tiny-vit", "fp16")
     assert {cell.status for cell in record.cells} == {"non_finite"}
     assert all("NaN" in cell.reason and cell.replicates for cell in record.cells)
     assert record.fidelity is not None
@@ -225,7 +226,7 @@ def test_a_model_that_cannot_be_converted_is_a_row_with_a_reason(
         raise error
 
     monkeypatch.setattr(convert, "convert", failing)
-    record = pair.measure(project, params, "tiny-vit", "int8")
+    record = tiny.measure(project, params, "tiny-vit", "int8")
     assert [(cell.batch_size, cell.status) for cell in record.cells] == [(1, status), (2, status)]
     assert all(str(error) in cell.reason for cell in record.cells)
 
@@ -236,13 +237,13 @@ def test_what_was_measured_outlives_a_later_failure(
     project, params = study
     from visionquant.bench import convert
 
-    before = pair.measure(project, params, "tiny-vit", "int8")
+    before = tiny.measure(project, params, "tiny-vit", "int8")
 
     def failing(model: Any, precision: Any, device: str) -> Any:
         raise MemoryError("no memory")
 
     monkeypatch.setattr(convert, "convert", failing)
-    after = pair.measure(project, params, "tiny-vit", "int8", [1, 2, 3])
+    after = tiny.measure(project, params, "tiny-vit", "int8", [1, 2, 3])
     assert after.cells[:2] == before.cells
     assert (after.cells[2].batch_size, after.cells[2].status) == (3, "out_of_memory")
 
@@ -255,18 +256,18 @@ def test_without_a_reference_a_pair_is_timed_all_the_same(study: tuple[Project, 
     project.reference("tiny-vit").write_bytes(reference._packed(without))
     assert reference.read(project, "tiny-vit") == without
     reference.make(project, params, "tiny-vit")  # up to date, so left alone
-    record = pair.measure(project, params, "tiny-vit", "nf4")
+    record = tiny.measure(project, params, "tiny-vit", "nf4")
     assert record.fidelity is None
     assert [cell.status for cell in record.cells] == ["ok", "ok"]
 
 
 def test_again_begins_anew_with_facts_and_elapsed_time(study: tuple[Project, Params]) -> None:
     project, params = study
-    first = pair.measure(project, params, "tiny-vit", "nf4")
+    first = tiny.measure(project, params, "tiny-vit", "nf4")
     record = first.model_copy(update={"elapsed_s": 1000.0})
     records.write(project.record("tiny-vit", "nf4"), record)
-    assert pair.measure(project, params, "tiny-vit", "nf4", [2], again=True).elapsed_s > 1000.0
-    assert pair.measure(project, params, "tiny-vit", "nf4", again=True).elapsed_s < 100.0
+    assert tiny.measure(project, params, "tiny-vit", "nf4", [2], again=True).elapsed_s > 1000.0
+    assert tiny.measure(project, params, "tiny-vit", "nf4", again=True).elapsed_s < 100.0
 
 
 def test_a_folder_that_cannot_be_written_is_one_line_before_any_timing(

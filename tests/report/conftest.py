@@ -8,8 +8,8 @@ import pytest
 from visionquant import records
 from visionquant.analysis import longform
 from visionquant.analysis.evidence import Evidence
-from visionquant.records import Cell
 from visionquant.report import notebooks, pages
+from visionquant.samples import Cell
 
 HOLE = ("vit-huge-patch14-2020", "fp16")
 

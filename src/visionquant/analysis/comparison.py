@@ -14,7 +14,7 @@ from typing import Literal
 from scipy import stats
 
 from visionquant.analysis import estimates, verdicts
-from visionquant.analysis.evidence import BASELINE, Evidence, RecordSet
+from visionquant.analysis.evidence import BASELINE, Evidence, RecordSet, moved_between
 from visionquant.analysis.verdicts import Contrast
 from visionquant.errors import StudyError
 from visionquant.records import Record
@@ -118,7 +118,8 @@ def _contrast(a: RecordSet, b: RecordSet, model: str, precision: str, batch_size
     if changed:
         return f"other {changed}"
     if like:
-        return verdicts.contrast(times_a, times_b) or "one process: no interval"
+        moved = _moved(a, b, model, precision, batch_size)
+        return verdicts.contrast(times_a, times_b, moved) or "one process: no interval"
     if precision == BASELINE:
         return "different machines: absolute figures don't compare"
     ratios = []
@@ -126,11 +127,24 @@ def _contrast(a: RecordSet, b: RecordSet, model: str, precision: str, batch_size
         base = one.state(model, BASELINE, batch_size)
         if base.cell is None or base.status != "ok":
             return f"{one.label}: no FP32 cell ({base.reason})"
-        found = verdicts.contrast(estimates.processes(base.cell), times)
+        assert base.record is not None
+        other = one.state(model, precision, batch_size)
+        assert other.record is not None
+        assert other.cell is not None
+        moved = moved_between(base.record, base.cell, other.record, other.cell)
+        found = verdicts.contrast(estimates.processes(base.cell), times, moved)
         if found is None:
             return "one process: no interval"
         ratios.append(found)
     return _difference(*ratios)
+
+
+def _moved(a: RecordSet, b: RecordSet, model: str, precision: str, batch_size: int) -> float:
+    """How far the machines of two like sets were apart, by the drift sentinel."""
+    one, other = a.state(model, precision, batch_size), b.state(model, precision, batch_size)
+    if one.record is None or one.cell is None or other.record is None or other.cell is None:
+        return 0.0
+    return moved_between(one.record, one.cell, other.record, other.cell)
 
 
 def _other_settings(a: Record, b: Record) -> str:
@@ -153,4 +167,6 @@ def _difference(a: Contrast, b: Contrast) -> Contrast:
     """The contrast of two contrasts, with Welch's degrees of freedom over both."""
     total = a.error**2 + b.error**2
     df = total**2 / (a.error**4 / a.df + b.error**4 / b.df) if total > 0 else a.df + b.df
-    return Contrast(a.effect - b.effect, math.sqrt(total), df, math.hypot(a.spread, b.spread), min(a.n, b.n))
+    return Contrast(
+        a.effect - b.effect, math.sqrt(total), df, math.hypot(a.spread, b.spread), min(a.n, b.n), a.drift + b.drift
+    )

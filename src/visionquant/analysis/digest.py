@@ -7,7 +7,18 @@ from pathlib import Path
 from visionquant.params import Params
 from visionquant.paths import PACKAGE, Project
 
-BELOW = ("records", "recorded", "quantities", "zoo", "params", "environment")  # what `analysis` reads through
+# What `analysis` reads through.
+BELOW = (
+    "records",
+    "samples",
+    "intervals",
+    "drift",
+    "recorded",
+    "quantities",
+    "zoo",
+    "params",
+    "environment",
+)
 
 
 def of(project: Project, params: Params) -> str:

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from visionquant.analysis import statistics
 from visionquant.analysis.statistics import Interval
 from visionquant.quantities import MIB, QUANTITIES, Quantity, quantity
-from visionquant.records import Cell, Memory, Record
+from visionquant.records import Record
+from visionquant.samples import Cell, Memory
 
 NOT_AVAILABLE = "not_available"
 
@@ -41,6 +42,12 @@ def processes(cell: Cell) -> list[Sequence[float]]:
     return [replicate.wall_ms for replicate in cell.replicates]
 
 
+def windows(cell: Cell) -> list[Sequence[float]]:
+    """Milliseconds an image in the throughput window of each replicate process that had one."""
+    found = [one.throughput for one in cell.replicates if one.throughput and one.throughput.seconds > 0]
+    return [(1e3 * window.seconds / window.images,) for window in found]
+
+
 def samples(cell: Cell) -> list[float]:
     """All timed milliseconds."""
     return [value for replicate in cell.replicates for value in replicate.wall_ms]
@@ -65,10 +72,17 @@ def of_cell(quantity: str, record: Record, cell: Cell, base: Cell | None, confid
             return Estimate(quantity, status=NOT_AVAILABLE, reason="no FP32 cell to compare with")
         return _against(quantity, record, cell, base, confidence)
     if quantity == "throughput":
-        window = cell.throughput
-        if window is None or window.seconds <= 0:
-            return Estimate(quantity, status=NOT_AVAILABLE, reason="no throughput window")
-        return Estimate(quantity, window.images / window.seconds, n=window.images)
+        rates = [(1e3 / ms,) for (ms,) in windows(cell)]
+        return _from(quantity, statistics.median(rates, confidence))
+    if quantity == "energy_per_image":
+        if cell.energy is None:
+            return Estimate(quantity, status=NOT_AVAILABLE, reason=cell.energy_reason or "not recorded")
+        return Estimate(quantity, cell.energy.net_j_per_image, n=cell.energy.images)
+    if quantity == "launch_share":
+        if cell.launch is None:
+            return Estimate(quantity, status=NOT_AVAILABLE, reason="a CUDA figure, there is none on a CPU")
+        wall = statistics.median(processes(cell), confidence).value
+        return Estimate(quantity, 100 * (1 - cell.launch.gpu_busy_ms / wall) if wall else None, n=1)
     return _memory(quantity, cell.memory, record.environment.device)
 
 
@@ -128,12 +142,16 @@ def _against(quantity: str, record: Record, cell: Cell, base: Cell, confidence: 
         if cell is base:
             return Estimate(quantity, 1.0, n=len(cell.replicates))
         return _from(quantity, statistics.ratio(processes(base), processes(cell), confidence))
-    inner = "throughput" if quantity == "throughput_change" else "memory_allocated_after"
-    mine, theirs = (of_cell(inner, record, one, base, confidence) for one in (cell, base))
+    if quantity == "throughput_change":
+        if cell is base:
+            return Estimate(quantity, 0.0, n=len(cell.replicates))
+        found = statistics.ratio(windows(base), windows(cell), confidence)
+        value, low, high = (None if one is None else 100 * (one - 1) for one in (found.value, found.low, found.high))
+        return _from(quantity, replace(found, value=value, low=low, high=high))
+    mine, theirs = (of_cell("memory_allocated_after", record, one, base, confidence) for one in (cell, base))
     if mine.value is None or not theirs.value:
         return Estimate(quantity, status=NOT_AVAILABLE, reason=mine.reason or theirs.reason)
-    change = 100 * (mine.value / theirs.value - 1)
-    return Estimate(quantity, change if quantity == "throughput_change" else 0.0 - change, n=1)
+    return Estimate(quantity, 0.0 - 100 * (mine.value / theirs.value - 1), n=1)
 
 
 def _gpu(cell: Cell, confidence: float) -> Interval:
@@ -145,6 +163,7 @@ _OF_TIMES: dict[str, Callable[[Cell, float], Interval]] = {
     "latency_median": lambda cell, confidence: statistics.median(processes(cell), confidence),
     "latency_mean": lambda cell, confidence: statistics.mean(samples(cell)),
     "latency_std": lambda cell, confidence: statistics.std(samples(cell)),
+    "latency_outliers": lambda cell, confidence: statistics.outliers(processes(cell)),
     "gpu_median": _gpu,
 }
 _REDUCTIONS = {

@@ -4,19 +4,21 @@ A set knows why a cell has no figure: absence is a value with a status and a rea
 """
 
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from visionquant import drift, recorded, records, zoo
 from visionquant import params as parameters
-from visionquant import recorded, records, zoo
 from visionquant.analysis import estimates, published, verdicts
 from visionquant.analysis.estimates import NOT_AVAILABLE, Estimate
 from visionquant.analysis.verdicts import Verdict
 from visionquant.environment import Environment
-from visionquant.params import Params
+from visionquant.params import Int8Precision, Params
 from visionquant.paths import Project
 from visionquant.quantities import MIB
-from visionquant.records import Cell, Record
+from visionquant.records import Record
+from visionquant.samples import Cell
 
 BASELINE = "fp32"
 NOT_MEASURED = "not_measured"
@@ -101,9 +103,15 @@ class Evidence:
 
     @property
     def precisions(self) -> tuple[str, ...]:
-        """The published precisions, then those that the study or a record set adds."""
-        added = [pair[1] for records_ in self.sets for pair in records_.records]
+        """The published precisions, then those that the study or a set adds; INT8's bracket has its own table."""
+        added = {pair[1] for records_ in self.sets for pair in records_.records} - set(self.bracket)
         return tuple(dict.fromkeys([*published.PRECISIONS.values(), *self.params.study.precisions, *sorted(added)]))
+
+    @property
+    def bracket(self) -> tuple[str, ...]:
+        """INT8 as published and INT8 with other thresholds or with planted outliers, as params.yaml has them."""
+        rows = self.params.precisions.items()
+        return tuple(name for name, row in rows if isinstance(row, Int8Precision))
 
     @property
     def batch_sizes(self) -> tuple[int, ...]:
@@ -137,19 +145,28 @@ class Evidence:
             return replace(found, reason=f"no FP32 cell to compare with: {base.reason}")
         return found
 
-    def verdicts(self, records_: RecordSet, batch_size: int) -> dict[tuple[str, str], Verdict]:
+    def verdicts(
+        self,
+        records_: RecordSet,
+        batch_size: int,
+        of: Callable[[Cell], list[Sequence[float]]] = estimates.processes,
+        precisions: Sequence[str] | None = None,
+    ) -> dict[tuple[str, str], Verdict]:
         """Each precision against FP32 at one batch size, (model, precision) to verdict, corrected over all of them.
 
-        What was not timed on both sides has no verdict.
+        The family is every model with each of ``precisions`` (those of the tables by default); ``of`` says which times
+        of a cell are compared. What was not timed on both sides has no verdict.
         """
+        wanted = self.precisions if precisions is None else precisions
         pairs, contrasts = [], []
         for (model, precision), record in records_.records.items():
-            base, other = records_.state(model, BASELINE, batch_size), record.cell(batch_size)
-            if precision == BASELINE or base.status != "ok" or base.cell is None:
+            base, other = records_.state(model, BASELINE, batch_size), records_.state(model, precision, batch_size)
+            if precision == BASELINE or precision not in wanted or base.cell is None or other.cell is None:
                 continue
-            if other is not None and other.status == "ok":
+            if base.status == "ok" and other.status == "ok" and base.record is not None:
+                moved = moved_between(base.record, base.cell, record, other.cell)
                 pairs.append((model, precision))
-                contrasts.append(verdicts.contrast(estimates.processes(base.cell), estimates.processes(other)))
+                contrasts.append(verdicts.contrast(of(base.cell), of(other.cell), moved))
         statistics = self.params.statistics
         judged = verdicts.judge(contrasts, statistics.confidence, statistics.equivalence_margin)
         return dict(zip(pairs, judged, strict=True))
@@ -189,6 +206,14 @@ class Evidence:
             mine, base = (facts.model_bytes[name] / MIB + workspace for name in (precision, BASELINE))
             found[model] = 100 * (1 - mine / base) if quantity.startswith("memory_reduction") else mine
         return found
+
+
+def moved_between(record_a: Record, a: Cell, record_b: Record, b: Cell) -> float:
+    """How far (log) the machine moved between two cells, by the drift sentinel; 0 where their replicates took turns."""
+    if record_b.precision in a.interleaved_with and record_a.precision in b.interleaved_with:
+        return 0.0
+    allowed = max(drift.noise(record_a.sentinel_ms), drift.noise(record_b.sentinel_ms))
+    return drift.between([one.sentinel for one in a.replicates], [one.sentinel for one in b.replicates], allowed)
 
 
 def gather(project: Project, params: Params) -> Evidence:

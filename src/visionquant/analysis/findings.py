@@ -13,7 +13,7 @@ from visionquant.analysis.evidence import BASELINE, Evidence, RecordSet
 from visionquant.analysis.published import GroupClaim
 from visionquant.analysis.tables.blocks import compared, precision_label
 from visionquant.analysis.validation import judge
-from visionquant.records import Status
+from visionquant.samples import Status
 
 HALF_PRINTED = 0.005
 

@@ -26,7 +26,7 @@ COLUMNS = (
     "model", "precision", "batch_size", "quantity", "unit", "source", "value", "low", "high", "n", "status", "reason",
     "weights",
 )  # fmt: skip
-LATENCY = ("latency_median", "latency_mean", "latency_std", "gpu_median", "speedup")
+LATENCY = ("latency_median", "latency_mean", "latency_std", "latency_outliers", "gpu_median", "launch_share", "speedup")
 MEMORY = (
     "memory_published",
     "memory_reduction",
@@ -40,7 +40,7 @@ MEMORY = (
     "memory_peak_reserved",
     "memory_host_peak",
 )
-THROUGHPUT = ("throughput", "throughput_change")
+THROUGHPUT = ("throughput", "throughput_change", "energy_per_image")
 OVER_MODELS = ("speedup", "memory_reduction", "memory_reduction_stored", "memory_reduction_workspace")
 
 HEADLINE = {

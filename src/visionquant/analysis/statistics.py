@@ -14,6 +14,7 @@ import numpy as np
 from scipy import stats
 
 from visionquant.analysis.published import Printed
+from visionquant.intervals import log_medians, t_interval
 
 # numpy's names; "linear" (type 7) is its default. Hyndman and Fan, The American Statistician 50 (1996) 361.
 PERCENTILE_METHODS = (
@@ -44,12 +45,10 @@ def median(processes: Sequence[Sequence[float]], confidence: float) -> Interval:
     if not filled:
         return Interval(None, None, None, 0, "no timed iteration")
     value = float(np.median(np.concatenate([np.asarray(process, float) for process in filled])))
-    logs = log_medians(filled)
-    if len(logs) < 2:
-        return Interval(value, None, None, len(logs), "one process: no interval")
-    half = float(stats.t.ppf(0.5 + confidence / 2, len(logs) - 1)) * float(logs.std(ddof=1)) / math.sqrt(len(logs))
-    low, high = math.exp(logs.mean() - half), math.exp(logs.mean() + half)
-    return Interval(value, min(low, value), max(high, value), len(logs))
+    found = t_interval(log_medians(filled), confidence)
+    if found is None:
+        return Interval(value, None, None, len(filled), "one process: no interval")
+    return Interval(value, min(found[0], value), max(found[1], value), len(filled))
 
 
 def ratio(numerator: Sequence[Sequence[float]], denominator: Sequence[Sequence[float]], confidence: float) -> Interval:
@@ -113,6 +112,23 @@ def std(samples: Sequence[float]) -> Interval:
     return Interval(float(np.std(samples, ddof=1)), None, None, len(samples))
 
 
+def outliers(processes: Sequence[Sequence[float]]) -> Interval:
+    """How many samples lie beyond three interquartile ranges from the quartiles of their own process.
+
+    They are counted and never dropped; ``n`` samples were looked at.
+    Source: J. W. Tukey, Exploratory Data Analysis (1977), section 2E ("far out").
+    """
+    n = sum(len(process) for process in processes)
+    if not n:
+        return _none()
+    count = 0
+    for process in processes:
+        if len(process):
+            low, high = np.percentile(process, [25, 75])
+            count += sum(not low - 3 * (high - low) <= value <= high + 3 * (high - low) for value in process)
+    return Interval(float(count), None, None, n)
+
+
 def summary(values: Sequence[float]) -> dict[str, float]:
     """Mean, median, both standard deviations, range, and the 95th percentile by every rule numpy knows.
 
@@ -147,11 +163,6 @@ def reproducing(statistic: str, printed: Printed, values: Sequence[float]) -> li
         for name, number in summary(values).items()
         if name.split("_")[0] == statistic and printed.rounds_from(number)
     ]
-
-
-def log_medians(processes: Sequence[Sequence[float]]) -> np.ndarray:
-    """Natural logarithm of each process's median."""
-    return np.log([float(np.median(process)) for process in processes])
 
 
 def _none() -> Interval:

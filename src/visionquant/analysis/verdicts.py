@@ -6,6 +6,10 @@ method over a named family of contrasts (all of one set at one batch size), so t
 SLOWER in a family is at most 1 - confidence. Equivalence is asked first: a difference that is real and smaller than the
 margin is SAME. What the processes at hand can't carry is UNDECIDED, with the number that would.
 
+Where the two sides were not measured in turns and the reference kernel says that the machine moved between them, so
+much of the effect may be the machine's: the difference has to hold for an effect smaller by that, equivalence for one
+larger.
+
 Sources: B. L. Welch, Biometrika 34 (1947) 28; D. J. Schuirmann, J. Pharmacokinet. Biopharm. 15 (1987) 657;
 S. Holm, Scand. J. Statist. 6 (1979) 65.
 """
@@ -18,7 +22,7 @@ from typing import Literal
 import numpy as np
 from scipy import stats
 
-from visionquant.analysis import statistics
+from visionquant.intervals import log_medians
 
 Word = Literal["FASTER", "SLOWER", "SAME", "UNDECIDED"]
 MOST_PROCESSES = 1000
@@ -30,7 +34,7 @@ class Contrast:
     """Log process medians summed up: ``effect`` is log(speedup), ``error`` its standard error, ``df`` after Welch.
 
     ``spread`` is the standard deviation of one process's log median, pooled over both sides; ``n`` the processes of the
-    smaller side.
+    smaller side; ``drift`` how far (log) the machine moved between the sides.
     """
 
     effect: float
@@ -38,6 +42,7 @@ class Contrast:
     df: float
     spread: float
     n: int
+    drift: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -69,14 +74,21 @@ class Verdict:
             if self.contrast is None:
                 return "undecided: one process a side"
             wanted = f"about {self.needed} processes a side would decide" if self.needed else "no sensible number would"
-            return f"undecided over {self.family} contrasts; {wanted}"
+            return f"undecided over {self.family} contrasts; {wanted}{self._moved}"
         p = self.p_equivalence if self.word == "SAME" else self.p_difference
-        return f"p {p:.2g} after Holm over {self.family} contrasts"
+        return f"p {p:.2g} after Holm over {self.family} contrasts{self._moved}"
+
+    @property
+    def _moved(self) -> str:
+        moved = self.contrast.drift if self.contrast else 0.0
+        return f"; the machine moved by {100 * math.expm1(moved):.1f} % between the two, which counts against it" * (
+            moved > 0
+        )
 
 
-def contrast(base: Sequence[Sequence[float]], other: Sequence[Sequence[float]]) -> Contrast | None:
+def contrast(base: Sequence[Sequence[float]], other: Sequence[Sequence[float]], drift: float = 0.0) -> Contrast | None:
     """FP32's processes against another precision's, or None where a side has fewer than two."""
-    a, b = (statistics.log_medians([one for one in side if len(one)]) for side in (base, other))
+    a, b = (log_medians([one for one in side if len(one)]) for side in (base, other))
     if min(len(a), len(b)) < 2:
         return None
     va, vb = float(a.var(ddof=1)) / len(a), float(b.var(ddof=1)) / len(b)
@@ -84,7 +96,7 @@ def contrast(base: Sequence[Sequence[float]], other: Sequence[Sequence[float]]) 
     total = va + vb
     df = total**2 / (va**2 / (len(a) - 1) + vb**2 / (len(b) - 1)) if total > 0 else float(len(a) + len(b) - 2)
     spread = math.sqrt((float(a.var(ddof=1)) + float(b.var(ddof=1))) / 2)
-    return Contrast(effect, math.sqrt(total), df, spread, min(len(a), len(b)))
+    return Contrast(effect, math.sqrt(total), df, spread, min(len(a), len(b)), drift)
 
 
 def judge(contrasts: Sequence[Contrast | None], confidence: float, margin: float) -> list[Verdict]:
@@ -129,23 +141,24 @@ def processes_needed(one: Contrast, alpha: float, bound: float) -> int | None:
     """
     counts = np.arange(one.n + 1, MOST_PROCESSES + 1)
     error = np.maximum(one.spread, TINY) * np.sqrt(2 / counts)
-    different = abs(one.effect) / error >= stats.t.ppf(1 - alpha / 2, 2 * counts - 2)
-    equivalent = (bound - abs(one.effect)) / error >= stats.t.ppf(1 - alpha, 2 * counts - 2)
+    different = max(0.0, abs(one.effect) - one.drift) / error >= stats.t.ppf(1 - alpha / 2, 2 * counts - 2)
+    equivalent = (bound - abs(one.effect) - one.drift) / error >= stats.t.ppf(1 - alpha, 2 * counts - 2)
     enough = np.flatnonzero(different | equivalent)
     return int(counts[enough[0]]) if len(enough) else None
 
 
 def _p_difference(contrasts: Sequence[Contrast]) -> list[float]:
-    effect, error, df = _columns(contrasts)
-    return [float(p) for p in 2 * stats.t.sf(np.abs(effect) / error, df)]
+    effect, error, df, drift = _columns(contrasts)
+    return [float(p) for p in 2 * stats.t.sf(np.maximum(0.0, np.abs(effect) - drift) / error, df)]
 
 
 def _p_equivalence(contrasts: Sequence[Contrast], bound: float) -> list[float]:
-    effect, error, df = _columns(contrasts)
-    return [float(p) for p in stats.t.sf((bound - np.abs(effect)) / error, df)]
+    effect, error, df, drift = _columns(contrasts)
+    return [float(p) for p in stats.t.sf((bound - np.abs(effect) - drift) / error, df)]
 
 
-def _columns(contrasts: Sequence[Contrast]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Effects, standard errors (never quite zero, so that equal samples are beyond doubt) and degrees of freedom."""
-    rows = np.asarray([(one.effect, max(one.error, TINY), one.df) for one in contrasts], float).reshape(-1, 3)
-    return rows[:, 0], rows[:, 1], rows[:, 2]
+def _columns(contrasts: Sequence[Contrast]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Effects, standard errors (never quite zero: equal samples are beyond doubt), degrees of freedom, drift."""
+    rows = np.asarray([(one.effect, max(one.error, TINY), one.df, one.drift) for one in contrasts], float)
+    effect, error, df, drift = rows.reshape(-1, 4).T
+    return effect, error, df, drift

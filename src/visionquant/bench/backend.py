@@ -32,6 +32,17 @@ def quiet(device: str) -> None:
     transformers_logging.disable_progress_bar()
 
 
+def preload(device: str, quantises: bool) -> None:
+    """Import what every pair's process needs once, before they are forked; after :func:`quiet`.
+
+    On a GPU bitsandbytes is left to each process, for its import opens the device.
+    """
+    import transformers.models.auto.modeling_auto  # noqa: F401
+
+    if quantises and device == "cpu":
+        import bitsandbytes  # noqa: F401
+
+
 @cache
 def default_threads() -> int:
     """torch's own number of CPU threads, as it was before anyone asked for one thread: call it first."""

@@ -6,11 +6,13 @@ reading is tested without a GPU, by a clock that writes down what it is asked.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any, Protocol
 
 Step = Callable[[int], Any]
+HALF, AGREES = 10, 0.02
 
 
 class Clock(Protocol):
@@ -65,11 +67,20 @@ class CudaClock(CpuClock):
         return float(start.elapsed_time(end))
 
 
+def clock_of(device: str) -> Clock:
+    """The clock of "cpu" or "cuda"."""
+    return CudaClock() if device == "cuda" else CpuClock()
+
+
 @dataclass(frozen=True)
 class Plan:
-    """What one process times: counts of steps, and the seconds that timed steps may take (None: no limit)."""
+    """What one process times: counts of steps, and the seconds that timed steps may take (None: no limit).
+
+    ``warmup_s``: further warm-up, at most, until its halves agree.
+    """
 
     warmup: int
+    warmup_s: float
     iterations: int
     minimum: int
     budget_s: float | None
@@ -77,20 +88,24 @@ class Plan:
 
 @dataclass(frozen=True)
 class Samples:
-    """What one process saw: milliseconds per step, in order, and why it stopped ("count" or "budget")."""
+    """What one process saw: milliseconds per step, in order, and why it stopped ("count" or "budget").
+
+    ``settled`` as of :func:`settled`, at the end of the warm-up.
+    """
 
     warmup_ms: tuple[float, ...]
+    settled: bool | None
     wall_ms: tuple[float, ...]
     gpu_ms: tuple[float, ...] | None
     stopped_by: str
 
 
-def time_steps(step: Step, clock: Clock, plan: Plan) -> Samples:
+def time_steps(warm_up: Step, step: Step, clock: Clock, plan: Plan) -> Samples:
     """Warm up, then time ``step(i)`` for i = 0, 1, ... until the plan is fulfilled or its budget is spent.
 
     A step is not begun when one as long as the last would overrun the budget, but ``plan.minimum`` are always timed.
     """
-    warmup = [_one(step, clock, i)[0] for i in range(plan.warmup)]
+    warmup = _warm_up(warm_up, clock, plan)
     begin = clock.now_s()
     wall: list[float] = []
     gpu: list[float | None] = []
@@ -100,14 +115,38 @@ def time_steps(step: Step, clock: Clock, plan: Plan) -> Samples:
             if clock.now_s() - begin + wall[-1] / 1e3 > plan.budget_s:
                 stopped_by = "budget"
                 break
-        wall_ms, gpu_ms = _one(step, clock, i)
+        wall_ms, gpu_ms = one_step(step, clock, i)
         wall.append(wall_ms)
         gpu.append(gpu_ms)
     events = tuple(value for value in gpu if value is not None)
-    return Samples(tuple(warmup), tuple(wall), events if len(events) == len(wall) else None, stopped_by)
+    by_events = events if len(events) == len(wall) else None
+    return Samples(tuple(warmup), settled(warmup), tuple(wall), by_events, stopped_by)
 
 
-def _one(step: Step, clock: Clock, i: int) -> tuple[float, float | None]:
+def _warm_up(step: Step, clock: Clock, plan: Plan) -> list[float]:
+    """At least ``plan.warmup`` steps; more while their halves disagree and ``plan.warmup_s`` lasts."""
+    times = [one_step(step, clock, i)[0] for i in range(plan.warmup)]
+    begin = clock.now_s()
+    while not settled(times) and clock.now_s() - begin + (times[-1] / 1e3 if times else 0.0) < plan.warmup_s:
+        times.append(one_step(step, clock, len(times))[0])
+    return times
+
+
+def settled(times: Sequence[float]) -> bool | None:
+    """Whether the last steps of a warm-up are no faster or slower than those before them; None below four steps.
+
+    Two halves of at most ten steps each agree where their medians are within 2 %, or each lies in the other's range.
+    """
+    k = min(len(times) // 2, HALF)
+    if k < 2:
+        return None
+    first, second = sorted(times[-2 * k : -k]), sorted(times[-k:])
+    a, b = median(first), median(second)
+    return abs(a / b - 1) <= AGREES or (first[0] <= b <= first[-1] and second[0] <= a <= second[-1])
+
+
+def one_step(step: Step, clock: Clock, i: int) -> tuple[float, float | None]:
+    """Wall and device milliseconds of ``step(i)``, with a synchronisation before and after."""
     clock.synchronize()
     start_s, start = clock.now_s(), clock.mark()
     step(i)

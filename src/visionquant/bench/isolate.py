@@ -11,6 +11,8 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from typing import Any, Literal, TypeVar
 
 from visionquant.errors import StudyError
@@ -58,37 +60,59 @@ def in_fork(task: Callable[[], Result]) -> Result:
         StudyError: it raised one.
         Defect: any other exception or death.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    reader, writer = os.pipe()
-    parent = os.getpid()
-    child = os.fork()
-    if child == 0:
-        os.close(reader)
-        sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__  # a progress bar's would wait for a thread left behind
-        _die_with(parent)
-        answer = _answer(task)
-        with os.fdopen(writer, "wb") as file:
-            file.write(answer)
-        os._exit(0)
-    os.close(writer)
-    try:
-        with os.fdopen(reader, "rb") as file:
-            data = file.read()
-    except BaseException:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        raise
-    _, status = os.waitpid(child, 0)
-    if not data:
-        raise _death(os.waitstatus_to_exitcode(status))
-    kind, value = pickle.loads(data)
-    if kind == "value":
-        result: Result = value
+    with Worker(lambda: lambda _: task()) as worker:
+        result: Result = worker.call(None)
         return result
-    if kind == "study":
-        raise StudyError.of(value)
-    raise Defect(value) if kind == "defect" else Failed(kind, value)
+
+
+class Worker:
+    """A forked process that prepares itself once and then answers one request after the other.
+
+    ``serve`` runs in it and returns what answers a request; requests and answers must pickle. It dies with its parent.
+    """
+
+    def __init__(self, serve: Callable[[], Callable[[Any], Any]]) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self._here, there = Pipe()
+        parent = os.getpid()
+        self._child = os.fork()
+        if self._child == 0:
+            self._here.close()
+            sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__  # a bar's would wait for a thread left behind
+            _die_with(parent)
+            _answer_all(serve, there)
+            os._exit(0)
+        there.close()
+
+    def call(self, request: Any) -> Any:
+        """Send ``request`` and wait for its answer; errors as of :func:`in_fork`, of ``serve`` too."""
+        try:
+            self._here.send_bytes(pickle.dumps(request))
+            kind, value = pickle.loads(self._here.recv_bytes())
+        except (EOFError, OSError):
+            _, status = os.waitpid(self._child, 0)
+            self._child = 0
+            raise _death(os.waitstatus_to_exitcode(status)) from None
+        if kind == "value":
+            return value
+        if kind == "study":
+            raise StudyError.of(value)
+        raise Defect(value) if kind == "defect" else Failed(kind, value)
+
+    def close(self) -> None:
+        """End the process; one that is at work is killed."""
+        self._here.close()
+        if self._child:
+            os.kill(self._child, signal.SIGKILL)
+            os.waitpid(self._child, 0)
+            self._child = 0
+
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def classify(error: BaseException) -> Cause | None:
@@ -105,18 +129,30 @@ def classify(error: BaseException) -> Cause | None:
     return None
 
 
-def _answer(task: Callable[[], Any]) -> bytes:
-    try:
-        return pickle.dumps(("value", task()))
-    except KeyboardInterrupt:
-        os._exit(130)
-    except StudyError as error:
-        return pickle.dumps(("study", str(error)))
-    except BaseException as error:
-        cause = classify(error)
-        if cause:
-            return pickle.dumps((cause, _first_line(error)))
-        return pickle.dumps(("defect", traceback.format_exc()))
+def _answer_all(serve: Callable[[], Callable[[Any], Any]], there: Connection) -> None:
+    answer: Callable[[Any], Any] | None = None
+    while True:
+        try:
+            request = pickle.loads(there.recv_bytes())
+        except (EOFError, KeyboardInterrupt):
+            return
+        try:
+            if answer is None:
+                answer = serve()
+            message = pickle.dumps(("value", answer(request)))
+        except KeyboardInterrupt:
+            os._exit(130)
+        except StudyError as error:
+            message = pickle.dumps(("study", str(error)))
+        except Failed as error:
+            message = pickle.dumps((error.cause, error.reason))
+        except Defect as error:
+            message = pickle.dumps(("defect", str(error)))
+        except BaseException as error:
+            cause = classify(error)
+            defect = ("defect", traceback.format_exc())
+            message = pickle.dumps((cause, _first_line(error)) if cause else defect)
+        there.send_bytes(message)
 
 
 def _first_line(error: BaseException) -> str:

@@ -64,7 +64,7 @@ def _recorded(project: Project) -> Iterator[Fault]:
 def _measured(project: Project, params: Params, measuring_sha256: str) -> Iterator[Fault]:
     if not project.measured.is_dir():
         return
-    pairs = {project.record(*pair).name: pair for pair in params.pairs()}
+    pairs = {project.record(*pair).name: pair for pair in (*params.pairs(), *params.other_pairs())}
     locked = _locked(project)
     for path in sorted(one for one in project.measured.iterdir() if not one.name.startswith(".")):
         name = f"data/measured/{path.name}"

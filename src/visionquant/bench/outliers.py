@@ -1,0 +1,84 @@
+"""Outlier channels planted into a model with seeded weights, without changing what it computes.
+
+In a trained transformer a few channels of the normalised activations are twenty times as large as the rest; LLM.int8()
+treats them apart, and seeded weights have none. A channel of a normalisation is scaled up and the columns of the Linear
+layers that read it are scaled down by as much. Which layers read which normalisation is seen in one pass, and the
+outputs before and after must agree.
+
+Source: T. Dettmers et al., LLM.int8() (2022), section 4, for the channels' number and size.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from visionquant.bench import fidelity
+from visionquant.errors import StudyError
+
+SCALE = 20.0
+TOLERANCE = 1e-3
+
+
+def plant(model: nn.Module, channels: int, image: torch.Tensor) -> int:
+    """Plant ``channels`` outliers in front of every Linear layer that reads a LayerNorm; return how many norms.
+
+    Args:
+        model: FP32 on the CPU; changed in place.
+        image: one prepared image, shape (1, 3, side, side).
+
+    Raises:
+        StudyError: no such normalisation, or the outputs changed.
+    """
+    readers = _readers(model, image)
+    if not readers:
+        raise StudyError("outliers", "no Linear layer reads a LayerNorm in this model", "set outliers: 0 in the row")
+    with torch.inference_mode():
+        before = fidelity.features_of(model(image)).clone()
+    with torch.no_grad():
+        for norm, linears in readers.items():
+            width = norm.weight.numel()
+            chosen = torch.arange(channels) * (width // channels)
+            norm.weight[chosen] *= SCALE
+            norm.bias[chosen] *= SCALE
+            for linear in linears:
+                linear.weight[:, chosen] /= SCALE
+    with torch.inference_mode():
+        after = fidelity.features_of(model(image))
+    moved = float((after - before).norm() / before.norm())
+    if not moved <= TOLERANCE:
+        raise StudyError("outliers", f"planting them moved the outputs by {moved:.2g}", "set outliers: 0 in the row")
+    return len(readers)
+
+
+def layers_meeting(model: nn.Module) -> int | None:
+    """In how many INT8 layers the last pass met outlier columns; None for a model without such layers or thresholds."""
+    states = [getattr(module, "state", None) for module in model.modules() if type(module).__name__ == "Linear8bitLt"]
+    apart = [state for state in states if state is not None and state.threshold > 0]
+    if not apart:
+        return None
+    return sum(state.idx is not None and state.idx.numel() > 0 for state in apart)
+
+
+def _readers(model: nn.Module, image: torch.Tensor) -> dict[nn.LayerNorm, list[nn.Linear]]:
+    """Each LayerNorm whose output only Linear layers take as it is, with these."""
+    made: dict[int, tuple[nn.LayerNorm, torch.Tensor]] = {}
+    found: dict[nn.LayerNorm, list[nn.Linear]] = {}
+
+    def after_norm(module: Any, _: Any, output: torch.Tensor) -> None:
+        made[id(output)] = (module, output)
+
+    def before_linear(module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+        norm, output = made.get(id(inputs[0]), (None, None))
+        if norm is not None and output is inputs[0]:
+            found.setdefault(norm, []).append(module)
+
+    hooks = [one.register_forward_hook(after_norm) for one in model.modules() if isinstance(one, nn.LayerNorm)]
+    hooks += [one.register_forward_pre_hook(before_linear) for one in model.modules() if type(one) is nn.Linear]
+    try:
+        with torch.inference_mode():
+            model(image)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found

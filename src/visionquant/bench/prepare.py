@@ -1,0 +1,190 @@
+"""A pair made ready in a process of its own: weights loaded and quantised once, facts taken, replicates forked from it.
+
+The process keeps to one thread and never opens a GPU, so that every replicate is a fork that starts afresh within
+milliseconds, and its memory is that of one pair whatever else is being measured.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from visionquant import hub, zoo
+from visionquant.bench import (
+    audit,
+    backend,
+    convert,
+    fidelity,
+    isolate,
+    load,
+    memory,
+    operations,
+    outliers,
+    photographs,
+    reference,
+    replicate,
+    sentinel,
+    size,
+)
+from visionquant.bench.cell import GIB, Host
+from visionquant.manifest import Manifest
+from visionquant.params import Int8Precision, Nf4Precision
+from visionquant.paths import Project
+from visionquant.records import Conversion, Fidelity, Settings, Size
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What every cell of a pair shares; no fidelity where the pass over the images failed, as its cells will."""
+
+    conversion: Conversion
+    size: Size
+    fidelity: Fidelity | None
+    operations: int | None
+    outlier_layers: int | None
+    sentinel_ms: tuple[float, ...]
+    baseline: int
+
+
+@dataclass(frozen=True)
+class _Seen:
+    conversion: Conversion
+    size: Size
+    fidelity: Fidelity | None
+    operations: int | None
+    outlier_layers: int | None
+    features: np.ndarray | None
+    alone: np.ndarray | None
+
+
+Request = Literal["facts", "host"] | tuple[int, int, int]
+
+
+def serve(
+    project: Project,
+    model: str,
+    settings: Settings,
+    manifest: Manifest,
+    known_reference: reference.Reference,
+    idle_w: float | None,
+) -> Callable[[Request], Any]:
+    """Prepare the pair in this process; the answer to "facts" is its :class:`Facts`, to "host" its :class:`Host`, and
+    to (batch size, number, position) a replicate's :class:`~visionquant.samples.Run`.
+
+    Raises:
+        isolate.Failed: the model does not fit into memory, or can't be put into its precision here.
+    """
+    backend.quiet(settings.device)
+    backend.default_threads()
+    torch.set_num_threads(1)
+    _require_memory(project, model)
+    protocol, precision, device = settings.protocol, settings.precision, settings.device
+    net = load.load(project, model, settings.model, manifest, protocol.attention, protocol.seed)
+    folder = hub.resolve(project, manifest) if manifest.weights == "pretrained" else None
+    prepared = load.preprocessing(project, model, folder)
+    images = photographs.batch(len(photographs.crops()), prepared, settings.model.input_size)
+    if isinstance(precision, Int8Precision) and precision.outliers:
+        outliers.plant(net, precision.outliers, images[:1])
+    counts = (sum(one.numel() for one in net.parameters()), size.linear_layers(net), known_reference.macs)
+    dtype = convert.dtype_of(precision, device)
+    build = _builder(net, settings)
+    head, _ = fidelity.head_of(project, manifest, protocol.seed)
+    seen = isolate.in_fork(lambda: _look(build(), settings, dtype, images, known_reference, head, counts))
+    if isinstance(precision, Nf4Precision) and device == "cpu" and seen.fidelity is not None:
+        _settle(build(), images[:1].to(dtype))
+    known = audit.Known(seen.features, seen.alone, seen.fidelity.sqnr_db if seen.fidelity else None)
+    subject = replicate.Subject(
+        build, precision, protocol, device, dtype, images, seen.size.stored_weights, known, idle_w
+    )
+    facts = Facts(
+        seen.conversion,
+        seen.size,
+        seen.fidelity,
+        seen.operations,
+        seen.outlier_layers,
+        sentinel.calibrate(device, protocol),
+        memory.resident_bytes(),
+    )
+
+    def answer(request: Request) -> Any:
+        if request == "facts":
+            return facts
+        if request == "host":
+            return Host.now()
+        assert not isinstance(request, str)
+        return isolate.in_fork(lambda: replicate.run(subject, *request))
+
+    return answer
+
+
+def _require_memory(project: Project, model: str) -> None:
+    """Foresee that a model's FP32 weights don't fit into host memory, before they are loaded.
+
+    Raises:
+        isolate.Failed: they don't.
+    """
+    facts, available = zoo.facts(project, model), memory.available_host_bytes()
+    needed = facts.model_bytes["fp32"] if facts else 0
+    if needed > 0.9 * available:
+        raise isolate.Failed(
+            "out_of_memory", f"foreseen: weights of {needed / GIB:.1f} GiB, {available / GIB:.1f} GiB free"
+        )
+
+
+def _builder(net: nn.Module, settings: Settings) -> Callable[[], nn.Module]:
+    """How a replicate gets the converted model: inherited from this process on a CPU, made in its own on a GPU."""
+    precision, device = settings.precision, settings.device
+    if device == "cuda":
+        return lambda: convert.convert(net, precision, device)
+    converted = convert.convert(net, precision, device)
+    return lambda: converted
+
+
+def _settle(net: nn.Module, image: torch.Tensor) -> None:
+    """One pass here, on one thread, so that NF4 layers are repacked once and not by every replicate.
+
+    On CPUs with BF16 instructions bitsandbytes repacks each such layer at its first pass, which takes a large model
+    seconds. The facts of the pair were taken before, in a fork.
+    """
+    with torch.inference_mode():
+        net(image)
+
+
+def _look(
+    net: nn.Module,
+    settings: Settings,
+    dtype: torch.dtype,
+    images: torch.Tensor,
+    known_reference: reference.Reference,
+    head: fidelity.Head,
+    counts: tuple[int, int, int | None],
+) -> _Seen:
+    backend.require(settings.device)
+    backend.apply(settings.precision, settings.protocol)
+    parameters, linear_layers, macs = counts
+    conversion = convert.prove(net, settings.precision, settings.device)
+    described = Size(
+        parameters=parameters,
+        linear_layers=linear_layers,
+        macs=macs,
+        stored_weights=size.stored_bytes(net),
+        file_bytes=size.file_bytes(net),
+    )
+    nothing = _Seen(conversion, described, None, None, None, None, None)
+    if known_reference.outputs is None:
+        return nothing
+    count = len(known_reference.outputs.features)
+    try:
+        found = fidelity.outputs(net, images[:count].to(settings.device, dtype), head)
+        with operations.Counter() as counter, torch.inference_mode():
+            alone = fidelity.features_of(net(images[:1].to(settings.device, dtype)))
+    except (RuntimeError, MemoryError, NotImplementedError) as error:
+        if isolate.classify(error) is None:
+            raise
+        return nothing
+    agreement = fidelity.compare(known_reference.outputs, found, known_reference.logits_from)
+    met = outliers.layers_meeting(net)
+    return _Seen(conversion, described, agreement, counter.count, met, found.features, alone.float().cpu().numpy())

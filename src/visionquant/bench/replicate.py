@@ -1,0 +1,150 @@
+"""One replicate: what a fresh process does with one pair at one batch size, in this order.
+
+Reference kernel, warm-up, timed passes, throughput window, reference kernel again. Only then, outside of all that is
+timed: memory, and in a cell's first replicate the audit, a profiled pass and the energy window.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+import torch
+from torch import nn
+
+from visionquant.bench import audit, backend, conditions, energy, fidelity, memory, operations, sentinel
+from visionquant.bench.clock import Plan, clock_of, time_steps, time_window
+from visionquant.params import Precision, Protocol
+from visionquant.samples import Energy, Replicate, Run, Sentinel, Throughput
+
+MOST_INPUTS = 8
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A pair made ready to be timed.
+
+    ``build`` returns the converted model on the device and is called in every replicate's own process; ``images`` are
+    prepared crops on the CPU, float32, shape (n, 3, side, side); ``stored_weights`` in bytes; ``known`` are the pair's
+    outputs of the fidelity pass; ``idle_w`` is what the idle machine draws, None where it was not measured.
+    """
+
+    build: Callable[[], nn.Module]
+    precision: Precision
+    protocol: Protocol
+    device: str
+    dtype: torch.dtype
+    images: torch.Tensor
+    stored_weights: int
+    known: audit.Known
+    idle_w: float | None
+
+
+def plan_of(protocol: Protocol, number: int) -> Plan:
+    """What replicate ``number`` times: its share of the counts and of the budget, without the throughput window's."""
+    budget_s = protocol.budget_s
+    return Plan(
+        warmup=protocol.warmup_iterations,
+        warmup_s=protocol.warmup_s,
+        iterations=protocol.iterations_of(number),
+        minimum=protocol.minimum_iterations,
+        budget_s=None if budget_s is None else budget_s * (1 - protocol.throughput_share) / protocol.most,
+    )
+
+
+def window_count(protocol: Protocol, median_ms: float) -> int:
+    """Batches in a replicate's throughput window: what its share of the budget holds, or its share of iterations."""
+    share = protocol.throughput_share / protocol.most
+    if protocol.budget_s is None:
+        return max(1, round(share * protocol.iterations))
+    return max(1, int(share * protocol.budget_s * 1e3 / median_ms))
+
+
+def run(subject: Subject, batch_size: int, number: int, position: int) -> Run:
+    """Replicate ``number`` of a cell, the ``position``-th of the command; call in a process of its own."""
+    protocol, device = subject.protocol, subject.device
+    backend.require(device)
+    threads = backend.apply(subject.precision, protocol)
+    net = subject.build()
+    numbers = rotation(len(subject.images), batch_size)
+    inputs = [subject.images[chosen].to(device, subject.dtype) for chosen in numbers]
+    clock = clock_of(device)
+    latest: list[torch.Tensor] = []
+    kept: dict[int, torch.Tensor] = {}
+    first = number == 0
+
+    def step(i: int) -> None:
+        latest[:] = [fidelity.features_of(net(inputs[i % len(inputs)]))]
+
+    def timed(i: int) -> None:
+        step(i)
+        if first and i % len(inputs) == 0 and len(kept) < audit.KEPT:
+            kept[i] = latest[0]
+
+    started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
+    before = conditions.Reading.now()
+    with torch.inference_mode():
+        before_ms = sentinel.read_ms(device, clock)
+        memory.reset_device_peak(device)
+        samples = time_steps(step, timed, clock, plan_of(protocol, number))
+        median_ms = float(np.median(samples.wall_ms))
+        count = window_count(protocol, median_ms)
+        throughput = Throughput(images=count * batch_size, seconds=round(time_window(step, clock, count), 6))
+        finite = bool(latest[0].isfinite().all())
+        _, peak, reserved = memory.device_bytes(device)
+        host_peak = memory.host_peak_bytes()
+        after_ms = sentinel.read_ms(device, clock)
+        found = conditions.since(before, device)
+        outputs = [(numbers[i % len(inputs)], value.float().cpu().numpy()) for i, value in kept.items()]
+        kept.clear()
+        audited, launch, joules = None, None, None
+        if first:
+            pairs = audit.pair_count(median_ms, protocol.budget_s)
+            audited = audit.look(subject.known, outputs, audit.time_repeats(step, clock, pairs))
+            launch = operations.profile(step) if device == "cuda" else None
+            joules = _energy(subject, step, batch_size)
+    latest.clear()
+    inputs.clear()
+    return Run(
+        replicate=Replicate(
+            position=position,
+            started_at=started_at,
+            threads=threads,
+            warmup_ms=samples.warmup_ms,
+            settled=samples.settled,
+            wall_ms=samples.wall_ms,
+            gpu_ms=samples.gpu_ms,
+            stopped_by="budget" if samples.stopped_by == "budget" else "count",
+            throughput=throughput,
+            host_peak=host_peak,
+            sentinel=Sentinel(before_ms=before_ms, after_ms=after_ms),
+            conditions=found,
+        ),
+        monotonic_s=(before.wall_s, time.monotonic()),
+        finite=finite,
+        allocated_after=memory.device_bytes(device)[0],
+        peak_allocated=peak,
+        peak_reserved=reserved,
+        audit=audited,
+        energy=joules if isinstance(joules, Energy) else None,
+        energy_reason=joules if isinstance(joules, str) else "",
+        launch=launch,
+    )
+
+
+def _energy(subject: Subject, step: Callable[[int], None], batch_size: int) -> Energy | str:
+    counter = energy.find(subject.device)
+    if isinstance(counter, str):
+        return counter
+    if subject.protocol.energy_s is None or subject.idle_w is None:
+        return "the protocol asks for no energy window"
+    clock = clock_of(subject.device)
+    return energy.window(step, clock, counter, subject.protocol.energy_s, batch_size, subject.idle_w)
+
+
+def rotation(total: int, batch_size: int) -> list[list[int]]:
+    """Which of ``total`` crops each batch holds: eight batches of one image, at least two of many."""
+    count = max(2, min(MOST_INPUTS, 16 // batch_size))
+    starts = [number * batch_size + number // max(1, total // batch_size) for number in range(count)]
+    return [[(start + i) % total for i in range(batch_size)] for start in starts]

@@ -1,0 +1,119 @@
+"""A process of its own that asks NVML ten times a second how the GPU is: clocks, temperature, power, throttling.
+
+It does not import torch; what it costs it measures itself. Run as ``python -m visionquant.bench.sampler``; it writes a
+JSON object a line and ends with its parent.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+from visionquant.samples import GpuConditions
+
+PERIOD_S = 0.1
+REASONS = {  # nvml.h, nvmlClocksEventReasons; idle and application clocks are no throttling
+    0x04: "power cap",
+    0x08: "hardware slowdown",
+    0x20: "thermal (software)",
+    0x40: "thermal (hardware)",
+    0x80: "power brake",
+}
+
+
+def look(nvml: Any, handle: Any) -> dict[str, Any]:
+    """One sample: MHz, degrees Celsius, watts, and the bits of the reasons to throttle."""
+    reasons = getattr(nvml, "nvmlDeviceGetCurrentClocksEventReasons", None) or (
+        nvml.nvmlDeviceGetCurrentClocksThrottleReasons
+    )
+    return {
+        "sm_mhz": nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM),
+        "memory_mhz": nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM),
+        "temperature_c": nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU),
+        "power_w": nvml.nvmlDeviceGetPowerUsage(handle) / 1e3,
+        "reasons": reasons(handle),
+    }
+
+
+def run() -> None:
+    """Sample until the parent is gone."""
+    from visionquant.environment import open_gpu
+
+    parent = os.getppid()
+    with open_gpu() as opened:
+        if opened is None:
+            return
+        while os.getppid() == parent:
+            cpu = os.times()
+            sample = {"at_s": time.monotonic(), "cpu_s": cpu.user + cpu.system, **look(*opened)}
+            try:
+                sys.stdout.write(json.dumps(sample) + "\n")
+                sys.stdout.flush()
+            except BrokenPipeError:
+                return
+            time.sleep(PERIOD_S)
+
+
+@dataclass
+class Sampler:
+    """The sampling process and what it has said so far."""
+
+    process: subprocess.Popen[str]
+    samples: list[dict[str, Any]] = field(default_factory=list)
+
+    @classmethod
+    def start(cls) -> "Sampler":
+        """Start the process; a thread takes up its lines."""
+        command = [sys.executable, "-m", "visionquant.bench.sampler"]
+        return cls(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True))
+
+    def __post_init__(self) -> None:
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
+
+    def _listen(self) -> None:
+        assert self.process.stdout is not None
+        with self.process.stdout as lines:
+            for line in lines:
+                if line.endswith("\n"):  # the last one may be cut
+                    self.samples.append(json.loads(line))
+
+    def between(self, start_s: float, end_s: float) -> GpuConditions | None:
+        """Sum up what was seen from ``start_s`` to ``end_s`` (time.monotonic), None if nothing was."""
+        return summary([one for one in self.samples if start_s <= one["at_s"] <= end_s])
+
+    def stop(self) -> None:
+        """End the process and take up its last lines."""
+        self.process.kill()
+        self.process.wait()
+        self._listener.join()
+
+
+def summary(samples: list[dict[str, Any]]) -> GpuConditions | None:
+    """Lowest, median or highest of each reading, and what the sampler itself cost."""
+    if not samples:
+        return None
+    bits = 0
+    for one in samples:
+        bits |= int(one["reasons"])
+    wall_s = samples[-1]["at_s"] - samples[0]["at_s"]
+    cost = (samples[-1]["cpu_s"] - samples[0]["cpu_s"]) / wall_s if wall_s > 0 else 0.0
+    return GpuConditions(
+        samples=len(samples),
+        sm_mhz_low=min(one["sm_mhz"] for one in samples),
+        sm_mhz_median=median(one["sm_mhz"] for one in samples),
+        memory_mhz_median=median(one["memory_mhz"] for one in samples),
+        temperature_c_high=max(one["temperature_c"] for one in samples),
+        power_w_median=round(median(one["power_w"] for one in samples), 2),
+        throttle_reasons=tuple(name for bit, name in REASONS.items() if bits & bit),
+        sampler_share=round(cost, 5),
+    )
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,207 @@
+"""A pair under way: its record so far, the process that prepared it, and what is written down after every replicate.
+
+A run that is interrupted goes on with what it lacks, and the old record stays until the new one is whole.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from visionquant import drift
+from visionquant.bench import code, isolate, prepare, reference
+from visionquant.bench.cell import Course, Host, foresee
+from visionquant.bench.sampler import Sampler
+from visionquant.errors import CodeChanged, StudyError
+from visionquant.manifest import Manifest
+from visionquant.params import Params
+from visionquant.paths import Project
+from visionquant.records import Progress, Record, read, read_progress, write, write_progress
+from visionquant.samples import Cell, Pending
+
+
+class Session:
+    """One pair, from what was kept of it to its record; use as a context.
+
+    ``asked`` are the batch sizes wanted; ``again`` drops those that are there. Seconds spent before (imports) count as
+    the pair's own.
+    """
+
+    def __init__(
+        self,
+        project: Project,
+        blank: Record,
+        asked: Sequence[int],
+        again: bool = False,
+        before_s: float = 0.0,
+    ) -> None:
+        self.project, self.asked = project, tuple(sorted(set(asked)))
+        self._blank = blank
+        self.record, self._pending = _kept(project, blank, self.asked if again else ())
+        self._spent_s = self.record.elapsed_s + before_s
+        self._worker: isolate.Worker | None = None
+        self._facts: prepare.Facts | None = None
+
+    @property
+    def name(self) -> tuple[str, str]:
+        return self.record.model, self.record.precision
+
+    def lacks(self, batch_size: int) -> bool:
+        """Whether this batch size is asked for and not there."""
+        return batch_size in self.asked and self.record.cell(batch_size) is None
+
+    @property
+    def complete(self) -> bool:
+        return not any(self.lacks(batch_size) for batch_size in self.asked)
+
+    def prepare(self, params: Params, manifest: Manifest, idle_w: float | None) -> tuple[Cell, ...]:
+        """Start the process that loads and converts the model, and take its facts.
+
+        Returns:
+            nothing, or every lacking cell with the same reason: the model could not be put into its precision.
+
+        Raises:
+            StudyError: weights, reference or settings are not what they should be.
+        """
+        begun_s = time.monotonic()
+        record, settings = self.record, self.record.settings
+        known = reference.require(self.project, params, record.model, manifest, record.environment)
+
+        def serve() -> Callable[[prepare.Request], Any]:
+            return prepare.serve(self.project, record.model, settings, manifest, known, idle_w)
+
+        self._worker = isolate.Worker(serve)
+        failed: tuple[Cell, ...] = ()
+        try:
+            self._facts = self._worker.call("facts")
+        except isolate.Failed as failure:
+            lacking = [batch_size for batch_size in self.asked if self.lacks(batch_size)]
+            failed = tuple(Cell(batch_size=one, status=failure.cause, reason=failure.reason) for one in lacking)
+        facts = self._facts
+        if facts is not None:
+            self.record = record.model_copy(
+                update={
+                    "conversion": facts.conversion,
+                    "size": facts.size,
+                    "fidelity": facts.fidelity,
+                    "operations": facts.operations,
+                    "outlier_layers": facts.outlier_layers,
+                    "sentinel_ms": facts.sentinel_ms,
+                }
+            )
+        self._spent_s += time.monotonic() - begun_s
+        for cell in failed:
+            self._keep(cell)
+        self._write()
+        return failed
+
+    def begin(self, batch_size: int, interleaved_with: tuple[str, ...]) -> Course | Cell:
+        """The cell as far as it can be foreseen, or its course, with the replicates of an interrupted run."""
+        assert self._worker is not None
+        assert self._facts is not None
+        protocol = self.record.settings.protocol
+        host: Host | None = None
+        if self.record.settings.device == "cpu":  # a GPU's activations lie elsewhere, and it survives running out
+            host = self._worker.call("host")
+        smaller = [cell for cell in self.record.cells if cell.batch_size < batch_size]
+        foreseen = foresee(batch_size, smaller, protocol, host)
+        if foreseen is not None:
+            self._keep(foreseen)
+            self._write()
+            return foreseen
+        noise = drift.noise(self.record.sentinel_ms)
+        course = Course(protocol, batch_size, self._facts.size.stored_weights, noise, interleaved_with)
+        if self._pending and self._pending.batch_size == batch_size:
+            course.runs.extend(self._pending.runs)
+            course.earlier.extend(self._pending.earlier)
+        return course
+
+    def step(self, course: Course, position: int, sampler: Sampler | None) -> Cell | None:
+        """One more replicate; the cell if it is finished with that.
+
+        Raises:
+            isolate.Defect: the replicate ended in a way that is no result.
+        """
+        assert self._worker is not None
+        begun_s = time.monotonic()
+        try:
+            run = self._worker.call((course.batch_size, len(course.runs), position))
+        except isolate.Failed as failure:
+            cell: Cell | None = Cell(batch_size=course.batch_size, status=failure.cause, reason=failure.reason)
+        else:
+            if sampler is not None:
+                conditions = run.replicate.conditions.model_copy(update={"gpu": sampler.between(*run.monotonic_s)})
+                run = run.model_copy(update={"replicate": run.replicate.model_copy(update={"conditions": conditions})})
+            cell = course.add(run)
+        self._spent_s += time.monotonic() - begun_s
+        if cell is not None:
+            self._keep(cell)
+        self._pending = None if cell is not None else course.pending
+        self._write()
+        return cell
+
+    def finish(self) -> Record:
+        """Write the record.
+
+        Raises:
+            CodeChanged: the measuring code was edited meanwhile; nothing is written.
+        """
+        model, precision = self.name
+        progress = self.project.progress(model, precision)
+        if code.measuring_sha256() != self._blank.code.measuring_sha256:
+            progress.unlink(missing_ok=True)
+            raise edited(model, precision)
+        path = self.project.record(model, precision)
+        if not path.is_file() or read(path) != self.record:
+            write(path, self.record)
+        progress.unlink(missing_ok=True)
+        return self.record
+
+    def close(self) -> None:
+        if self._worker is not None:
+            self._worker.close()
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _keep(self, cell: Cell) -> None:
+        cells = tuple(sorted((*self.record.cells, cell), key=lambda one: one.batch_size))
+        self.record = self.record.model_copy(update={"cells": cells, "elapsed_s": round(self._spent_s, 3)})
+
+    def _write(self) -> None:
+        write_progress(self.project.progress(*self.name), Progress(record=self.record, pending=self._pending))
+
+
+def edited(model: str, precision: str) -> CodeChanged:
+    """The measuring code is not what it was when this process began."""
+    return CodeChanged(
+        f"{model}-{precision}", "src/visionquant/bench was edited while it measured", "run the same command again"
+    )
+
+
+def _kept(project: Project, blank: Record, dropped: Sequence[int]) -> tuple[Record, Pending | None]:
+    """``blank`` with all that an interrupted run or an earlier record of the same identity holds of it.
+
+    Where nothing is kept, facts and elapsed time begin anew too.
+    """
+    pair = (blank.model, blank.precision)
+    try:
+        progress = read_progress(project.progress(*pair)) if project.progress(*pair).is_file() else None
+    except StudyError:
+        progress = None  # half of a progress file is worth nothing: its cells are measured again
+    if progress is not None and progress.record.identity() == blank.identity() and progress.record.conversion:
+        pending = progress.pending if progress.pending and progress.pending.batch_size not in dropped else None
+        return _without(progress.record, dropped, blank, bool(pending)), pending
+    path = project.record(*pair)
+    if path.is_file():
+        found = read(path)
+        if found.identity() == blank.identity() and found.conversion:
+            return _without(found, dropped, blank, False), None
+    return blank, None
+
+
+def _without(found: Record, dropped: Sequence[int], blank: Record, pending: bool) -> Record:
+    kept = tuple(one for one in found.cells if one.batch_size not in dropped)
+    return found.model_copy(update={"cells": kept}) if kept or pending or not found.cells else blank

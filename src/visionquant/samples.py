@@ -1,0 +1,206 @@
+"""What one process and one cell saw: raw samples, the machine meanwhile, and why there is no figure.
+
+Absence is a value: what could not be measured is a row with a status and a reason.
+"""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+Status = Literal["ok", "out_of_memory", "unsupported", "over_budget", "unsteady", "non_finite", "audit_failed"]
+Isolation = Literal["clean", "busy", "unknown"]
+REPEAT_FLOOR = 0.9  # a repeated batch that surely takes less than this share of a new one's time was not computed
+
+
+class Row(BaseModel):
+    """A frozen part of a record without room for unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Throughput(Row):
+    """Images passed in a window without a synchronisation between batches, and its seconds."""
+
+    images: int
+    seconds: float
+
+
+class Sentinel(Row):
+    """Milliseconds of the fixed reference kernel just before and just after the timed passes."""
+
+    before_ms: float
+    after_ms: float
+
+
+class GpuConditions(Row):
+    """What NVML said while a replicate ran; ``sampler_share`` is the sampler's CPU time over wall time."""
+
+    samples: int
+    sm_mhz_low: float
+    sm_mhz_median: float
+    memory_mhz_median: float
+    temperature_c_high: float
+    power_w_median: float
+    throttle_reasons: tuple[str, ...]
+    sampler_share: float
+
+
+class Conditions(Row):
+    """The machine while a replicate ran; null where it can't be read.
+
+    ``others_share`` is the share of all cores (0 to 1) that other processes kept busy.
+    """
+
+    isolation: Isolation
+    others_share: float | None
+    load_1m: float | None
+    frequency_mhz: float | None
+    omp_wait_policy: str
+    gpu: GpuConditions | None = None
+
+
+class Replicate(Row):
+    """One fresh process. Milliseconds of each iteration; ``gpu_ms`` from CUDA events; ``threads`` of the CPU.
+
+    ``settled`` says whether two halves of the warm-up agreed, null where they were too short to tell; ``position`` is
+    the number of the replicate in the command that ran it, ``started_at`` its time (UTC).
+    """
+
+    position: int
+    started_at: str
+    threads: int
+    warmup_ms: tuple[float, ...]
+    settled: bool | None
+    wall_ms: tuple[float, ...]
+    gpu_ms: tuple[float, ...] | None
+    stopped_by: Literal["count", "budget"]
+    throughput: Throughput | None
+    host_peak: int | None
+    sentinel: Sentinel
+    conditions: Conditions
+
+
+class Memory(Row):
+    """Bytes by kind; null where this device has no such figure."""
+
+    stored_weights: int
+    allocated_after: int | None
+    peak_allocated: int | None
+    peak_reserved: int | None
+    host_peak: int | None
+
+
+class Audit(Row):
+    """Whether the timed passes computed what the fidelity pass computed.
+
+    ``kept`` timed iterations were looked at again, ``images`` of them had been in the fidelity pass; ``deviation`` is
+    the largest relative L2 distance of their features, ``limit`` what the precision may have. ``repeat_ratio`` is the
+    time of a batch that was just passed over that of a new one, ``repeat_high`` the upper end of its 95 % interval over
+    ``repeats`` pairs. ``batch_deviation`` is that of one image in the batch from the same image alone.
+    """
+
+    kept: int
+    images: int
+    deviation: float | None
+    limit: float
+    repeats: int
+    repeat_ratio: float | None
+    repeat_high: float | None
+    batch_deviation: float | None
+
+    @property
+    def fault(self) -> str:
+        """What is wrong, or empty."""
+        if self.deviation is not None and not self.deviation <= self.limit:
+            return f"timed outputs are {self.deviation:.2g} from the fidelity pass, {self.limit:.2g} is allowed"
+        if self.repeat_high is not None and self.repeat_high < REPEAT_FLOOR:
+            return f"a repeated batch takes {self.repeat_high:.2f} of a new one's time at most"
+        return ""
+
+
+class Energy(Row):
+    """A window of its own on an energy counter. Watts of the idle machine were taken before it; joules are gross."""
+
+    counter: str
+    joules: float
+    seconds: float
+    images: int
+    updates: int
+    idle_w: float
+
+    @property
+    def net_j_per_image(self) -> float:
+        """Joules an image above idle."""
+        return (self.joules - self.idle_w * self.seconds) / self.images
+
+
+class Launch(Row):
+    """One profiled pass on a GPU: milliseconds in which a kernel ran, and how many did."""
+
+    gpu_busy_ms: float
+    kernels: int
+
+
+class Attempt(Row):
+    """A measurement of a cell that was given up because the machine drifted: what it said, by replicate."""
+
+    medians_ms: tuple[float, ...]
+    sentinels: tuple[Sentinel, ...]
+
+
+class Run(Row):
+    """What one replicate process brings back; the parts that only one of a cell's replicates has may be absent.
+
+    ``monotonic_s``: when it began and ended on the machine's monotonic clock.
+    """
+
+    replicate: Replicate
+    monotonic_s: tuple[float, float]
+    finite: bool
+    allocated_after: int | None
+    peak_allocated: int | None
+    peak_reserved: int | None
+    audit: Audit | None = None
+    energy: Energy | None = None
+    energy_reason: str = ""
+    launch: Launch | None = None
+
+
+class Pending(Row):
+    """A cell in flight: the replicates that are done, and attempts given up before."""
+
+    batch_size: int
+    runs: tuple[Run, ...]
+    earlier: tuple[Attempt, ...]
+
+
+class Cell(Row):
+    """One batch size of a pair: measured, or why not.
+
+    ``interleaved_with`` names the precisions whose replicates took turns with these.
+    """
+
+    batch_size: int
+    status: Status
+    reason: str
+    replicates: tuple[Replicate, ...] = ()
+    stopped_by: Literal["count", "budget", "goal"] | None = None
+    interleaved_with: tuple[str, ...] = ()
+    memory: Memory | None = None
+    audit: Audit | None = None
+    energy: Energy | None = None
+    energy_reason: str = ""
+    launch: Launch | None = None
+    earlier: tuple[Attempt, ...] = ()
+
+    def timed_s(self) -> float:
+        """Seconds inside timed windows: iterations and throughput."""
+        iterations = sum(sum(replicate.wall_ms) for replicate in self.replicates) / 1e3
+        return iterations + sum(one.throughput.seconds for one in self.replicates if one.throughput)
+
+    @property
+    def isolation(self) -> Isolation | None:
+        """The worst of the replicates': busy, unknown, clean; None for a cell that was not timed."""
+        found = {one.conditions.isolation for one in self.replicates}
+        worst: tuple[Isolation, ...] = ("busy", "unknown", "clean")
+        return next((name for name in worst if name in found), None)

@@ -1,0 +1,71 @@
+"""The audit finds passes that did not do the work, and accepts those that did."""
+
+import numpy as np
+import pytest
+
+from visionquant.bench import audit
+from visionquant.bench.clock import CpuClock
+from visionquant.samples import REPEAT_FLOOR
+
+FEATURES = np.random.default_rng(0).standard_normal((4, 8, 16)).astype(np.float32)
+FP32 = audit.Known(FEATURES, FEATURES[:1], None)
+INT8 = audit.Known(FEATURES, FEATURES[:1], 30.0)
+
+
+def noisy(share: float) -> np.ndarray:
+    noise = np.random.default_rng(1).standard_normal(FEATURES.shape)
+    return (FEATURES + share * noise).astype(np.float32)
+
+
+def test_equal_outputs_pass_and_are_counted() -> None:
+    found = audit.look(FP32, [([0, 1], FEATURES[:2]), ([3, 4, 31], np.stack([FEATURES[3]] * 3))], [])
+    assert (found.kept, found.images, found.deviation) == (2, 3, 0.0)
+    assert found.fault == ""
+
+
+def test_outputs_of_other_images_are_found() -> None:
+    found = audit.look(INT8, [([0, 1], FEATURES[[1, 0]])], [])
+    assert found.deviation is not None
+    assert found.deviation > 1
+    assert found.fault.startswith("timed outputs are 1.")
+
+
+@pytest.mark.parametrize(("known", "share", "passes"), [(FP32, 5e-4, True), (FP32, 5e-3, False), (INT8, 5e-3, True)])
+def test_the_limit_is_what_the_precision_itself_costs(known: audit.Known, share: float, passes: bool) -> None:
+    found = audit.look(known, [([0, 1, 2, 3], noisy(share))], [])
+    assert found.deviation == pytest.approx(share, rel=0.2)
+    assert (found.fault == "") is passes
+
+
+def test_outputs_that_are_not_finite_are_infinitely_far() -> None:
+    assert audit.distance(np.full(3, np.nan), np.ones(3)) == float("inf")
+    assert audit.distance(np.ones(3), np.ones(3)) == 0.0
+
+
+def test_an_image_in_a_batch_is_compared_with_the_same_image_alone() -> None:
+    batch = noisy(0.01)
+    found = audit.look(INT8, [([0, 1, 2, 3], batch)], [])
+    assert found.batch_deviation == pytest.approx(audit.distance(batch[0], FEATURES[0]), rel=1e-3)
+    assert audit.look(INT8, [([0], FEATURES[:1])], []).batch_deviation is None
+
+
+def test_a_batch_that_is_remembered_is_found() -> None:
+    honest = audit.look(FP32, [], [1.0, 0.97, 1.02, 0.99, 1.01])
+    assert honest.repeat_ratio == pytest.approx(1.0, abs=0.02)
+    assert honest.fault == ""
+    cached = audit.look(FP32, [], [0.5, 0.52, 0.48, 0.5, 0.51])
+    assert cached.repeat_high is not None
+    assert cached.repeat_high < REPEAT_FLOOR
+    assert "a repeated batch takes 0.5" in cached.fault
+    assert audit.look(FP32, [], [0.2, 1.0, 1.1, 0.9, 1.0]).fault == ""  # one quick pass is no proof
+
+
+def test_repeats_pass_the_same_batch_twice() -> None:
+    seen: list[int] = []
+    assert len(audit.time_repeats(seen.append, CpuClock(), 3)) == 3
+    assert seen == [0, 0, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize(("ms", "budget_s", "count"), [(1.0, None, 10), (1.0, 2.0, 10), (16.0, 2.0, 6), (50.0, 2.0, 0)])
+def test_repeats_take_a_tenth_of_the_budget_at_most(ms: float, budget_s: float | None, count: int) -> None:
+    assert audit.pair_count(ms, budget_s) == count

@@ -1,0 +1,100 @@
+"""What else the machine was doing, read from real processes and from files in the kernel's format."""
+
+import multiprocessing
+import os
+import time
+from pathlib import Path
+
+import pytest
+import tiny
+
+from visionquant.bench import conditions
+from visionquant.bench.conditions import Reading
+from visionquant.errors import StudyError
+from visionquant.params import Protocol
+
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def protocol(busy: str) -> Protocol:
+    return Protocol.model_validate({**tiny.PROTOCOL, "busy": busy})
+
+
+def stat(path: Path, user_s: float, idle_s: float, steal_s: float = 0.0) -> Path:
+    numbers = [user_s, 0, 0, idle_s, 0, 0, 0, steal_s, 0, 0]
+    path.write_text("cpu  " + " ".join(str(int(one * TICKS)) for one in numbers) + "\ncpu0 0\n")
+    return path
+
+
+def test_what_this_process_did_not_use_others_did(tmp_path: Path) -> None:
+    cores = os.cpu_count() or 1
+    before = Reading.now(stat(tmp_path / "before", 10, 100))
+    after = Reading.now(stat(tmp_path / "after", 10 + 3 * cores, 107, steal_s=2 * cores))
+    before, after = Reading(before.busy_s, 0.0, 0.0), Reading(after.busy_s, 4.0 * cores, 10.0)
+    assert conditions.others_share(before, after) == pytest.approx(0.1)  # of (3 + 2) x 10 s, 4 x 10 s were its own
+    assert conditions.others_share(before, Reading(None, 0.0, 10.0)) is None
+    assert Reading.now(tmp_path / "nothing").busy_s is None
+
+
+@pytest.mark.parametrize(
+    ("share", "device", "gpu", "word"),
+    [
+        (0.0, "cpu", "busy", "clean"),
+        (0.5, "cpu", "clean", "busy"),
+        (None, "cpu", "clean", "unknown"),
+        (0.0, "cuda", "clean", "clean"),
+        (0.0, "cuda", "unknown", "unknown"),
+        (0.5, "cuda", "unknown", "busy"),
+        (None, "cuda", "busy", "busy"),
+    ],
+)
+def test_the_worst_of_both_processors_is_the_word(share: float | None, device: str, gpu: str, word: str) -> None:
+    assert conditions.isolation(share, device, lambda: gpu) == word  # type: ignore[arg-type, return-value]
+
+
+def spin() -> None:
+    while True:
+        pass
+
+
+def test_a_busy_machine_is_refused_unless_asked_for_and_the_culprit_is_named() -> None:
+    others = [multiprocessing.get_context("fork").Process(target=spin, daemon=True) for _ in range(os.cpu_count() or 1)]
+    for one in others:
+        one.start()
+    try:
+        conditions.require_quiet(protocol("allow"), patience_s=0.0)
+        before = Reading.now()
+        with pytest.raises(
+            StudyError, match=r"measure: other processes keep \d+ % of the machine busy \(\S+ \d+ %.*allow"
+        ):
+            conditions.require_quiet(protocol("refuse"), patience_s=0.0)
+        seen = conditions.since(before, "cpu")
+        assert seen.isolation == "busy"
+        assert seen.others_share is not None
+        assert seen.others_share > conditions.BUSY_SHARE
+    finally:
+        for one in others:
+            one.kill()
+            one.join()
+
+
+def test_it_waits_for_the_others_to_end() -> None:
+    other = multiprocessing.get_context("fork").Process(target=spin, daemon=True)
+    other.start()
+    deadline = time.monotonic() + 1.0
+
+    def still_busy() -> bool:
+        return time.monotonic() < deadline
+
+    while still_busy():
+        time.sleep(0.1)
+    other.kill()
+    other.join()
+    conditions.require_quiet(protocol("refuse"), patience_s=60.0)
+
+
+def test_conditions_of_this_process_are_filled_in() -> None:
+    found = conditions.since(Reading.now(), "cpu")
+    assert found.omp_wait_policy == os.environ.get("OMP_WAIT_POLICY", "not set")
+    assert found.load_1m is not None
+    assert found.gpu is None
