@@ -19,8 +19,9 @@ FP32 = FloatPrecision(method="float", dtype="float32", cpu_dtype="float32", tf32
 
 
 def read_ms(device: str, clock: Clock) -> float:
-    """Median milliseconds of the kernel now, rounded to a tenth of a microsecond."""
-    side = SIDE[device]
+    """Median milliseconds of the kernel now, rounded to a tenth of a microsecond; TF32 is off for it."""
+    side, tf32 = SIDE[device], torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
     a = torch.ones(side, side, device=device)
     b, out = torch.ones_like(a), torch.empty_like(a)
     times = []
@@ -31,6 +32,7 @@ def read_ms(device: str, clock: Clock) -> float:
         clock.synchronize()
         if i >= WARMUP:
             times.append((clock.now_s() - start_s) * 1e3)
+    torch.backends.cuda.matmul.allow_tf32 = tf32
     return round(median(times), 4)
 
 
