@@ -66,7 +66,7 @@ def cell(
     device_bytes: int | None = None,
     gpu: bool = False,
     sentinel_ms: float = 1.0,
-    interleaved_with: tuple[str, ...] = (),
+    turns_with: tuple[str, ...] = (),
 ) -> Cell:
     """A measured cell with these milliseconds by process; the throughput of each is that of its first pass."""
     return Cell(
@@ -76,6 +76,7 @@ def cell(
         replicates=tuple(
             Replicate(
                 position=position,
+                turns_with=turns_with,
                 started_at="2026-01-01T00:00:00.000+00:00",
                 threads=2,
                 warmup_ms=(1.0,),
@@ -91,7 +92,7 @@ def cell(
             for position, times in enumerate(processes)
         ),
         stopped_by="count",
-        interleaved_with=interleaved_with,
+        calibration_ms=(0.99, 1.0, 1.0, 1.01),
         memory=Memory(
             stored_weights=100,
             allocated_after=device_bytes,
@@ -153,7 +154,6 @@ def record(
         ),
         operations=400,
         outlier_layers=0 if precision == "int8" else None,
-        sentinel_ms=(0.99, 1.0, 1.0, 1.01),
         cells=tuple(cells),
         elapsed_s=10.0,
     )

@@ -182,7 +182,7 @@ def swept(tmp_path: Path, run: Run) -> Project:
 
 BROKEN: list[tuple[str, Callable[[str], str], str]] = [
     ("cut short", lambda text: text[: len(text) // 2], "not JSON"),
-    ("another schema", lambda text: text.replace('version": 1', 'version": 99'), "schema 99, this code reads 1"),
+    ("another schema", lambda text: text.replace('version": 2', 'version": 99'), "schema 99, this code reads 2"),
     ("a field that nobody knows", lambda text: text.replace('"model"', '"modle"', 1), "modle|model"),
     ("a status that nobody knows", lambda text: text.replace('"status":"ok"', '"status":"fine"'), r"cells\.0\.status"),
 ]  # fmt: skip
@@ -202,6 +202,18 @@ def test_a_broken_record_is_named_and_kept(
     assert err.count("\n") == 1
     assert re.search(rf"tiny-vit-nf4\.json.*({message})", err)
     assert path.read_bytes() == before
+
+
+def test_a_record_of_an_earlier_version_is_measured_again(swept: Project, run: Run) -> None:
+    path = swept.record("tiny-vit", "nf4")
+    path.write_text(path.read_text().replace('version": 2', 'version": 1'))
+    before = path.read_bytes()
+    assert run(swept.root, "analyse")[0] == 0
+    assert "measured by an earlier version of this code" in (swept.tables / "latency.csv").read_text()
+    assert path.read_bytes() == before
+    assert "2 cells to measure" in run(swept.root, "plan", "--precision", "nf4")[1]
+    assert run(swept.root, "measure", "--model", "tiny-vit", "--precision", "nf4")[0] == 0
+    assert 'version": 2' in path.read_text()
 
 
 @pytest.mark.parametrize("verb", ["analyse", "validate", "measure"])
@@ -274,12 +286,12 @@ def test_a_file_in_place_of_the_data_folder_is_one_line(swept: Project, run: Run
 
 
 def test_ctrl_c_says_what_is_kept(swept: Project, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from visionquant.bench import cell
+    from visionquant.bench import replicate
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cell, "measure", interrupted)
+    monkeypatch.setattr(replicate, "run", interrupted)
     before = swept.record("tiny-vit", "nf4").read_bytes()
     code, _, err = run(swept.root, "sweep", "--all-models", "--all-precisions", "--again")
     assert code == 130

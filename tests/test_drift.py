@@ -2,11 +2,12 @@
 
 import math
 
+import made
 import numpy as np
 import pytest
 
 from visionquant import drift, intervals
-from visionquant.samples import Sentinel
+from visionquant.samples import Cell, Sentinel
 
 
 def steady(ms: float = 1.0, count: int = 3) -> list[Sentinel]:
@@ -30,14 +31,45 @@ def test_a_machine_that_moved_is_told_from_a_steady_one() -> None:
     assert not drift.moved([*steady(), Sentinel(before_ms=1.0, after_ms=1.04)], 0.05)
     assert drift.moved([*steady(), Sentinel(before_ms=1.0, after_ms=1.06)], 0.05)
     assert drift.moved([*steady(), Sentinel(before_ms=0.9, after_ms=1.0)], 0.05)
+    assert not drift.moved([Sentinel(before_ms=1.0, after_ms=2.0)] * 3, 0.05)  # warmer after work, every time
     assert not drift.moved([], 0.05)
 
 
+def cell(ms: float, turns_with: tuple[str, ...] = ()) -> Cell:
+    return made.cell(1, [[5.0]] * 3, sentinel_ms=ms, turns_with=turns_with)
+
+
 def test_between_two_cells_only_more_than_noise_counts() -> None:
-    assert drift.between(steady(1.0), steady(1.04), 0.05) == 0.0
-    assert drift.between(steady(1.0), steady(1.1), 0.05) == pytest.approx(math.log(1.1))
-    assert drift.between(steady(1.1), steady(1.0), 0.05) == pytest.approx(math.log(1.1))
-    assert drift.between([], steady(1.0), 0.05) == 0.0
+    assert drift.between(cell(1.0), cell(1.005)) == 0.0
+    assert drift.between(cell(1.0), cell(1.1)) == pytest.approx(math.log(1.1))
+    assert drift.between(cell(1.1), cell(1.0)) == pytest.approx(math.log(1.1))
+    assert drift.between(Cell(batch_size=1, status="over_budget", reason=""), cell(1.0)) == 0.0
+
+
+def test_the_noise_between_cells_is_that_of_two_medians() -> None:
+    """Two cells of an unchanged machine are called moved in about one of twenty simulations."""
+    random = np.random.default_rng(3)
+    called = 0
+    for _ in range(1500):
+        readings = np.exp(random.normal(0, 0.02, 13))
+        sides = [cell(1.0), cell(1.0)]
+        for i, side in enumerate(sides):
+            sentinels = [Sentinel(before_ms=ms, after_ms=ms) for ms in readings[7 + 3 * i : 10 + 3 * i]]
+            replicates = tuple(
+                one.model_copy(update={"sentinel": found})
+                for one, found in zip(side.replicates, sentinels, strict=True)
+            )
+            sides[i] = side.model_copy(update={"calibration_ms": tuple(readings[:7]), "replicates": replicates})
+        called += drift.between(*sides) > 0
+    assert 0.02 < called / 1500 < 0.07
+
+
+def test_turns_are_what_every_replicate_says() -> None:
+    found = cell(1.0, ("int8", "nf4"))
+    assert found.interleaved_with == {"int8", "nf4"}
+    alone = found.replicates[0].model_copy(update={"turns_with": ("nf4",)})
+    assert found.model_copy(update={"replicates": (*found.replicates, alone)}).interleaved_with == {"nf4"}
+    assert Cell(batch_size=1, status="over_budget", reason="").interleaved_with == frozenset()
 
 
 def test_the_half_width_is_that_of_the_t_interval() -> None:

@@ -24,7 +24,7 @@ LAYERS = {
     "records": {"errors", "paths", "params", "environment", "samples"},
     "manifest": {"errors", "paths", "records"},
     "recorded": {"errors", "paths", "params", "environment", "records"},
-    "plan": {"environment", "errors", "manifest", "params", "paths", "records", "samples", "zoo"},
+    "plan": {"environment", "errors", "manifest", "params", "paths", "recorded", "records", "samples", "zoo"},
     "progress": {"bench", "intervals", "params", "paths", "records", "samples", "sweep"},
     "cache": set(),
     "hub": {"errors", "paths", "params", "records", "zoo", "manifest", "cache"},
@@ -42,6 +42,7 @@ LAYERS = {
         "hub",
     },
     "sweep": {"errors", "paths", "params", "environment", "records", "hub", "bench"},
+    "aa": {"errors", "params", "paths", "recorded", "sweep", "zoo"},
     "analysis": {
         "errors",
         "paths",
@@ -57,6 +58,7 @@ LAYERS = {
     },
     "report": {"errors", "paths", "params", "environment", "records", "recorded", "quantities", "zoo", "analysis"},
     "cli": {
+        "aa",
         "errors",
         "paths",
         "params",

@@ -14,10 +14,10 @@ import psutil
 import typer
 
 from visionquant import params as parameters
+from visionquant import plan as plans
 from visionquant.errors import StudyError
 from visionquant.params import Params, known
 from visionquant.paths import Project
-from visionquant.plan import Plan
 
 app = typer.Typer(
     add_completion=False,
@@ -126,6 +126,7 @@ def sweep(
 ) -> None:
     """Measure many pairs without DVC, e.g. `visionquant sweep --all-models --all-precisions`."""
     from visionquant import progress
+    from visionquant.bench.code import measuring_sha256
 
     project, params = _open()
     models = _chosen("model", model, all_models, params.study.models)
@@ -133,7 +134,8 @@ def sweep(
     known("study.models", models, params.models)
     known("study.precisions", precisions, params.precisions)
     batch_sizes = sorted(set(batch_size or params.study.batch_sizes))
-    print(f"plan: {_plan(project, params, models, precisions, batch_sizes, again).text}")
+    planned = plans.of_study(project, params, models, precisions, batch_sizes, measuring_sha256(), again)
+    print(f"plan: {planned.text}")
     with _interruptible():
         done = progress.sweep(project, params, models, precisions, batch_sizes, again, _process_begun_s(), minutes)
     if not done:
@@ -144,30 +146,58 @@ def sweep(
 @app.command()
 def plan(model: Models = None, precision: Precisions = None, batch_size: BatchSizes = None) -> None:
     """Say which cells a run would measure, and about how long and in how much memory; measures nothing."""
+    from visionquant.bench.code import measuring_sha256
+
     project, params = _open()
     models, precisions = model or list(params.study.models), precision or list(params.study.precisions)
     known("study.models", models, params.models)
     known("study.precisions", precisions, params.precisions)
-    found = _plan(project, params, models, precisions, sorted(set(batch_size or params.study.batch_sizes)), False)
+    sizes = sorted(set(batch_size or params.study.batch_sizes))
+    found = plans.of_study(project, params, models, precisions, sizes, measuring_sha256())
     for pair in found.pairs:
         if pair.batch_sizes:
             time_ = "time unknown" if pair.seconds is None else f"about {pair.seconds:.0f} s"
             memory = "memory unknown" if pair.memory is None else f"{pair.memory / 2**30:.2f} GiB"
-            sizes = " ".join(map(str, pair.batch_sizes))
-            print(f"{pair.model} {pair.precision}: batch {sizes}; {time_}; {memory}")
+            listed = " ".join(map(str, pair.batch_sizes))
+            print(f"{pair.model} {pair.precision}: batch {listed}; {time_}; {memory}")
     print(found.text)
 
 
 @app.command()
 def record(
     platform: Annotated[str, typer.Option("--platform", help="A name for this machine, e.g. rtx-4090.")],
+    partial: Annotated[bool, typer.Option("--partial", help="Though pairs of the study are missing.")] = False,
 ) -> None:
     """Pack what this machine measured into data/recorded, with hashes, for a pull request."""
     from visionquant import recorded
 
     project, params = _open()
-    folder = recorded.pack(project, params, platform)
-    print(f"{folder.relative_to(project.root)}: {len(list(folder.iterdir())) - 1} records and a manifest")
+    folder = recorded.pack(project, params, platform, partial)
+    count = len(recorded.manifest_of(folder).files)
+    print(f"{folder.relative_to(project.root)}: {count} records and a manifest")
+
+
+@app.command()
+def aa(
+    model: Models = None,
+    precision: Precisions = None,
+    protocol: Annotated[str | None, typer.Option(help="A row of `protocols`; the study's if none.")] = None,
+    again: Again = False,
+) -> None:
+    """Measure at least 20 cells twice: how many does the verdict call different, and how fine can this machine tell?"""
+    from visionquant import aa as repeats
+    from visionquant.analysis import aa as judging
+    from visionquant.analysis import evidence
+
+    project, params = _open()
+    with _interruptible():
+        repeats.measure(project, params, model, precision, protocol, again, print)
+    study = evidence.gather(project, params)
+    outcome = judging.judge(study, study.local)
+    for line in outcome.lines:
+        print(line)
+    if not outcome.passed:
+        raise StudyError("aa", outcome.text, "end other work on this machine, or use a protocol with more processes")
 
 
 @app.command()
@@ -264,23 +294,6 @@ def _chosen(option: str, named: list[str] | None, everything: bool, rows: tuple[
         found = f"--{option} and --all-{option}s together" if everything else "nothing chosen"
         raise StudyError(f"sweep: {option}s", found, f"give --all-{option}s, or --{option} NAME once or more")
     return list(dict.fromkeys(named)) if named else list(rows)
-
-
-def _plan(
-    project: Project, params: Params, models: list[str], precisions: list[str], batch_sizes: list[int], again: bool
-) -> Plan:
-    from visionquant import environment as machine
-    from visionquant import plan as plans
-    from visionquant import recorded, records
-    from visionquant.bench.code import measuring_sha256
-
-    pairs = [(model, precision) for model in models for precision in precisions]
-    here = machine.probe(params.study.device)
-    done = {} if again else plans.up_to_date(project, params, pairs, here, measuring_sha256())
-    own = [records.read(project.record(*pair)) for pair in pairs if project.record(*pair).is_file()]
-    others = [record for one in recorded.read_all(project).values() for record in one.values()]
-    history = [record for record in (*own, *others) if record.environment.same_hardware(here)]
-    return plans.make(project, params, pairs, batch_sizes, done, history)
 
 
 def _process_begun_s() -> float:

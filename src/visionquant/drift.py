@@ -2,7 +2,8 @@
 
 Noise is the spread of readings in fresh processes, taken just before: a reading lies within ``noise(readings)`` of
 their centre with a probability of 99.8 % while the machine stays what it was (a prediction interval, Hahn and Meeker,
-Statistical Intervals, 1991, section 4.7, on the log scale).
+Statistical Intervals, 1991, section 4.7, on the log scale). Readings before the timed passes are held against readings
+before, those after against those after, for a machine at work is warmer.
 """
 
 import math
@@ -11,36 +12,55 @@ from collections.abc import Sequence
 import numpy as np
 
 from visionquant.intervals import quantile
-from visionquant.samples import Sentinel
+from visionquant.samples import Cell, Sentinel
 
-FLOOR = 0.02  # no machine is steadier than this share
-PROBABILITY = 0.998
+FLOOR = 0.02  # no single reading is steadier than this share
+FLOOR_BETWEEN = 0.005  # nor are the middles of two cells
+PROBABILITY = 0.998  # of one reading within the noise; a cell has six and more
+BETWEEN = 0.95  # of the middles of two cells
+MEDIAN = 1.2533  # a median's standard error over a mean's, sqrt(pi / 2)
 
 
 def noise(readings_ms: Sequence[float]) -> float:
     """How far (in logs) one more reading may lie from the centre of these by chance; ``FLOOR`` below two readings."""
-    if len(readings_ms) < 2:
-        return FLOOR
-    logs = np.log(readings_ms)
-    k = len(logs)
-    return max(FLOOR, quantile(0.5 + PROBABILITY / 2, k - 1) * float(logs.std(ddof=1)) * math.sqrt(1 + 1 / k))
-
-
-def readings(sentinels: Sequence[Sentinel]) -> list[float]:
-    """All readings in order."""
-    return [ms for one in sentinels for ms in (one.before_ms, one.after_ms)]
+    k = len(readings_ms)
+    return FLOOR if k < 2 else max(FLOOR, _quantile(PROBABILITY, k) * _spread(readings_ms) * math.sqrt(1 + 1 / k))
 
 
 def moved(sentinels: Sequence[Sentinel], allowed: float) -> bool:
-    """Whether any reading lies further than ``allowed`` (log) from the median of all."""
-    logs = np.log(readings(sentinels))
-    return bool(len(logs)) and float(np.abs(logs - np.median(logs)).max()) > allowed
+    """Whether any reading lies further than ``allowed`` (log) from the median of those of its kind."""
+    for kind in ([one.before_ms for one in sentinels], [one.after_ms for one in sentinels]):
+        logs = np.log(kind)
+        if len(logs) and float(np.abs(logs - np.median(logs)).max()) > allowed:
+            return True
+    return False
 
 
-def between(a: Sequence[Sentinel], b: Sequence[Sentinel], allowed: float) -> float:
-    """How far (log) the machine moved between two cells; 0 within the noise of a median of so many readings."""
-    first, second = readings(a), readings(b)
-    if not first or not second:
+def between(a: Cell, b: Cell) -> float:
+    """How far (log) the machine moved between two cells; 0 where their replicates took turns, or within the noise.
+
+    The middles are medians over processes of the mean of both readings; their noise is that of two medians.
+    """
+    first, second = _levels(a), _levels(b)
+    if not len(first) or not len(second):
         return 0.0
-    found = abs(float(np.median(np.log(first)) - np.median(np.log(second))))
+    allowed = FLOOR_BETWEEN
+    for readings in (a.calibration_ms, b.calibration_ms):
+        if len(readings) >= 2:
+            error = MEDIAN * _spread(readings) * math.sqrt(1 / len(first) + 1 / len(second))
+            allowed = max(allowed, _quantile(BETWEEN, len(readings)) * error)
+    found = abs(float(np.median(first) - np.median(second)))
     return found if found > allowed else 0.0
+
+
+def _levels(cell: Cell) -> np.ndarray:
+    pairs = [(one.sentinel.before_ms, one.sentinel.after_ms) for one in cell.replicates]
+    return np.log(np.asarray(pairs, float).reshape(-1, 2)).mean(axis=1)
+
+
+def _spread(readings_ms: Sequence[float]) -> float:
+    return float(np.log(readings_ms).std(ddof=1))
+
+
+def _quantile(probability: float, k: int) -> float:
+    return quantile(0.5 + probability / 2, k - 1)

@@ -96,8 +96,9 @@ class Protocol(Row):
 
     ``budget_s`` is what the timed passes of a cell aim to fill, ``limit_s`` what it may take at most, warm-up included:
     a cell whose fewest passes are foreseen to take longer is over budget. With a ``goal``, processes beyond
-    ``replicates`` are added until the half-width of the median's interval is at most that share of it, the budget is
-    spent, or there are ``most_replicates``. Warm-up goes on for up to ``warmup_s`` more until two halves of it agree.
+    ``replicates`` are added until the half-width of the median's interval is at most that share of it (and three more),
+    the budget is spent, or there are ``most_replicates``. Warm-up goes on for up to ``warmup_s`` more until two halves
+    of it agree.
     """
 
     replicates: Annotated[int, Field(ge=1, le=100)]

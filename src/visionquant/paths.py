@@ -12,9 +12,14 @@ PACKAGE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Project:
-    """A checkout of the study; all files are found from its root."""
+    """A checkout of the study; all files are found from its root.
+
+    ``side`` names a measurement beside the study's own ("aa/first"): everything that measuring writes has another
+    place then, so that neither touches the other.
+    """
 
     root: Path
+    side: str = ""
 
     @classmethod
     def find(cls, start: Path | None = None) -> "Project":
@@ -35,7 +40,11 @@ class Project:
 
     @property
     def environment(self) -> Path:
-        return self.root / "data" / "environment.json"
+        return self._state / "environment.json"
+
+    @property
+    def _state(self) -> Path:
+        return self.root / "data" / self.side
 
     @property
     def architectures(self) -> Path:
@@ -47,7 +56,7 @@ class Project:
 
     @property
     def measured(self) -> Path:
-        return self.root / "data" / "measured"
+        return self.root / "data" / "measured" / self.side
 
     @property
     def recorded(self) -> Path:
@@ -75,11 +84,11 @@ class Project:
 
     def manifest(self, model: str) -> Path:
         """Where the download stage says which weights ``model`` has."""
-        return self.root / "data" / "models" / f"{model}.json"
+        return self._state / "models" / f"{model}.json"
 
     def reference(self, model: str) -> Path:
         """Where the FP32 features of ``model`` on the fidelity images lie."""
-        return self.root / "data" / "references" / f"{model}.npz"
+        return self._state / "references" / f"{model}.npz"
 
     def record(self, model: str, precision: str) -> Path:
         """The record of a finished pair."""
@@ -87,7 +96,7 @@ class Project:
 
     def progress(self, model: str, precision: str) -> Path:
         """The cells of a pair that is under way; gone once the pair is finished."""
-        return self.root / "data" / "progress" / f"{model}-{precision}.json"
+        return self._state / "progress" / f"{model}-{precision}.json"
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -7,11 +7,12 @@ be. Memory is the stored weights by arithmetic, or what the pair's process neede
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 
-from visionquant import zoo
-from visionquant.environment import Environment
-from visionquant.errors import StudyError
+from visionquant import recorded, zoo
+from visionquant.environment import Environment, probe
+from visionquant.errors import OldSchema, StudyError
 from visionquant.manifest import Manifest
 from visionquant.params import Params, Protocol
 from visionquant.paths import Project
@@ -79,7 +80,14 @@ def up_to_date(
         for path in (project.progress(model, precision), project.record(model, precision)):
             if not path.is_file():
                 continue
-            found = read_progress(path).record if path == project.progress(model, precision) else read(path)
+            try:
+                found = read_progress(path).record if path == project.progress(model, precision) else read(path)
+            except OldSchema:
+                continue
+            except StudyError:
+                if path == project.progress(model, precision):
+                    continue  # half of a progress file is worth nothing, and measuring will say so
+                raise
             same_machine = found.environment.key() == here.key() and found.code.measuring_sha256 == measuring_sha256
             if same_machine and not stale(found, params) and _same_weights(project, params, found):
                 kept.setdefault((model, precision), set()).update(cell.batch_size for cell in found.cells)
@@ -92,6 +100,36 @@ def _same_weights(project: Project, params: Params, record: Record) -> bool:
     except StudyError:
         return False
     return manifest.sha256() == record.settings.weights.manifest_sha256
+
+
+def of_study(
+    project: Project,
+    params: Params,
+    models: Sequence[str],
+    precisions: Sequence[str],
+    batch_sizes: Sequence[int],
+    measuring_sha256: str,
+    again: bool = False,
+) -> Plan:
+    """The plan of a sweep on this machine; ``measuring_sha256`` is the digest of the measuring code.
+
+    Raises:
+        StudyError: a record is broken, or the device that is asked for is not there.
+    """
+    pairs = [(model, precision) for model in models for precision in precisions]
+    here = probe(params.study.device)
+    done = {} if again else up_to_date(project, params, pairs, here, measuring_sha256)
+    history = [record for pair in pairs if (record := _record(project.record(*pair)))]
+    history += [record for one in recorded.read_all(project).values() for record in one.values()]
+    alike = [record for record in history if record.environment.same_hardware(here)]
+    return make(project, params, pairs, batch_sizes, done, alike)
+
+
+def _record(path: Path) -> Record | None:
+    try:
+        return read(path) if path.is_file() else None
+    except OldSchema:
+        return None
 
 
 def make(

@@ -22,6 +22,7 @@ from visionquant.records import Record
 
 MANIFEST = "manifest.json"
 NAME = r"^[a-z0-9]+(-[a-z0-9]+)*$"
+AA_SIDES = ("aa/first", "aa/second")
 Records = dict[tuple[str, str], Record]
 
 
@@ -39,8 +40,13 @@ class SetManifest(BaseModel):
     files: dict[str, str]
 
 
-def pack(project: Project, params: Params, platform: str) -> Path:
-    """Copy this machine's records of the study in force into ``data/recorded/<platform>``; return that folder.
+def pack(project: Project, params: Params, platform: str, partial: bool = False) -> Path:
+    """Copy this machine's records into ``data/recorded/<platform>``; return that folder.
+
+    The study's pairs, those of other precisions that were measured, and the A/A run.
+
+    Args:
+        partial: pack what is there, though pairs of the study are missing.
 
     Raises:
         StudyError: the name is unfit or taken, or a pair of the study is missing, stale or broken.
@@ -53,14 +59,21 @@ def pack(project: Project, params: Params, platform: str) -> Path:
     if folder.exists():
         raise StudyError(f"data/recorded/{platform}", "there is such a set already", "choose another name or remove it")
     found, missing = records.local(project, params)
-    if missing:
+    if missing and not (partial and found):
         pair, reason = next(iter(missing.items()))
         raise StudyError(
             f"record --platform {platform}",
             f"{len(missing)} of {len(params.pairs())} pairs are missing ({'-'.join(pair)}: {reason})",
-            "run `dvc repro` first, or shorten study.models and study.precisions to what was measured",
+            "run `dvc repro` first, or pack what is there with --partial",
         )
     sources = {project.record(*pair).name: project.record(*pair).read_bytes() for pair in found}
+    passes = read_aa(project.measured)
+    if passes is not None:
+        again = [*passes[0].values(), *passes[1].values()]
+        records.require_one_machine("data/measured/aa", [next(iter(found.values())), *again])
+    for side in AA_SIDES if passes is not None else ():
+        place = Project(project.root, side).measured
+        sources |= {f"{side}/{path.name}": path.read_bytes() for path in sorted(place.glob("*.json"))}
     manifest = SetManifest(
         platform=platform,
         environment=next(iter(found.values())).environment,
@@ -101,9 +114,26 @@ def read(folder: Path) -> Records:
     place = f"data/recorded/{folder.name}"
     for name, fault in faults(folder).items():
         raise StudyError(f"{place}/{name}", fault, "restore the set from git, or record it again")
-    found = [records.read(folder / name) for name in manifest_of(folder).files]
-    records.require_one_machine(place, found)
+    names = manifest_of(folder).files
+    found = [records.read(folder / name) for name in names if "/" not in name]
+    records.require_one_machine(place, [*found, *(records.read(folder / name) for name in names if "/" in name)])
     return {(record.model, record.precision): record for record in found}
+
+
+def read_aa(folder: Path) -> tuple[Records, Records] | None:
+    """The two passes of an A/A run below ``folder`` (a recorded set, or data/measured), None where there
+    is none, or only a part.
+
+    Raises:
+        StudyError: a record is broken, or the passes mix machines.
+    """
+    passes = []
+    for side in AA_SIDES:
+        found = [records.read(path) for path in sorted((folder / side).glob("*.json"))]
+        passes.append({(record.model, record.precision): record for record in found})
+    first, second = passes
+    records.require_one_machine(f"{folder.name}/aa", [*first.values(), *second.values()])
+    return (first, second) if first and set(first) == set(second) else None
 
 
 def manifest_of(folder: Path) -> SetManifest:
@@ -129,7 +159,7 @@ def manifest_of(folder: Path) -> SetManifest:
 def faults(folder: Path) -> dict[str, str]:
     """What is wrong with the files of a set, by name: missing, altered or foreign; empty where all is well."""
     listed = manifest_of(folder).files
-    present = {path.name for path in folder.iterdir() if path.is_file()} - {MANIFEST}
+    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {MANIFEST}
     wrong = dict.fromkeys(sorted(set(listed) - present), "missing")
     wrong |= dict.fromkeys(sorted(present - set(listed)), "not in the set's manifest")
     for name in sorted(present & set(listed)):

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import Field, ValidationError
 
 from visionquant.environment import Environment
-from visionquant.errors import StudyError
+from visionquant.errors import OldSchema, StudyError
 from visionquant.params import ModelSpec, Params, Precision, Protocol
 from visionquant.paths import Project, write_atomically
 from visionquant.samples import Cell, Pending, Row
@@ -90,8 +90,7 @@ class Record(Row):
     """A pair: facts common to it, and a cell per batch size. ``elapsed_s`` is what measuring it took in all.
 
     ``operations`` counts what one forward pass of one image dispatches, views apart; ``outlier_layers`` in how many
-    INT8 layers it met outliers, None where none are looked for; ``sentinel_ms`` are readings of
-    the reference kernel in processes of their own before the first cell: its noise.
+    INT8 layers it met outliers, None where none are looked for.
     """
 
     schema_version: Literal[2]
@@ -105,7 +104,6 @@ class Record(Row):
     fidelity: Fidelity | None
     operations: int | None
     outlier_layers: int | None
-    sentinel_ms: tuple[float, ...]
     cells: tuple[Cell, ...]
     elapsed_s: float
 
@@ -162,8 +160,9 @@ def _read(path: Path, kind: type[Kind]) -> Kind:
     except ValueError:
         raise StudyError(f"record {path}", "not JSON (cut short?)", remedy) from None
     inner = raw.get("record") if isinstance(raw, dict) and kind is Progress else raw
-    if isinstance(inner, dict) and inner.get("schema_version") != SCHEMA:
-        raise StudyError(f"record {path}", f"schema {inner.get('schema_version')}, this code reads {SCHEMA}", remedy)
+    if isinstance(inner, dict) and (schema := inner.get("schema_version")) != SCHEMA:
+        kind_of_error = OldSchema if isinstance(schema, int) and schema < SCHEMA else StudyError
+        raise kind_of_error(f"record {path}", f"schema {schema}, this code reads {SCHEMA}", remedy)
     try:
         return kind.model_validate_json(text)
     except ValidationError as error:
@@ -213,8 +212,11 @@ def local(project: Project, params: Params) -> tuple[dict[tuple[str, str], Recor
     asked = params.pairs()
     for pair in (*asked, *params.other_pairs()):
         path = project.record(*pair)
-        record = read(path) if path.is_file() else None
-        reason = "not measured" if record is None else stale(record, params)
+        try:
+            record = read(path) if path.is_file() else None
+            reason = "not measured" if record is None else stale(record, params)
+        except OldSchema:
+            record, reason = None, "measured by an earlier version of this code"
         if record is not None and reason is None:
             found[pair] = record
         elif pair in asked:

@@ -33,14 +33,14 @@ class Sentinel(Row):
 
 
 class GpuConditions(Row):
-    """What NVML said while a replicate ran; ``sampler_share`` is the sampler's CPU time over wall time."""
+    """What NVML said while a replicate ran, null what this GPU hides; ``sampler_share`` is its CPU over wall time."""
 
     samples: int
-    sm_mhz_low: float
-    sm_mhz_median: float
-    memory_mhz_median: float
-    temperature_c_high: float
-    power_w_median: float
+    sm_mhz_low: float | None
+    sm_mhz_median: float | None
+    memory_mhz_median: float | None
+    temperature_c_high: float | None
+    power_w_median: float | None
     throttle_reasons: tuple[str, ...]
     sampler_share: float
 
@@ -62,12 +62,14 @@ class Conditions(Row):
 class Replicate(Row):
     """One fresh process. Milliseconds of each iteration; ``gpu_ms`` from CUDA events; ``threads`` of the CPU.
 
-    ``settled`` says whether two halves of the warm-up agreed, null where they were too short to tell; ``position`` is
-    the number of the replicate in the command that ran it, ``started_at`` its time (UTC).
+    ``turns_with`` names the precisions whose replicates came in the same round; ``settled`` says whether two halves of
+    the warm-up agreed, null where they were too short to tell; ``position`` is the number of the replicate in the
+    command that ran it, ``started_at`` its time (UTC).
     """
 
     position: int
     started_at: str
+    turns_with: tuple[str, ...]
     threads: int
     warmup_ms: tuple[float, ...]
     settled: bool | None
@@ -135,7 +137,7 @@ class Energy(Row):
 
 
 class Launch(Row):
-    """One profiled pass on a GPU: milliseconds in which a kernel ran, and how many did."""
+    """One profiled pass on a GPU: milliseconds in which it was at work, and in how many kernels, copies and fills."""
 
     gpu_busy_ms: float
     kernels: int
@@ -177,7 +179,8 @@ class Pending(Row):
 class Cell(Row):
     """One batch size of a pair: measured, or why not.
 
-    ``interleaved_with`` names the precisions whose replicates took turns with these.
+    ``calibration_ms`` are readings of the reference kernel in processes of their own before the first replicate: its
+    noise.
     """
 
     batch_size: int
@@ -185,7 +188,7 @@ class Cell(Row):
     reason: str
     replicates: tuple[Replicate, ...] = ()
     stopped_by: Literal["count", "budget", "goal"] | None = None
-    interleaved_with: tuple[str, ...] = ()
+    calibration_ms: tuple[float, ...] = ()
     memory: Memory | None = None
     audit: Audit | None = None
     energy: Energy | None = None
@@ -197,6 +200,12 @@ class Cell(Row):
         """Seconds inside timed windows: iterations and throughput."""
         iterations = sum(sum(replicate.wall_ms) for replicate in self.replicates) / 1e3
         return iterations + sum(one.throughput.seconds for one in self.replicates if one.throughput)
+
+    @property
+    def interleaved_with(self) -> frozenset[str]:
+        """The precisions that took turns with every one of these replicates."""
+        turns = [frozenset(one.turns_with) for one in self.replicates]
+        return frozenset.intersection(*turns) if turns else frozenset()
 
     @property
     def isolation(self) -> Isolation | None:

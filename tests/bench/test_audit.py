@@ -8,8 +8,8 @@ from visionquant.bench.clock import CpuClock
 from visionquant.samples import REPEAT_FLOOR
 
 FEATURES = np.random.default_rng(0).standard_normal((4, 8, 16)).astype(np.float32)
-FP32 = audit.Known(FEATURES, FEATURES[:1], None)
-INT8 = audit.Known(FEATURES, FEATURES[:1], 30.0)
+FP32 = audit.Known(FEATURES, FEATURES[:1], None, in_float32=True)
+INT8 = audit.Known(FEATURES, FEATURES[:1], 0.03, in_float32=False)
 
 
 def noisy(share: float) -> np.ndarray:
@@ -35,6 +35,13 @@ def test_the_limit_is_what_the_precision_itself_costs(known: audit.Known, share:
     found = audit.look(known, [([0, 1, 2, 3], noisy(share))], [])
     assert found.deviation == pytest.approx(share, rel=0.2)
     assert (found.fault == "") is passes
+
+
+def test_the_limit_never_falls_below_rounding_and_ignores_what_is_not_finite() -> None:
+    assert FP32.limit == audit.LEAST_LIMIT
+    assert INT8.limit == pytest.approx(0.06)
+    assert audit.Known(None, None, 0.0, in_float32=False).limit == audit.LEAST_LIMIT_16
+    assert audit.Known(None, None, float("inf"), in_float32=False).limit == audit.LEAST_LIMIT_16
 
 
 def test_outputs_that_are_not_finite_are_infinitely_far() -> None:

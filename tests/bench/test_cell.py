@@ -1,7 +1,9 @@
 import made
+import numpy as np
 import pytest
 import tiny
 
+from visionquant import intervals
 from visionquant.bench import cell, replicate
 from visionquant.params import Protocol
 from visionquant.samples import Cell
@@ -65,3 +67,22 @@ def test_the_plan_leaves_the_throughput_window_its_share_of_the_budget() -> None
     assert replicate.window_count(protocol(throughput_share=0.25), 100.0) == 5
     assert replicate.window_count(protocol(throughput_share=0.25), 1e9) == 1
     assert replicate.window_count(protocol(throughput_share=0.5, budget_s=None), 1.0) == 1
+
+
+@pytest.mark.parametrize("spread", [0.005, 0.01, 0.015, 0.02])
+def test_an_interval_that_was_narrowed_to_a_goal_still_covers(spread: float) -> None:
+    """Simulated: processes are added as `adaptive` does; the final 95 % interval covers 93 to 97 %."""
+    random, covered, studies = np.random.default_rng(7), 0, 1500
+    for _ in range(studies):
+        processes = [[float(value)] for value in np.exp(random.normal(0, spread, 20))]
+        count = next((n for n in range(5, 21) if cell.goal_met(processes[:n], 5, 0.01)), 20)
+        found = intervals.t_interval(intervals.log_medians(processes[:count]), 0.95)
+        assert found is not None
+        covered += found[0] <= 1 <= found[1]
+    assert 0.925 <= covered / studies <= 0.975  # 93 to 97 %, and the simulation's own error
+
+
+def test_a_goal_wants_three_more_processes() -> None:
+    equal = [[1.0]] * 10
+    assert [cell.goal_met(equal[:n], 5, 0.01) for n in (5, 7, 8, 10)] == [False, False, True, True]
+    assert not cell.goal_met([[1.0], [2.0]] * 5, 5, 0.01)

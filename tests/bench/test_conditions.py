@@ -33,6 +33,7 @@ def test_what_this_process_did_not_use_others_did(tmp_path: Path) -> None:
     before, after = Reading(before.busy_s, 0.0, 0.0), Reading(after.busy_s, 4.0 * cores, 10.0)
     assert conditions.others_share(before, after) == pytest.approx(0.1)  # of (3 + 2) x 10 s, 4 x 10 s were its own
     assert conditions.others_share(before, Reading(None, 0.0, 10.0)) is None
+    assert conditions.others_share(before, Reading(before.busy_s, 5.0, 10.0)) is None  # a kernel that does not count
     assert Reading.now(tmp_path / "nothing").busy_s is None
 
 
@@ -62,12 +63,12 @@ def test_a_busy_machine_is_refused_unless_asked_for_and_the_culprit_is_named() -
     for one in others:
         one.start()
     try:
-        conditions.require_quiet(protocol("allow"), patience_s=0.0)
+        conditions.require_quiet(protocol("allow"), "cpu", patience_s=0.0)
         before = Reading.now()
         with pytest.raises(
             StudyError, match=r"measure: other processes keep \d+ % of the machine busy \(\S+ \d+ %.*allow"
         ):
-            conditions.require_quiet(protocol("refuse"), patience_s=0.0)
+            conditions.require_quiet(protocol("refuse"), "cpu", patience_s=0.0)
         seen = conditions.since(before, "cpu")
         assert seen.isolation == "busy"
         assert seen.others_share is not None
@@ -90,7 +91,7 @@ def test_it_waits_for_the_others_to_end() -> None:
         time.sleep(0.1)
     other.kill()
     other.join()
-    conditions.require_quiet(protocol("refuse"), patience_s=60.0)
+    conditions.require_quiet(protocol("refuse"), "cpu", patience_s=60.0)
 
 
 def test_conditions_of_this_process_are_filled_in() -> None:

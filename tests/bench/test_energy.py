@@ -1,7 +1,8 @@
 """Energy from real counter files in the kernel's layout, moved on while a window runs."""
 
-import itertools
 import os
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +13,13 @@ from visionquant.bench.clock import CpuClock
 from visionquant.samples import Energy
 
 
-def zone(root: Path, name: str, microjoules: int, top: int = 10**12) -> Path:
+def zone(root: Path, name: str, microjoules: int, top: int = 10**12, kind: str = "package-0") -> Path:
     folder = root / name
     folder.mkdir(parents=True)
     (folder / "energy_uj").write_text(f"{microjoules}\n")
     (folder / "max_energy_range_uj").write_text(f"{top}\n")
+    (folder / "name").write_text(f"{kind}\n")
     return folder
-
-
-class StepClock(CpuClock):
-    """A clock that moves on by a step's time when a step runs."""
-
-    def __init__(self) -> None:
-        self.time_s = 0.0
-
-    def now_s(self) -> float:
-        return self.time_s
 
 
 def found_counter(root: Path) -> energy.Counter:
@@ -36,9 +28,10 @@ def found_counter(root: Path) -> energy.Counter:
     return counter
 
 
-def test_packages_are_added_up_subzones_are_not_and_a_wrap_is_undone(tmp_path: Path) -> None:
+def test_packages_are_added_up_other_zones_are_not_and_a_wrap_is_undone(tmp_path: Path) -> None:
     first, second = zone(tmp_path, "intel-rapl:0", 100), zone(tmp_path, "intel-rapl:1", 900, top=999)
-    zone(tmp_path, "intel-rapl:0:0", 7)
+    zone(tmp_path, "intel-rapl:0:0", 7, kind="core")
+    zone(tmp_path, "intel-rapl:2", 7, kind="psys")
     counter = found_counter(tmp_path)
     (first / "energy_uj").write_text("2000100")
     (second / "energy_uj").write_text("100")  # from 900 over 999 to 100: 200
@@ -49,6 +42,7 @@ def test_where_there_is_no_counter_the_reason_is_given(tmp_path: Path, monkeypat
     assert energy.find("cpu", tmp_path) == "this machine shows no RAPL counter"
     assert energy.find("cpu", tmp_path / "nothing") == "this machine shows no RAPL counter"
     (tmp_path / "intel-rapl:0").mkdir()
+    (tmp_path / "intel-rapl:0" / "name").write_text("package-0\n")
     assert energy.find("cpu", tmp_path) == "the RAPL counter can't be read"
 
     def refused(zone: Path) -> int:
@@ -60,32 +54,75 @@ def test_where_there_is_no_counter_the_reason_is_given(tmp_path: Path, monkeypat
     assert energy.find("cuda", tmp_path) == "NVML can't be opened"
 
 
-def test_a_window_lasts_for_seconds_and_updates_and_idle_is_taken_off(tmp_path: Path) -> None:
-    folder, clock = zone(tmp_path, "intel-rapl:0", 0), StepClock()
-    counter = found_counter(tmp_path)
-    ticks = itertools.count(1)
+class Steady:
+    """A counter that grows by so many watts with the time, in steps of ``period_s``."""
 
-    def step(i: int) -> None:
-        clock.time_s += 0.05
-        (folder / "energy_uj").write_text(str(next(ticks) * 3_000_000))  # 3 J a step: 60 W
+    name = "made up"
 
-    found = energy.window(step, clock, counter, 5.0, 4, 20.0)
+    def __init__(self, watts: float, period_s: float) -> None:
+        self.watts, self.period_s = watts, period_s
+
+    def joules(self) -> float:
+        return self.watts * int(time.monotonic() / self.period_s) * self.period_s
+
+
+def test_a_window_lasts_for_seconds_and_updates_and_idle_is_taken_off() -> None:
+    found = energy.window(lambda i: time.sleep(0.01), CpuClock(), Steady(60.0, 0.01), 0.6, 4, 20.0)
     assert isinstance(found, Energy)
-    assert found.seconds == pytest.approx(5.0, abs=0.06)
-    assert found.updates >= 50
-    assert found.joules == pytest.approx(60 * found.seconds)
-    assert found.net_j_per_image == pytest.approx((60 - 20) * 0.05 / 4)
+    assert found.seconds >= 0.6
+    assert found.updates >= energy.UPDATES
+    assert found.joules == pytest.approx(60 * found.seconds, rel=0.05)
+    assert found.net_j_per_image == pytest.approx(40 * found.seconds / found.images, rel=0.1)
 
 
-def test_a_counter_that_hardly_moves_is_no_measurement(tmp_path: Path) -> None:
+def test_a_slow_counter_makes_the_window_longer_or_impossible() -> None:
+    found = energy.window(lambda i: time.sleep(0.01), CpuClock(), Steady(60.0, 0.02), 0.5, 1, 0.0)
+    assert isinstance(found, Energy)
+    assert found.seconds >= 0.9  # fifty updates
+    found = energy.window(lambda i: None, CpuClock(), Steady(60.0, 0.2), 0.5, 1, 0.0)
+    assert isinstance(found, str)
+    assert found.startswith("the counter is updated every 0.2")
+
+
+def test_a_counter_that_stands_still_is_no_measurement(tmp_path: Path) -> None:
     zone(tmp_path, "intel-rapl:0", 0)
-    clock = StepClock()
+    found = energy.window(lambda i: None, CpuClock(), found_counter(tmp_path), 5.0, 1, 0.0)
+    assert found == "the counter stands still"
 
-    def step(i: int) -> None:
-        clock.time_s += 0.5
 
-    found = energy.window(step, clock, found_counter(tmp_path), 5.0, 1, 0.0)
-    assert found == "the counter changed 0 times in 15.5 s, 50 are needed"
+LIBRARY = """
+class NVMLError(Exception):
+    pass
+
+opened = 0
+
+def nvmlInit():
+    global opened
+    opened += 1
+
+def nvmlShutdown():
+    global opened
+    opened -= 1
+
+def nvmlDeviceGetTotalEnergyConsumption(handle):
+    if not opened:
+        raise NVMLError("uninitialized")
+    return 5000
+
+nvmlDeviceGetCount = lambda: 1
+nvmlDeviceGetHandleByIndex = lambda i: "card"
+"""
+
+
+def test_the_boards_counter_stays_open_as_long_as_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pynvml.py").write_text(LIBRARY)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "pynvml", raising=False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    counter = energy.find("cuda")
+    assert not isinstance(counter, str)
+    assert counter.joules() == 5.0
+    assert sys.modules.pop("pynvml").opened == 1
 
 
 def test_idle_watts_are_joules_over_seconds(tmp_path: Path) -> None:

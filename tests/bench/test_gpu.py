@@ -43,6 +43,13 @@ def test_a_pair_on_the_card(study: tuple[Project, Params], precision: str) -> No
             assert one.gpu_ms is not None
             assert len(one.gpu_ms) == len(one.wall_ms)
             assert all(0 < device <= wall * 1.05 for device, wall in zip(one.gpu_ms, one.wall_ms, strict=True))
+            assert one.conditions.gpu is not None
+            assert one.conditions.gpu.sampler_share < 0.005
+        assert cell.launch is not None
+        assert cell.launch.kernels > 0
+        assert cell.launch.gpu_busy_ms > 0
+        assert cell.audit is not None
+        assert cell.audit.fault == ""
         assert cell.memory is not None
         assert cell.memory.allocated_after is not None
         assert cell.memory.peak_allocated is not None

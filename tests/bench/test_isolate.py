@@ -1,5 +1,6 @@
 import os
 import signal
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -84,3 +85,38 @@ def test_parallel_work_in_a_fork_after_work_on_one_thread_does_not_hang() -> Non
         assert isolate.in_fork(task) == pytest.approx(expected.flatten()[:3].tolist(), rel=1e-4)
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_worker_prepares_itself_once_and_answers_in_turn() -> None:
+    def serve() -> Callable[[int], tuple[int, int]]:
+        made = os.getpid()
+        return lambda request: (request + 1, made)
+
+    with isolate.Worker(serve) as worker:
+        answers = [worker.call(number) for number in (1, 2)]
+    assert [number for number, _ in answers] == [2, 3]
+    assert len({pid for _, pid in answers} - {os.getpid()}) == 1
+
+
+def test_a_worker_that_died_says_so_every_time_and_leaves_others_alone() -> None:
+    with (
+        isolate.Worker(lambda: lambda _: os.getpid()) as other,
+        isolate.Worker(lambda: lambda _: os.getpid()) as worker,
+    ):
+        assert other.call(0)
+        os.kill(worker.call(0), signal.SIGKILL)
+        for _ in range(2):
+            with pytest.raises(isolate.Failed) as caught:
+                worker.call(0)
+            assert caught.value.cause == "out_of_memory"
+        assert other.call(0)
+
+
+def test_a_worker_whose_request_fails_goes_on() -> None:
+    def answer(request: int) -> float:
+        return 1 / request
+
+    with isolate.Worker(lambda: answer) as worker:
+        with pytest.raises(isolate.Defect, match="ZeroDivisionError"):
+            worker.call(0)
+        assert worker.call(2) == 0.5

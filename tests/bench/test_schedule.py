@@ -59,7 +59,7 @@ def test_replicates_of_a_models_pairs_take_turns_in_seeded_order(tmp_path: Path)
     assert order != turns(swept(*study(tmp_path / "c", seed=4)), 1) or turns(records, 2) != order
     found = records[0].cell(1)
     assert found is not None
-    assert set(found.interleaved_with) == {"int8", "nf4"}
+    assert found.interleaved_with == {"int8", "nf4"}
     times = sorted((one.position, one.started_at) for record in records for c in record.cells for one in c.replicates)
     assert len({position for position, _ in times}) == 18
     assert [time for _, time in times] == sorted(time for _, time in times)
@@ -68,7 +68,9 @@ def test_replicates_of_a_models_pairs_take_turns_in_seeded_order(tmp_path: Path)
 def test_a_pair_alone_is_interleaved_with_nothing(tmp_path: Path) -> None:
     project, params = study(tmp_path)
     ready(project, params)
-    assert {found.interleaved_with for found in tiny.measure(project, params, "tiny-vit", "fp32").cells} == {()}
+    assert {found.interleaved_with for found in tiny.measure(project, params, "tiny-vit", "fp32").cells} == {
+        frozenset()
+    }
 
 
 def ready(project: Project, params: Params) -> None:

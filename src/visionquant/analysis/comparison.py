@@ -13,6 +13,7 @@ from typing import Literal
 
 from scipy import stats
 
+from visionquant import drift
 from visionquant.analysis import estimates, verdicts
 from visionquant.analysis.evidence import BASELINE, Evidence, RecordSet, moved_between
 from visionquant.analysis.verdicts import Contrast
@@ -127,11 +128,9 @@ def _contrast(a: RecordSet, b: RecordSet, model: str, precision: str, batch_size
         base = one.state(model, BASELINE, batch_size)
         if base.cell is None or base.status != "ok":
             return f"{one.label}: no FP32 cell ({base.reason})"
-        assert base.record is not None
         other = one.state(model, precision, batch_size)
-        assert other.record is not None
         assert other.cell is not None
-        moved = moved_between(base.record, base.cell, other.record, other.cell)
+        moved = moved_between(BASELINE, base.cell, precision, other.cell)
         found = verdicts.contrast(estimates.processes(base.cell), times, moved)
         if found is None:
             return "one process: no interval"
@@ -142,9 +141,7 @@ def _contrast(a: RecordSet, b: RecordSet, model: str, precision: str, batch_size
 def _moved(a: RecordSet, b: RecordSet, model: str, precision: str, batch_size: int) -> float:
     """How far the machines of two like sets were apart, by the drift sentinel."""
     one, other = a.state(model, precision, batch_size), b.state(model, precision, batch_size)
-    if one.record is None or one.cell is None or other.record is None or other.cell is None:
-        return 0.0
-    return moved_between(one.record, one.cell, other.record, other.cell)
+    return drift.between(one.cell, other.cell) if one.cell and other.cell else 0.0
 
 
 def _other_settings(a: Record, b: Record) -> str:

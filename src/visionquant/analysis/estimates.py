@@ -80,7 +80,9 @@ def of_cell(quantity: str, record: Record, cell: Cell, base: Cell | None, confid
         return Estimate(quantity, cell.energy.net_j_per_image, n=cell.energy.images)
     if quantity == "launch_share":
         if cell.launch is None:
-            return Estimate(quantity, status=NOT_AVAILABLE, reason="a CUDA figure, there is none on a CPU")
+            on_cpu = record.environment.device == "cpu"
+            reason = "a CUDA figure, there is none on a CPU" if on_cpu else "the profiler told nothing"
+            return Estimate(quantity, status=NOT_AVAILABLE, reason=reason)
         wall = statistics.median(processes(cell), confidence).value
         return Estimate(quantity, 100 * (1 - cell.launch.gpu_busy_ms / wall) if wall else None, n=1)
     return _memory(quantity, cell.memory, record.environment.device)

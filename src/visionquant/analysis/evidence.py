@@ -37,11 +37,15 @@ class State:
 
 @dataclass(frozen=True)
 class RecordSet:
-    """The records of one machine. ``source`` is "local" or "recorded:<platform>"; ``missing`` says why by pair."""
+    """The records of one machine. ``source`` is "local" or "recorded:<platform>"; ``missing`` says why by pair.
+
+    ``aa`` are the two passes of its A/A run, if there was one.
+    """
 
     source: str
     records: dict[tuple[str, str], Record]
     missing: dict[tuple[str, str], str]
+    aa: tuple[recorded.Records, recorded.Records] | None = None
 
     @property
     def environment(self) -> Environment | None:
@@ -89,6 +93,11 @@ class Evidence:
     def measured(self) -> RecordSet:
         """The set behind the "measured" columns: local records where there are any, else the first recorded set."""
         return self.sets[0]
+
+    @property
+    def local(self) -> RecordSet:
+        """This machine's set, empty or not."""
+        return next(one for one in self.sets if one.source == "local")
 
     @property
     def shown(self) -> tuple[RecordSet, ...]:
@@ -159,12 +168,12 @@ class Evidence:
         """
         wanted = self.precisions if precisions is None else precisions
         pairs, contrasts = [], []
-        for (model, precision), record in records_.records.items():
+        for model, precision in records_.records:
             base, other = records_.state(model, BASELINE, batch_size), records_.state(model, precision, batch_size)
             if precision == BASELINE or precision not in wanted or base.cell is None or other.cell is None:
                 continue
-            if base.status == "ok" and other.status == "ok" and base.record is not None:
-                moved = moved_between(base.record, base.cell, record, other.cell)
+            if base.status == "ok" and other.status == "ok":
+                moved = moved_between(BASELINE, base.cell, precision, other.cell)
                 pairs.append((model, precision))
                 contrasts.append(verdicts.contrast(of(base.cell), of(other.cell), moved))
         statistics = self.params.statistics
@@ -208,12 +217,11 @@ class Evidence:
         return found
 
 
-def moved_between(record_a: Record, a: Cell, record_b: Record, b: Cell) -> float:
+def moved_between(precision_a: str, a: Cell, precision_b: str, b: Cell) -> float:
     """How far (log) the machine moved between two cells, by the drift sentinel; 0 where their replicates took turns."""
-    if record_b.precision in a.interleaved_with and record_a.precision in b.interleaved_with:
+    if precision_b in a.interleaved_with and precision_a in b.interleaved_with:
         return 0.0
-    allowed = max(drift.noise(record_a.sentinel_ms), drift.noise(record_b.sentinel_ms))
-    return drift.between([one.sentinel for one in a.replicates], [one.sentinel for one in b.replicates], allowed)
+    return drift.between(a, b)
 
 
 def gather(project: Project, params: Params) -> Evidence:
@@ -223,9 +231,11 @@ def gather(project: Project, params: Params) -> Evidence:
         StudyError: a record or a published table is broken, or a set mixes machines.
     """
     found, missing = records.local(project, params)
-    local = RecordSet("local", found, missing)
+    local = RecordSet("local", found, missing, recorded.read_aa(project.measured))
     others = tuple(
-        RecordSet(f"recorded:{platform}", rows, {}) for platform, rows in recorded.read_all(project).items() if rows
+        RecordSet(f"recorded:{platform}", rows, {}, recorded.read_aa(project.recorded / platform))
+        for platform, rows in recorded.read_all(project).items()
+        if rows
     )
     sets = (local, *others) if found or not others else (*others, local)
     return Evidence(project, params, published.load(project), sets)

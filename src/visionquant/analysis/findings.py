@@ -8,11 +8,12 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import get_args
 
-from visionquant.analysis import claims, provenance, statistics
+from visionquant.analysis import aa, claims, launch, provenance, statistics
 from visionquant.analysis.evidence import BASELINE, Evidence, RecordSet
 from visionquant.analysis.published import GroupClaim
-from visionquant.analysis.tables.blocks import compared, precision_label
+from visionquant.analysis.tables.blocks import compared, counted_words, precision_label
 from visionquant.analysis.validation import judge
+from visionquant.params import Int8Precision
 from visionquant.samples import Status
 
 HALF_PRINTED = 0.005
@@ -32,7 +33,8 @@ def findings(evidence: Evidence) -> tuple[Finding, ...]:
     records_ = evidence.measured
     found = [_speed(evidence, records_, precision) for precision in compared(evidence)]
     found += [_bytes(evidence, records_), _four_bit(evidence), _model(evidence), _throughput(evidence)]
-    found += [_statistics(evidence), _fidelity(evidence, records_), _validation(evidence)]
+    found += [_launch(evidence), _statistics(evidence), _fidelity(evidence, records_), _bracket(evidence, records_)]
+    found += [_trust(evidence, records_), _validation(evidence)]
     return tuple(one for one in found if one is not None)
 
 
@@ -228,6 +230,63 @@ def _fidelity(evidence: Evidence, records_: RecordSet) -> Finding | None:
         + (" With seeded weights this proves the conversions, not accuracy." if "seeded" in records_.weights else ""),
         "fidelity",
     )
+
+
+def _launch(evidence: Evidence) -> Finding | None:
+    issues, host = launch.issues(evidence), launch.host_us(evidence)
+    if not issues or host is None:
+        return None
+    parts, small = [], launch.smallest(evidence)
+    for precision in launch.FLOATS:
+        cells = [one for one in issues if one.precision == precision and one.model not in small]
+        bound = sum(one.reading == "launch-bound" for one in cells)
+        parts.append(f"{precision_label(precision)} {bound} of {len(cells)}")
+    return Finding(
+        "Why is FP16 not faster for the small models in the supplement?",
+        f"The GPU waits for the host. The {len(small)} models with the least arithmetic show {host:.1f} microseconds "
+        "for "
+        "each operation of a pass; by that rate, of the other models' published cells launch-bound: "
+        f"{', '.join(parts)}.",
+        "launch",
+    )
+
+
+def _bracket(evidence: Evidence, records_: RecordSet) -> Finding | None:
+    parts = []
+    for name in evidence.bracket:
+        values = list(evidence.values(records_, "speedup", name, evidence.models).values())
+        row = evidence.params.precisions[name]
+        if values and isinstance(row, Int8Precision):
+            words = counted_words(evidence, records_, name, evidence.models, precisions=evidence.bracket)
+            what = f"threshold {row.threshold:g}" + (", with outliers" if row.outliers else "")
+            parts.append(f"{what} {statistics.summary(values)['median']:.2f}x ({words})")
+    if len(parts) < 2:
+        return None
+    return Finding(
+        "How much does INT8's outlier path cost?",
+        f"Median speedup over FP32 at batch size 1: {'; '.join(parts)}. Trained weights meet some outliers, so they "
+        "are "
+        "expected between threshold 6 without and with them.",
+        "launch",
+    )
+
+
+def _trust(evidence: Evidence, records_: RecordSet) -> Finding | None:
+    cells = [cell for record in records_.records.values() for cell in record.cells if cell.replicates]
+    if not cells:
+        return None
+    words = Counter(cell.isolation for cell in cells)
+    again, unsteady = sum(bool(cell.earlier) for cell in cells), sum(cell.status == "unsteady" for cell in cells)
+    faults = sum(bool(cell.audit and cell.audit.fault) for cell in cells)
+    answer = (
+        f"Of {len(cells)} timed cells {words['clean']} had the machine to themselves, {words['busy']} had not, "
+        f"{words['unknown']} can't tell; {again} were measured again because it moved, {unsteady} stayed unsteady; "
+        f"{faults} failed the audit."
+    )
+    answer += (
+        f" The same cell twice: {aa.judge(evidence, records_).text}." if records_.aa else " There is no A/A run of it."
+    )
+    return Finding("Can these measurements be trusted?", answer, "conditions")
 
 
 def _validation(evidence: Evidence) -> Finding:

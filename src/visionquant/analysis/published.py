@@ -114,6 +114,22 @@ class Expected:
 
 
 @dataclass(frozen=True)
+class Peaks:
+    """What the published GPU can do at most: TFLOP/s, dense, and GB/s of memory; not from the supplement."""
+
+    gpu: str
+    fp32_tflops: float
+    fp16_tflops: float
+    bandwidth_gb_per_s: float
+    source: str
+
+    def floor_ms(self, macs: int, weight_bytes: int, precision: str) -> float:
+        """The least milliseconds of one image: its arithmetic, or reading the weights once, whichever takes longer."""
+        tflops = self.fp32_tflops if precision == "fp32" else self.fp16_tflops
+        return max(2 * macs / tflops / 1e9, weight_bytes / self.bandwidth_gb_per_s / 1e6)
+
+
+@dataclass(frozen=True)
 class Published:
     """All of the supplement's figures. ``cells`` maps (quantity, model, precision) to what is printed."""
 
@@ -126,6 +142,7 @@ class Published:
     ownership: tuple[EdgeClaim, ...]
     validation: tuple[Expected, ...]
     setup: dict[str, str]
+    peaks: Peaks
 
     def value(self, quantity: str, model: str, precision: str) -> float | None:
         """The printed value, or None where the supplement prints none."""
@@ -197,7 +214,16 @@ def load(project: Project) -> Published:
             for line, r in enumerate(_rows(project, "validation.csv"), start=2)
         ),
         setup={r["item"]: r["value"] for r in _rows(project, "setup.csv")},
+        peaks=_peaks(project),
     )
+
+
+def _peaks(project: Project) -> Peaks:
+    row = _rows(project, "peaks.csv")[0]
+    fp32, fp16, bandwidth = (
+        _printed("peaks.csv", 2, row[name]).value for name in ("fp32_tflops", "fp16_tflops", "bandwidth_gb_per_s")
+    )
+    return Peaks(row["gpu"], fp32, fp16, bandwidth, row["source"])
 
 
 def _claims(project: Project, name: str) -> tuple[EdgeClaim, ...]:

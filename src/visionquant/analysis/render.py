@@ -106,7 +106,8 @@ def _box(item: Item, first: bool) -> str:
     if item.bounds:
         shown += f' <span class="bounds">{escape(item.bounds)}</span>'
     if item.word:
-        shown += f' <span class="word {item.word.lower()}">{escape(item.word)}</span>'
+        css = f"word {item.word.lower()}" if item.word.isalpha() else "word"
+        shown += f' <span class="{css}">{escape(item.word)}</span>'
     return f'<{tag}{scope} class="{item.css}"{key}{note}>{shown}</{tag}>'
 
 

@@ -21,6 +21,7 @@ CODES = {
     "non_finite": ("NaN", "the outputs hold NaN or infinity"),
     "unsupported": ("uns", "not supported on this machine"),
     "unsteady": ("var", "too unsteady to report"),
+    "audit_failed": ("aud", "the timed outputs are not those of the fidelity pass"),
     "stale": ("old", "measured with other settings than params.yaml has now"),
     "refused": ("few", "too few samples for this percentile"),
 }
@@ -30,7 +31,7 @@ CODES = {
 class Item:
     """One box of a table: ``text``, its bounds, a sort key, a CSS class, a tooltip; ``status`` where it is missing.
 
-    ``word`` is a verdict on the number, e.g. FASTER.
+    ``word`` is a verdict on the number, e.g. FASTER, or several counted.
     """
 
     text: str

@@ -11,24 +11,30 @@ from visionquant.samples import Audit
 
 KEPT = 3
 PAIRS, FEWEST_PAIRS, SHARE = 10, 5, 0.1
-LEAST_LIMIT = 1e-3
+LEAST_LIMIT, LEAST_LIMIT_16 = 1e-3, 1e-2
 
 
 @dataclass(frozen=True)
 class Known:
     """What this precision said before: features of the fidelity images, and of the first of them alone (1, ...).
 
-    ``sqnr_db`` is the precision's own distance from FP32; None where it has none or it was not measured.
+    ``worst`` is the largest distance of an image's features from FP32's, None where it was not measured.
     """
 
     features: np.ndarray | None
     alone: np.ndarray | None
-    sqnr_db: float | None
+    worst: float | None
+    in_float32: bool
 
     @property
     def limit(self) -> float:
-        """Relative L2 distance that is allowed: what the precision itself costs, and at least ``LEAST_LIMIT``."""
-        return LEAST_LIMIT if self.sqnr_db is None else max(LEAST_LIMIT, 10 ** (-self.sqnr_db / 20))
+        """Relative L2 distance that is allowed.
+
+        Twice what the precision costs the worst image, for two runs of it may err to opposite sides, and at least
+        what another order of summation may do.
+        """
+        least = LEAST_LIMIT if self.in_float32 else LEAST_LIMIT_16
+        return least if self.worst is None or not np.isfinite(self.worst) else max(least, 2 * self.worst)
 
 
 def distance(a: np.ndarray, b: np.ndarray) -> float:

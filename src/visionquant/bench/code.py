@@ -1,4 +1,4 @@
-"""Which code measured: a digest of this folder, and where the checkout stands in git."""
+"""Which code measured: a digest of this folder and of what it decides by, and where the checkout stands in git."""
 
 import hashlib
 import subprocess
@@ -6,12 +6,15 @@ from pathlib import Path
 
 from visionquant.records import Code
 
+BESIDE = ("samples", "intervals", "drift")  # when to stop, what to measure again, what is at fault
+
 
 def measuring_sha256(folder: Path = Path(__file__).parent) -> str:
-    """The sha256 over names and contents of all modules in ``folder``."""
+    """The sha256 over names and contents of all modules in ``folder``, and of those ``BESIDE`` it."""
     digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*.py")):
-        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    beside = [folder.parent / f"{name}.py" for name in BESIDE]
+    for path in (*sorted(folder.rglob("*.py")), *(path for path in beside if path.is_file())):
+        digest.update(path.relative_to(folder.parent).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 
 

@@ -18,6 +18,7 @@ from visionquant.params import Protocol
 from visionquant.samples import Conditions, Isolation
 
 BUSY_SHARE = 0.15  # of all cores, by others
+TOLERANCE = 0.1
 PATIENCE_S, LOOK_S = 30.0, 1.0
 STAT = Path("/proc/stat")
 
@@ -52,6 +53,8 @@ def others_share(before: Reading, after: Reading) -> float | None:
     if before.busy_s is None or after.busy_s is None or wall_s <= 0:
         return None
     others_s = (after.busy_s - before.busy_s) - (after.own_s - before.own_s)
+    if others_s < -TOLERANCE * wall_s:
+        return None  # a kernel that counts less than this process used does not count
     return round(min(1.0, max(0.0, others_s / (wall_s * (os.cpu_count() or 1)))), 3)
 
 
@@ -77,27 +80,39 @@ def isolation(share: float | None, device: str, gpu: Callable[[], Isolation] | N
 
 def _on_gpu() -> Isolation:
     """Whether this process, which holds the GPU open, computes there alone."""
-    with open_gpu() as opened:
-        if opened is None:
-            return "unknown"
-        nvml, handle = opened
-        try:
-            running = {process.pid for process in nvml.nvmlDeviceGetComputeRunningProcesses(handle)}
-        except nvml.NVMLError:
-            return "unknown"
-    if os.getpid() not in running:
+    running = _running()
+    if running is None or os.getpid() not in running:
         return "unknown"
     return "clean" if len(running) == 1 else "busy"
 
 
-def require_quiet(protocol: Protocol, patience_s: float = PATIENCE_S) -> None:
+def _running() -> set[int] | None:
+    """The processes that compute on the GPU, None where NVML does not tell."""
+    with open_gpu() as opened:
+        if opened is None:
+            return None
+        nvml, handle = opened
+        try:
+            return {process.pid for process in nvml.nvmlDeviceGetComputeRunningProcesses(handle)}
+        except nvml.NVMLError:
+            return None
+
+
+def require_quiet(protocol: Protocol, device: str, patience_s: float = PATIENCE_S) -> None:
     """Wait until no other process keeps the machine busy, if the protocol refuses that.
 
     Raises:
-        StudyError: others were busy for ``patience_s``; the busiest are named.
+        StudyError: others were busy for ``patience_s``, the busiest are named; or others compute on the GPU.
     """
     if protocol.busy == "allow":
         return
+    running = _running() if device == "cuda" else None
+    if running:
+        raise StudyError(
+            "measure",
+            f"{len(running)} other processes compute on the GPU",
+            "end them, or set busy: allow in the protocol",
+        )
     deadline = time.monotonic() + patience_s
     while True:
         watched = {one.pid: one for one in psutil.process_iter(["name"]) if one.pid != os.getpid()}
@@ -110,8 +125,8 @@ def require_quiet(protocol: Protocol, patience_s: float = PATIENCE_S) -> None:
             return
         if time.monotonic() >= deadline:
             break
-    busiest = sorted(((_percent(one), one.info["name"]) for one in watched.values()), reverse=True)[:3]
-    names = ", ".join(f"{name} {percent:.0f} %" for percent, name in busiest if percent >= 1)
+    shares = [(_percent(one), str(one.info["name"])) for one in watched.values()]
+    names = ", ".join(f"{name} {percent:.0f} %" for percent, name in sorted(shares, reverse=True)[:3] if percent >= 1)
     raise StudyError(
         "measure",
         f"other processes keep {100 * share:.0f} % of the machine busy" + (f" ({names})" if names else ""),

@@ -15,8 +15,8 @@ from visionquant.samples import Energy
 
 RAPL = Path("/sys/class/powercap")
 UPDATES = 50
-POLL_S = 0.02
-LONGEST = 3  # times the seconds asked for, while waiting for updates
+LOOK_S, POLL_S, QUEUE_S = 1.0, 0.002, 0.25
+LONGEST = 3  # times the seconds asked for, where updates are slow
 
 
 class Counter(Protocol):
@@ -56,8 +56,9 @@ class Board:
 
     name = "NVML board"
 
-    def __init__(self, nvml: Any, handle: Any) -> None:
+    def __init__(self, nvml: Any, handle: Any, opening: Any) -> None:
         self._nvml, self._handle = nvml, handle
+        self._opening = opening  # NVML is closed with it
 
     def joules(self) -> float:
         return float(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)) / 1e3
@@ -67,7 +68,7 @@ def find(device: str, rapl: Path = RAPL) -> Counter | str:
     """The counter of the device that is measured, or why there is none."""
     if device == "cuda":
         return _board()
-    zones = sorted(zone for zone in rapl.glob("intel-rapl:*") if zone.name.count(":") == 1) if rapl.is_dir() else []
+    zones = sorted(zone for zone in rapl.glob("intel-rapl:*") if _is_package(zone)) if rapl.is_dir() else []
     if not zones:
         return "this machine shows no RAPL counter"
     try:
@@ -78,17 +79,36 @@ def find(device: str, rapl: Path = RAPL) -> Counter | str:
         return "the RAPL counter can't be read"
 
 
+def _is_package(zone: Path) -> bool:
+    """Whether a zone is a package: others are parts of one, or the whole platform with the package in it."""
+    try:
+        return (zone / "name").read_text().startswith("package")
+    except OSError:
+        return False
+
+
 def _board() -> Counter | str:
-    opened = open_gpu().__enter__()  # stays open as long as this process: the counter is read again and again
+    opening = open_gpu()
+    opened = opening.__enter__()
     if opened is None:
         return "NVML can't be opened"
     nvml, handle = opened
+    board = Board(nvml, handle, opening)
     try:
-        board = Board(nvml, handle)
         board.joules()
     except nvml.NVMLError:
         return "this GPU has no energy counter"
     return board
+
+
+def period_s(counter: Counter, look_s: float = LOOK_S) -> float | None:
+    """Seconds between two updates of the counter, as seen in ``look_s``; None if there was none."""
+    changes, last, begin_s = 0, counter.joules(), time.monotonic()
+    while time.monotonic() - begin_s < look_s:
+        now = counter.joules()
+        changes, last = changes + (now != last), now
+        time.sleep(POLL_S)
+    return (time.monotonic() - begin_s) / changes if changes else None
 
 
 def idle_w(counter: Counter, seconds: float) -> float:
@@ -98,30 +118,35 @@ def idle_w(counter: Counter, seconds: float) -> float:
     return round((counter.joules() - start_j) / (time.monotonic() - start_s), 3)
 
 
-def window(
-    step: Step, clock: Clock, counter: Counter, seconds: float, batch_size: int, idle: float, updates: int = UPDATES
-) -> Energy | str:
-    """Pass batches for at least ``seconds`` and read the counter meanwhile, or say why that is no measurement."""
+def window(step: Step, clock: Clock, counter: Counter, seconds: float, batch_size: int, idle: float) -> Energy | str:
+    """Pass batches for at least ``seconds`` and ``UPDATES`` updates of the counter, or say why that is no measurement.
+
+    A GPU is waited for now and then, so that its queue stays short.
+    """
+    period = period_s(counter)
+    if period is None:
+        return "the counter stands still"
+    needed_s = max(seconds, UPDATES * period)
+    if needed_s > LONGEST * seconds:
+        return (
+            f"the counter is updated every {period:.2f} s: {UPDATES} updates take longer than {LONGEST * seconds:g} s"
+        )
     clock.synchronize()
     start_s, start_j = clock.now_s(), counter.joules()
-    seen, changes, looked_s, now_s, count = start_j, 0, start_s, start_s, 0
-    while now_s - start_s < seconds or changes < updates:
-        if now_s - start_s > LONGEST * seconds:
-            return f"the counter changed {changes} times in {now_s - start_s:.1f} s, {updates} are needed"
+    waited_s, count = start_s, 0
+    while clock.now_s() - start_s < needed_s:
         step(count)
         count += 1
-        now_s = clock.now_s()
-        if now_s - looked_s >= POLL_S:
+        if clock.now_s() - waited_s > QUEUE_S:
             clock.synchronize()
-            now_s, now_j = clock.now_s(), counter.joules()
-            changes, seen, looked_s = changes + (now_j != seen), now_j, now_s
+            waited_s = clock.now_s()
     clock.synchronize()
-    now_s, seen = clock.now_s(), counter.joules()
+    end_s = clock.now_s()
     return Energy(
         counter=counter.name,
-        joules=round(seen - start_j, 4),
-        seconds=round(now_s - start_s, 4),
+        joules=round(counter.joules() - start_j, 4),
+        seconds=round(end_s - start_s, 4),
         images=count * batch_size,
-        updates=changes,
+        updates=int((end_s - start_s) / period),
         idle_w=idle,
     )

@@ -74,26 +74,36 @@ class Worker:
     def __init__(self, serve: Callable[[], Callable[[Any], Any]]) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
+        self._death: Exception | None = None
         self._here, there = Pipe()
         parent = os.getpid()
         self._child = os.fork()
         if self._child == 0:
-            self._here.close()
-            sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__  # a bar's would wait for a thread left behind
-            _die_with(parent)
-            _answer_all(serve, there)
-            os._exit(0)
+            code = 1
+            try:  # nothing may unwind the frames of the parent here
+                self._here.close()
+                sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__  # a bar's would wait for a thread left behind
+                _die_with(parent)
+                _answer_all(serve, there)
+                code = 0
+            except KeyboardInterrupt:
+                code = 130
+            finally:
+                os._exit(code)
         there.close()
 
     def call(self, request: Any) -> Any:
         """Send ``request`` and wait for its answer; errors as of :func:`in_fork`, of ``serve`` too."""
+        if self._death is not None:
+            raise self._death
         try:
             self._here.send_bytes(pickle.dumps(request))
             kind, value = pickle.loads(self._here.recv_bytes())
         except (EOFError, OSError):
             _, status = os.waitpid(self._child, 0)
             self._child = 0
-            raise _death(os.waitstatus_to_exitcode(status)) from None
+            self._death = _death(os.waitstatus_to_exitcode(status))
+            raise self._death from None
         if kind == "value":
             return value
         if kind == "study":
@@ -134,14 +144,14 @@ def _answer_all(serve: Callable[[], Callable[[Any], Any]], there: Connection) ->
     while True:
         try:
             request = pickle.loads(there.recv_bytes())
-        except (EOFError, KeyboardInterrupt):
+        except EOFError:
             return
         try:
             if answer is None:
                 answer = serve()
             message = pickle.dumps(("value", answer(request)))
         except KeyboardInterrupt:
-            os._exit(130)
+            raise
         except StudyError as error:
             message = pickle.dumps(("study", str(error)))
         except Failed as error:

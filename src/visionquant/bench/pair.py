@@ -10,7 +10,7 @@ from visionquant.bench import backend, code, conditions, energy, memory, schedul
 from visionquant.bench.sampler import Sampler
 from visionquant.bench.schedule import OnCell, OnReplicate, TimeIsUp
 from visionquant.bench.session import Session, edited
-from visionquant.environment import require_declared
+from visionquant.environment import Environment, require_declared
 from visionquant.manifest import Manifest
 from visionquant.params import FloatPrecision, Params, Protocol, known
 from visionquant.paths import Project
@@ -59,6 +59,7 @@ def measure(
     """
     known("study.models", [model], params.models)
     known("study.precisions", precisions, params.precisions)
+    environment = require_declared(project, params.study.device)
     if code.measuring_sha256() != code.AT_IMPORT:
         raise edited(model, precisions[0])
     manifest = Manifest.load(project.manifest(model), params.models[model].source)
@@ -70,7 +71,7 @@ def measure(
                 stack.enter_context(
                     Session(
                         project,
-                        _blank(project, params, model, precision, manifest),
+                        _blank(project, params, model, precision, manifest, environment),
                         batch_sizes or params.study.batch_sizes,
                         again,
                         before_s if precision == precisions[0] else 0.0,
@@ -97,17 +98,17 @@ def _measure(
     on_replicate: OnReplicate,
 ) -> None:
     settings = sessions[0].record.settings
-    conditions.require_quiet(settings.protocol)
+    conditions.require_quiet(settings.protocol, settings.device)
     backend.quiet(settings.device)
     quantises = any(not isinstance(one.record.settings.precision, FloatPrecision) for one in sessions)
     backend.preload(settings.device, quantises)
     idle_w = _idle_w(settings.device, settings.protocol)
     sampler = Sampler.start() if settings.device == "cuda" else None
-    if until_s is not None and time.monotonic() >= until_s:
-        raise TimeIsUp
     try:
         ready = []
         for session in sessions:
+            if until_s is not None and time.monotonic() >= until_s:
+                raise TimeIsUp
             failed = session.prepare(params, manifest, idle_w)
             for cell in failed:
                 on_cell(*session.name, cell)
@@ -119,8 +120,9 @@ def _measure(
             sampler.stop()
 
 
-def _blank(project: Project, params: Params, model: str, precision: str, manifest: Manifest) -> Record:
-    environment = require_declared(project, params.study.device)
+def _blank(
+    project: Project, params: Params, model: str, precision: str, manifest: Manifest, environment: Environment
+) -> Record:
     return Record(
         schema_version=SCHEMA,
         model=model,
@@ -139,7 +141,6 @@ def _blank(project: Project, params: Params, model: str, precision: str, manifes
         fidelity=None,
         operations=None,
         outlier_layers=None,
-        sentinel_ms=(),
         cells=(),
         elapsed_s=0.0,
     )

@@ -45,8 +45,7 @@ class Facts:
     fidelity: Fidelity | None
     operations: int | None
     outlier_layers: int | None
-    sentinel_ms: tuple[float, ...]
-    baseline: int
+    calibration_ms: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -58,6 +57,7 @@ class _Seen:
     outlier_layers: int | None
     features: np.ndarray | None
     alone: np.ndarray | None
+    worst: float | None
 
 
 Request = Literal["facts", "host"] | tuple[int, int, int]
@@ -92,10 +92,10 @@ def serve(
     dtype = convert.dtype_of(precision, device)
     build = _builder(net, settings)
     head, _ = fidelity.head_of(project, manifest, protocol.seed)
-    seen = isolate.in_fork(lambda: _look(build(), settings, dtype, images, known_reference, head, counts))
+    seen = isolate.in_fork(lambda: _look(build, settings, dtype, images, known_reference, head, counts))
     if isinstance(precision, Nf4Precision) and device == "cpu" and seen.fidelity is not None:
         _settle(build(), images[:1].to(dtype))
-    known = audit.Known(seen.features, seen.alone, seen.fidelity.sqnr_db if seen.fidelity else None)
+    known = audit.Known(seen.features, seen.alone, seen.worst, dtype == torch.float32)
     subject = replicate.Subject(
         build, precision, protocol, device, dtype, images, seen.size.stored_weights, known, idle_w
     )
@@ -106,7 +106,6 @@ def serve(
         seen.operations,
         seen.outlier_layers,
         sentinel.calibrate(device, protocol),
-        memory.resident_bytes(),
     )
 
     def answer(request: Request) -> Any:
@@ -154,7 +153,7 @@ def _settle(net: nn.Module, image: torch.Tensor) -> None:
 
 
 def _look(
-    net: nn.Module,
+    build: Callable[[], nn.Module],
     settings: Settings,
     dtype: torch.dtype,
     images: torch.Tensor,
@@ -164,6 +163,7 @@ def _look(
 ) -> _Seen:
     backend.require(settings.device)
     backend.apply(settings.precision, settings.protocol)
+    net = build()
     parameters, linear_layers, macs = counts
     conversion = convert.prove(net, settings.precision, settings.device)
     described = Size(
@@ -173,7 +173,7 @@ def _look(
         stored_weights=size.stored_bytes(net),
         file_bytes=size.file_bytes(net),
     )
-    nothing = _Seen(conversion, described, None, None, None, None, None)
+    nothing = _Seen(conversion, described, None, None, None, None, None, None)
     if known_reference.outputs is None:
         return nothing
     count = len(known_reference.outputs.features)
@@ -187,4 +187,7 @@ def _look(
         return nothing
     agreement = fidelity.compare(known_reference.outputs, found, known_reference.logits_from)
     met = outliers.layers_meeting(net)
-    return _Seen(conversion, described, agreement, counter.count, met, found.features, alone.float().cpu().numpy())
+    pairs = zip(found.features, known_reference.outputs.features, strict=True)
+    worst = max(audit.distance(mine, theirs) for mine, theirs in pairs)
+    single = alone.float().cpu().numpy()
+    return _Seen(conversion, described, agreement, counter.count, met, found.features, single, worst)

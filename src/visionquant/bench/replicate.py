@@ -102,13 +102,14 @@ def run(subject: Subject, batch_size: int, number: int, position: int) -> Run:
         if first:
             pairs = audit.pair_count(median_ms, protocol.budget_s)
             audited = audit.look(subject.known, outputs, audit.time_repeats(step, clock, pairs))
-            launch = operations.profile(step) if device == "cuda" else None
             joules = _energy(subject, step, batch_size)
+            launch = operations.profile(step) if device == "cuda" else None  # last: profiling slows what follows
     latest.clear()
     inputs.clear()
     return Run(
         replicate=Replicate(
             position=position,
+            turns_with=(),
             started_at=started_at,
             threads=threads,
             warmup_ms=samples.warmup_ms,
@@ -137,8 +138,10 @@ def _energy(subject: Subject, step: Callable[[int], None], batch_size: int) -> E
     counter = energy.find(subject.device)
     if isinstance(counter, str):
         return counter
-    if subject.protocol.energy_s is None or subject.idle_w is None:
+    if subject.protocol.energy_s is None:
         return "the protocol asks for no energy window"
+    if subject.idle_w is None:
+        return "what the idle machine draws could not be measured"
     clock = clock_of(subject.device)
     return energy.window(step, clock, counter, subject.protocol.energy_s, batch_size, subject.idle_w)
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
@@ -27,16 +28,22 @@ REASONS = {  # nvml.h, nvmlClocksEventReasons; idle and application clocks are n
 
 
 def look(nvml: Any, handle: Any) -> dict[str, Any]:
-    """One sample: MHz, degrees Celsius, watts, and the bits of the reasons to throttle."""
-    reasons = getattr(nvml, "nvmlDeviceGetCurrentClocksEventReasons", None) or (
-        nvml.nvmlDeviceGetCurrentClocksThrottleReasons
-    )
+    """One sample: MHz, degrees Celsius, watts, and the bits of the reasons to throttle; None what this GPU hides."""
+
+    def read(*names: str, arguments: tuple[Any, ...] = (), scale: float = 1.0) -> float | None:
+        for name in names:
+            try:
+                return float(getattr(nvml, name)(handle, *arguments)) / scale
+            except (nvml.NVMLError, AttributeError):
+                continue
+        return None
+
     return {
-        "sm_mhz": nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM),
-        "memory_mhz": nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM),
-        "temperature_c": nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU),
-        "power_w": nvml.nvmlDeviceGetPowerUsage(handle) / 1e3,
-        "reasons": reasons(handle),
+        "sm_mhz": read("nvmlDeviceGetClockInfo", arguments=(nvml.NVML_CLOCK_SM,)),
+        "memory_mhz": read("nvmlDeviceGetClockInfo", arguments=(nvml.NVML_CLOCK_MEM,)),
+        "temperature_c": read("nvmlDeviceGetTemperature", arguments=(nvml.NVML_TEMPERATURE_GPU,)),
+        "power_w": read("nvmlDeviceGetPowerUsage", scale=1e3),
+        "reasons": read("nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons"),
     }
 
 
@@ -100,16 +107,21 @@ def summary(samples: list[dict[str, Any]]) -> GpuConditions | None:
         return None
     bits = 0
     for one in samples:
-        bits |= int(one["reasons"])
+        bits |= int(one["reasons"] or 0)
+
+    def over(name: str, choose: Callable[[list[float]], float]) -> float | None:
+        found = [one[name] for one in samples if one[name] is not None]
+        return round(choose(found), 2) if found else None
+
     wall_s = samples[-1]["at_s"] - samples[0]["at_s"]
     cost = (samples[-1]["cpu_s"] - samples[0]["cpu_s"]) / wall_s if wall_s > 0 else 0.0
     return GpuConditions(
         samples=len(samples),
-        sm_mhz_low=min(one["sm_mhz"] for one in samples),
-        sm_mhz_median=median(one["sm_mhz"] for one in samples),
-        memory_mhz_median=median(one["memory_mhz"] for one in samples),
-        temperature_c_high=max(one["temperature_c"] for one in samples),
-        power_w_median=round(median(one["power_w"] for one in samples), 2),
+        sm_mhz_low=over("sm_mhz", min),
+        sm_mhz_median=over("sm_mhz", median),
+        memory_mhz_median=over("memory_mhz", median),
+        temperature_c_high=over("temperature_c", max),
+        power_w_median=over("power_w", median),
         throttle_reasons=tuple(name for bit, name in REASONS.items() if bits & bit),
         sampler_share=round(cost, 5),
     )

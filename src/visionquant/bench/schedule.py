@@ -48,21 +48,21 @@ def run(
     order = random.Random(seed)
     for batch_size in sorted({one for session in sessions for one in session.asked}):
         group = [session for session in sessions if session.lacks(batch_size)]
-        names = tuple(session.record.precision for session in group)
         under_way: list[tuple[Session, Course]] = []
         for session in group:
-            others = tuple(name for name in names if name != session.record.precision)
-            begun = session.begin(batch_size, others)
+            begun = session.begin(batch_size)
             if isinstance(begun, Cell):
                 on_cell(*session.name, begun)
             else:
                 under_way.append((session, begun))
         while under_way:
+            names = [session.record.precision for session, _ in under_way]
             for turn in order.sample(under_way, len(under_way)):
                 if until_s is not None and time.monotonic() >= until_s:
                     raise TimeIsUp
                 session, course = turn
-                cell = session.step(course, next(positions), sampler)
+                others = tuple(name for name in names if name != session.record.precision)
+                cell = session.step(course, next(positions), others, sampler)
                 if cell is None:
                     on_replicate(*session.name, course)
                 else:

@@ -14,7 +14,8 @@ from visionquant.params import FloatPrecision, Protocol
 
 SIDE = {"cpu": 512, "cuda": 2048}
 WARMUP, READS = 3, 15
-CALIBRATIONS = 7
+WARM_S = {"cpu": 0.0, "cuda": 0.3}  # a GPU needs so long to leave its idle clock
+CALIBRATIONS = {"cpu": 7, "cuda": 4}  # a GPU takes seconds to open
 FP32 = FloatPrecision(method="float", dtype="float32", cpu_dtype="float32", tf32=False)
 
 
@@ -25,6 +26,10 @@ def read_ms(device: str, clock: Clock) -> float:
     a = torch.ones(side, side, device=device)
     b, out = torch.ones_like(a), torch.empty_like(a)
     times = []
+    begin_s = clock.now_s()
+    while clock.now_s() - begin_s < WARM_S[device]:
+        torch.mm(a, b, out=out)
+        clock.synchronize()
     for i in range(WARMUP + READS):
         clock.synchronize()
         start_s = clock.now_s()
@@ -37,15 +42,11 @@ def read_ms(device: str, clock: Clock) -> float:
 
 
 def calibrate(device: str, protocol: Protocol) -> tuple[float, ...]:
-    """Readings in ``CALIBRATIONS`` processes of their own: the kernel's noise. One process on a GPU, which is slow to
-    open.
-    """
+    """Readings in ``CALIBRATIONS`` processes of their own: the kernel's noise."""
 
-    def reading() -> tuple[float, ...]:
+    def reading() -> float:
         backend.require(device)
         backend.apply(FP32, protocol)
-        clock = clock_of(device)
-        return tuple(read_ms(device, clock) for _ in range(1 if device == "cpu" else CALIBRATIONS))
+        return read_ms(device, clock_of(device))
 
-    rounds = CALIBRATIONS if device == "cpu" else 1
-    return tuple(ms for _ in range(rounds) for ms in isolate.in_fork(reading))
+    return tuple(isolate.in_fork(reading) for _ in range(CALIBRATIONS[device]))

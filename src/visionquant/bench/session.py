@@ -5,13 +5,13 @@ A run that is interrupted goes on with what it lacks, and the old record stays u
 
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
-from visionquant import drift
 from visionquant.bench import code, isolate, prepare, reference
 from visionquant.bench.cell import Course, Host, foresee
 from visionquant.bench.sampler import Sampler
-from visionquant.errors import CodeChanged, StudyError
+from visionquant.errors import CodeChanged, OldSchema, StudyError
 from visionquant.manifest import Manifest
 from visionquant.params import Params
 from visionquant.paths import Project
@@ -85,7 +85,6 @@ class Session:
                     "fidelity": facts.fidelity,
                     "operations": facts.operations,
                     "outlier_layers": facts.outlier_layers,
-                    "sentinel_ms": facts.sentinel_ms,
                 }
             )
         self._spent_s += time.monotonic() - begun_s
@@ -94,29 +93,33 @@ class Session:
         self._write()
         return failed
 
-    def begin(self, batch_size: int, interleaved_with: tuple[str, ...]) -> Course | Cell:
+    def begin(self, batch_size: int) -> Course | Cell:
         """The cell as far as it can be foreseen, or its course, with the replicates of an interrupted run."""
         assert self._worker is not None
         assert self._facts is not None
         protocol = self.record.settings.protocol
-        host: Host | None = None
-        if self.record.settings.device == "cpu":  # a GPU's activations lie elsewhere, and it survives running out
-            host = self._worker.call("host")
         smaller = [cell for cell in self.record.cells if cell.batch_size < batch_size]
-        foreseen = foresee(batch_size, smaller, protocol, host)
+        foreseen = foresee(batch_size, smaller, protocol, None)
+        if foreseen is None and self.record.settings.device == "cpu":
+            try:  # a GPU's activations lie elsewhere, and it survives running out
+                host: Host = self._worker.call("host")
+                foreseen = foresee(batch_size, smaller, protocol, host)
+            except isolate.Failed as failure:
+                foreseen = Cell(batch_size=batch_size, status=failure.cause, reason=failure.reason)
         if foreseen is not None:
             self._keep(foreseen)
             self._write()
             return foreseen
-        noise = drift.noise(self.record.sentinel_ms)
-        course = Course(protocol, batch_size, self._facts.size.stored_weights, noise, interleaved_with)
+        course = Course(protocol, batch_size, self._facts.size.stored_weights, self._facts.calibration_ms)
         if self._pending and self._pending.batch_size == batch_size:
             course.runs.extend(self._pending.runs)
             course.earlier.extend(self._pending.earlier)
         return course
 
-    def step(self, course: Course, position: int, sampler: Sampler | None) -> Cell | None:
-        """One more replicate; the cell if it is finished with that.
+    def step(
+        self, course: Course, position: int, turns_with: tuple[str, ...] = (), sampler: Sampler | None = None
+    ) -> Cell | None:
+        """One more replicate, in turn with those of other precisions; the cell if it is finished with that.
 
         Raises:
             isolate.Defect: the replicate ended in a way that is no result.
@@ -128,9 +131,11 @@ class Session:
         except isolate.Failed as failure:
             cell: Cell | None = Cell(batch_size=course.batch_size, status=failure.cause, reason=failure.reason)
         else:
+            seen: dict[str, Any] = {"turns_with": turns_with}
             if sampler is not None:
-                conditions = run.replicate.conditions.model_copy(update={"gpu": sampler.between(*run.monotonic_s)})
-                run = run.model_copy(update={"replicate": run.replicate.model_copy(update={"conditions": conditions})})
+                gpu = sampler.between(*run.monotonic_s)
+                seen["conditions"] = run.replicate.conditions.model_copy(update={"gpu": gpu})
+            run = run.model_copy(update={"replicate": run.replicate.model_copy(update=seen)})
             cell = course.add(run)
         self._spent_s += time.monotonic() - begun_s
         if cell is not None:
@@ -151,7 +156,7 @@ class Session:
             progress.unlink(missing_ok=True)
             raise edited(model, precision)
         path = self.project.record(model, precision)
-        if not path.is_file() or read(path) != self.record:
+        if not path.is_file() or not _same(path, self.record):
             write(path, self.record)
         progress.unlink(missing_ok=True)
         return self.record
@@ -168,9 +173,10 @@ class Session:
 
     def _keep(self, cell: Cell) -> None:
         cells = tuple(sorted((*self.record.cells, cell), key=lambda one: one.batch_size))
-        self.record = self.record.model_copy(update={"cells": cells, "elapsed_s": round(self._spent_s, 3)})
+        self.record = self.record.model_copy(update={"cells": cells})
 
     def _write(self) -> None:
+        self.record = self.record.model_copy(update={"elapsed_s": round(self._spent_s, 3)})
         write_progress(self.project.progress(*self.name), Progress(record=self.record, pending=self._pending))
 
 
@@ -196,10 +202,20 @@ def _kept(project: Project, blank: Record, dropped: Sequence[int]) -> tuple[Reco
         return _without(progress.record, dropped, blank, bool(pending)), pending
     path = project.record(*pair)
     if path.is_file():
-        found = read(path)
+        try:
+            found = read(path)
+        except OldSchema:
+            return blank, None  # of an earlier version of this code: measured again, as with any other code
         if found.identity() == blank.identity() and found.conversion:
             return _without(found, dropped, blank, False), None
     return blank, None
+
+
+def _same(path: Path, record: Record) -> bool:
+    try:
+        return read(path) == record
+    except OldSchema:
+        return False
 
 
 def _without(found: Record, dropped: Sequence[int], blank: Record, pending: bool) -> Record:

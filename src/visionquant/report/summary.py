@@ -13,7 +13,7 @@ def five_lines(project: Project, params: Params) -> tuple[str, ...]:
         StudyError: a record is broken, or the records mix machines.
     """
     study = evidence.gather(project, params)
-    local = next(one for one in study.sets if one.source == "local")
+    local = study.local
     counts = provenance.counts(study, local)
     total = sum(counts.values())
     others = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in counts.items() if status != "ok")

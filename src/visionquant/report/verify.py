@@ -66,7 +66,8 @@ def _measured(project: Project, params: Params, measuring_sha256: str) -> Iterat
         return
     pairs = {project.record(*pair).name: pair for pair in (*params.pairs(), *params.other_pairs())}
     locked = _locked(project)
-    for path in sorted(one for one in project.measured.iterdir() if not one.name.startswith(".")):
+    files = (one for one in project.measured.iterdir() if one.is_file())
+    for path in sorted(one for one in files if not one.name.startswith(".")):
         name = f"data/measured/{path.name}"
         try:
             record = records.read(path)

@@ -23,6 +23,8 @@ INK = "#010203"
 STYLE = "<style>:root{color:#1f2328}@media(prefers-color-scheme:dark){:root{color:#e6edf3}}</style>"
 COLOURS = {"fp32": "#888888", "fp16": "#4477AA", "int8": "#EE6677", "nf4": "#228833"}
 MARKERS = {"fp32": "o", "fp16": "s", "int8": "^", "nf4": "D"}
+LETTERS = {"FASTER": "F", "SLOWER": "S", "SAME": "=", "UNDECIDED": "?"}
+LETTERED = "Letters are verdicts on the measured marks: F faster, S slower, = the same, ? undecided."
 OTHER_COLOURS, OTHER_MARKERS = ("#AA3377", "#66CCEE", "#CCBB44"), ("v", "P", "X")
 RC: Any = {
     "svg.hashsalt": "visionquant",
@@ -106,6 +108,19 @@ def log_scale(axes: Axes, *names: str) -> None:
         axes.set(**{f"{name}scale": "log"})
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.set_minor_formatter(NullFormatter())
+
+
+def letter(axes: Axes, x: float, y: float, word: str) -> None:
+    """Write a verdict beside its mark: F faster, S slower, = the same, ? undecided."""
+    axes.annotate(
+        LETTERS[word],
+        (x, y),
+        xytext=(3, 0),
+        textcoords="offset points",
+        fontsize=5.5,
+        va="center",
+        annotation_clip=True,
+    )
 
 
 def rows_of(axes: Axes, names: tuple[str, ...]) -> None:

@@ -103,7 +103,7 @@ def throughput(evidence: Evidence, records_: RecordSet) -> Figure:
             "throughput",
             "Throughput against batch size",
             "Filled: measured; hollow: published (batch size 1, six models). A line that ends early has no figure "
-            "there; the tables say why.",
+            "there; the tables say why, and which changes against FP32 are beyond doubt.",
             "Sixteen small panels, one a model, with a line a precision.",
             blocks.source(records_, evidence),
             canvas.svg(figure),
@@ -121,6 +121,7 @@ def _by_model(
     name: str,
     line: float | None = None,
 ) -> Figure:
+    words = evidence.verdicts(records_, batch_size) if quantity == "speedup" else {}
     with canvas.drawing(9.0, 6.2) as (figure, axes):
         for position, precision in enumerate(precisions):
             tint, shift = canvas.colour(precision), 0.16 * (position - (len(precisions) - 1) / 2)
@@ -130,6 +131,8 @@ def _by_model(
                     if found.low is not None and found.high is not None:
                         axes.plot([found.low, found.high], [row + shift] * 2, color=tint, linewidth=1.2)
                     axes.plot([found.value], [row + shift], canvas.marker(precision), color=tint, markersize=4.5)
+                    if (model, precision) in words:
+                        canvas.letter(axes, found.high or found.value, row + shift, words[model, precision].word)
                 printed = evidence.published.value(quantity, model, precision) if batch_size == 1 else None
                 if printed is not None:
                     axes.plot([printed], [row + shift], canvas.marker(precision), color=tint, markersize=5,
@@ -144,8 +147,8 @@ def _by_model(
         return Figure(
             f"{name}-{batch_size}",
             title,
-            f"Filled: measured, with the interval over processes{hollow}. Absolute figures of different machines are "
-            "not comparable.",
+            f"Filled: measured, with the interval over processes{hollow}. "
+            + (canvas.LETTERED if words else "Absolute figures of different machines are not comparable."),
             f"A row a model, a mark a precision: {title.lower()}.",
             blocks.source(records_, evidence if batch_size == 1 else None),
             canvas.svg(figure),

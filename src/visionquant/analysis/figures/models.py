@@ -57,6 +57,7 @@ def published_against_measured(evidence: Evidence, records_: RecordSet) -> Figur
         ("memory_published", "Memory, MiB", evidence.precisions),
         ("throughput", "Throughput, images/s", evidence.precisions),
     )
+    words = evidence.verdicts(records_, 1)
     with canvas.drawing(9.0, 7.6, 2, 2) as (figure, axes):
         for panel, (quantity, title, precisions) in zip(axes.flat, panels, strict=True):
             name = claims.counterpart(records_, quantity)
@@ -75,6 +76,9 @@ def published_against_measured(evidence: Evidence, records_: RecordSet) -> Figur
                     markersize=4.5,
                     linestyle="none",
                 )
+                for model in both if quantity == "speedup" else ():
+                    if (model, precision) in words:
+                        canvas.letter(panel, printed[model], measured[model], words[model, precision].word)
                 ends += [value for model in both for value in (printed[model], measured[model])]
             if ends:
                 panel.plot([min(ends), max(ends)], [min(ends), max(ends)], color=canvas.INK, linewidth=0.7)
@@ -88,7 +92,7 @@ def published_against_measured(evidence: Evidence, records_: RecordSet) -> Figur
             "published-against-measured",
             "Published against measured, batch size 1",
             "On the line both are the same. Memory (on a CPU: stored weights plus workspace) is a matter of bytes and "
-            "can be compared on any machine; latency and throughput only on the published GPU.",
+            "can be compared on any machine; latency and throughput only on the published GPU. " + canvas.LETTERED,
             "Four panels of published figures against measured ones, with the line on which both are the same.",
             blocks.source(records_, evidence),
             canvas.svg(figure),
@@ -97,6 +101,7 @@ def published_against_measured(evidence: Evidence, records_: RecordSet) -> Figur
 
 def groups(evidence: Evidence, records_: RecordSet) -> Figure:
     """FP16 speedup of each listed group, published beside measured."""
+    words = evidence.verdicts(records_, 1)
     with canvas.drawing(9.0, 3.4, 1, 2, sharey=True) as (figure, axes):
         for panel, (title, values) in zip(
             axes,
@@ -116,6 +121,9 @@ def groups(evidence: Evidence, records_: RecordSet) -> Figure:
                     markerfacecolor="none" if title == "published" else canvas.colour("fp16"),
                     linestyle="none",
                 )
+                for model in evidence.published.group(group) if title != "published" else ():
+                    if model in values and (model, "fp16") in words:
+                        canvas.letter(panel, values[model], row, words[model, "fp16"].word)
             panel.axvline(1.0, color=canvas.INK, linewidth=0.8)
             panel.set_title(title)
             panel.set_xlabel("FP16 speedup over FP32, x")
@@ -123,7 +131,8 @@ def groups(evidence: Evidence, records_: RecordSet) -> Figure:
         return Figure(
             "groups",
             "FP16 speedup by group, batch size 1",
-            "A mark a model; groups as the supplement lists them. Right of the line is faster than FP32.",
+            "A mark a model; groups as the supplement lists them. Right of the line is faster than FP32. "
+            + canvas.LETTERED,
             "Two panels, published and measured, with a row a group and a mark a model.",
             blocks.source(records_, evidence),
             canvas.svg(figure),

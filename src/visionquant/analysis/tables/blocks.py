@@ -1,9 +1,11 @@
 """Tables with a row a model, put together from blocks of columns: what was printed beside what was measured."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
-from visionquant.analysis import provenance, table
+from visionquant.analysis import estimates, provenance, table, verdicts
 from visionquant.analysis.evidence import BASELINE, Evidence, RecordSet
 from visionquant.analysis.table import Column, Item, Table
 
@@ -51,14 +53,45 @@ def measured(
 
 def speedups(evidence: Evidence, records_: RecordSet, group: str, precisions: Iterable[str], batch_size: int) -> Block:
     """A set's speedups over FP32, each with its verdict."""
-    verdicts = evidence.verdicts(records_, batch_size)
+    words = evidence.verdicts(records_, batch_size)
 
     def of(precision: str) -> OfModel:
         return lambda model: table.judged(
-            evidence.estimate(records_, "speedup", model, precision, batch_size), verdicts.get((model, precision))
+            evidence.estimate(records_, "speedup", model, precision, batch_size), words.get((model, precision))
         )
 
     return Block(group, tuple((precision_label(name), of(name)) for name in precisions), "number measured")
+
+
+def changes(evidence: Evidence, records_: RecordSet, group: str, precisions: Iterable[str], batch_size: int) -> Block:
+    """A set's change of throughput against FP32, each with its verdict."""
+    words = evidence.verdicts(records_, batch_size, estimates.windows)
+
+    def of(precision: str) -> OfModel:
+        return lambda model: table.judged(
+            evidence.estimate(records_, "throughput_change", model, precision, batch_size),
+            words.get((model, precision)),
+        )
+
+    return Block(group, tuple((precision_label(name), of(name)) for name in precisions), "number measured")
+
+
+def counted_words(
+    evidence: Evidence,
+    records_: RecordSet,
+    precision: str,
+    models: Iterable[str],
+    batch_size: int = 1,
+    precisions: Sequence[str] | None = None,
+) -> str:
+    """The verdicts on one precision's speed over some models, counted: "FASTER 13, SLOWER 2".
+
+    They are corrected over ``precisions``, those of the tables by default.
+    """
+    wanted = set(models)
+    judged = evidence.verdicts(records_, batch_size, precisions=precisions).items()
+    words = Counter(one.word for (model, name), one in judged if name == precision and model in wanted)
+    return ", ".join(f"{word} {words[word]}" for word in get_args(verdicts.Word) if words[word])
 
 
 def arithmetic(evidence: Evidence, group: str, quantity: str, precisions: Iterable[str], decimals: int) -> Block:

@@ -44,9 +44,7 @@ def throughput(evidence: Evidence, records_: RecordSet, batch_size: int) -> Tabl
     """Images per second, and the change against FP32."""
     columns = [
         blocks.measured(evidence, records_, "measured, images/s", "throughput", evidence.precisions, batch_size),
-        blocks.measured(
-            evidence, records_, "measured change, %", "throughput_change", blocks.compared(evidence), batch_size
-        ),
+        blocks.changes(evidence, records_, "measured change, %", blocks.compared(evidence), batch_size),
     ]
     if batch_size == 1:
         columns = [
@@ -59,7 +57,8 @@ def throughput(evidence: Evidence, records_: RecordSet, batch_size: int) -> Tabl
     return blocks.by_model(
         name,
         f"Throughput, batch size {batch_size}",
-        "Images over seconds of a window of its own, without waiting between batches. "
+        "Images over seconds of windows of their own, one in each process, without waiting between batches; below it "
+        "the interval over processes, and the verdict on the change. "
         + ("Ten of the sixteen rows are not printed." if batch_size == 1 else ONLY_BATCH_1),
         evidence.models,
         columns,
@@ -143,8 +142,13 @@ def model_size(evidence: Evidence, records_: RecordSet) -> Table:
 
 def distribution(evidence: Evidence, records_: RecordSet, batch_size: int) -> Table:
     """Mean, standard deviation and percentiles of each cell."""
-    names = ("latency_mean", "latency_std", *(f"latency_p{p}" for p in evidence.params.statistics.percentiles))
-    headings = ("mean", "std (n-1)", *(f"p{p}" for p in evidence.params.statistics.percentiles))
+    names = (
+        "latency_outliers",
+        "latency_mean",
+        "latency_std",
+        *(f"latency_p{p}" for p in evidence.params.statistics.percentiles),
+    )
+    headings = ("outliers", "mean", "std (n-1)", *(f"p{p}" for p in evidence.params.statistics.percentiles))
     rows = []
     for model in evidence.models:
         for precision in evidence.precisions:
@@ -165,7 +169,10 @@ def distribution(evidence: Evidence, records_: RecordSet, batch_size: int) -> Ta
     return Table(
         f"distribution-{batch_size}",
         f"Latency of every cell, batch size {batch_size}",
-        "Milliseconds over all timed passes. A percentile carries an interval between two order statistics, and is "
+        "Milliseconds over all timed passes. Outliers lie more than three interquartile ranges outside the quartiles "
+        "of "
+        "their own process; they are counted and stay in every figure. A percentile carries an interval between two "
+        "order statistics, and is "
         "refused where the sample is too small for one.",
         (
             Column("Model", css="text"),

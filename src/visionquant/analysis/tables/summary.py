@@ -1,5 +1,7 @@
 """What the supplement says over all models and over groups, beside the same figures recomputed and measured."""
 
+from dataclasses import replace
+
 from visionquant.analysis import claims, statistics, table
 from visionquant.analysis.estimates import describe
 from visionquant.analysis.evidence import Evidence, RecordSet
@@ -25,7 +27,7 @@ def answers(evidence: Evidence, records_: RecordSet) -> Table:
             (
                 table.text(blocks.precision_label(precision)),
                 _middle(speeds, 2, "published"),
-                _middle(measured, 2, "measured"),
+                _middle(measured, 2, "measured", blocks.counted_words(evidence, records_, precision, evidence.models)),
                 _middle(evidence.published.column("memory_reduction", precision), 1, "published"),
                 _middle(evidence.arithmetic("memory_reduction_workspace", precision, models), 1),
                 _middle(saved, 1, "measured"),
@@ -35,7 +37,9 @@ def answers(evidence: Evidence, records_: RecordSet) -> Table:
     return Table(
         "answers",
         "The answer in one table",
-        "Over FP32 at batch size 1: median over the models, with the range. Speedup above 1 is faster. The published "
+        "Over FP32 at batch size 1: median over the models, with the range, and the verdicts on the single models. "
+        "Speedup "
+        "above 1 is faster. The published "
         "INT4 column stands under NF4; its speedups are computed from its printed milliseconds.",
         (
             Column("Precision", css="text"),
@@ -70,12 +74,7 @@ def statistics_block(evidence: Evidence, records_: RecordSet) -> Table:
                 table.number(statistics.summary(list(printed.values())).get(definition), decimals + 1),
                 table.text(f"{len(printed)} of {len(models)}"),
                 _follows(row.statistic, fits, complete=len(printed) == len(models)),
-                table.number(
-                    statistics.summary(list(measured.values())).get(definition),
-                    decimals,
-                    "number measured",
-                    why="no model has a figure",
-                ),
+                _figure(evidence, records_, row.subject, models, definition, decimals),
                 table.text(f"{len(measured)} of {len(models)}"),
             )
         )
@@ -142,7 +141,6 @@ def groups(evidence: Evidence, records_: RecordSet) -> Table:
         decimals = describe(about.quantity).decimals
         for reading, models in claims.groups(evidence, claim.group).items():
             printed = claims.published_values(evidence, claim.subject, models)
-            measured = claims.measured_values(evidence, records_, claim.subject, models)
             again = statistics.summary(list(printed.values())).get(statistic)
             fits = again is not None and claim.printed.rounds_from(again)
             rows.append(
@@ -155,12 +153,7 @@ def groups(evidence: Evidence, records_: RecordSet) -> Table:
                     Item("yes" if fits else "no", int(fits), css="good" if fits else "bad")
                     if again is not None
                     else table.missing("not_published", "no row of this reading is printed"),
-                    table.number(
-                        statistics.summary(list(measured.values())).get(statistic),
-                        decimals,
-                        "number measured",
-                        why="no model has a figure",
-                    ),
+                    _figure(evidence, records_, claim.subject, models, statistic, decimals),
                 )
             )
     return Table(
@@ -191,9 +184,9 @@ def group_medians(evidence: Evidence, records_: RecordSet, batch_size: int) -> T
         cells: list[Item] = [table.text(group), table.number(len(models), 0)]
         for name, decimals in (("speedup", 2), (reduction, 1)):
             for precision in blocks.compared(evidence):
-                cells.append(
-                    _middle(evidence.values(records_, name, precision, models, batch_size), decimals, "measured")
-                )
+                values = evidence.values(records_, name, precision, models, batch_size)
+                word = blocks.counted_words(evidence, records_, precision, models, batch_size)
+                cells.append(_middle(values, decimals, "measured", word if name == "speedup" else ""))
         rows.append(tuple(cells))
     compared = [blocks.precision_label(name) for name in blocks.compared(evidence)]
     return Table(
@@ -249,8 +242,8 @@ def validation(verdicts: list[Verdict]) -> Table:
     )
 
 
-def _middle(values: dict[str, float], decimals: int, kind: str = "") -> Item:
-    """Median and range over models."""
+def _middle(values: dict[str, float], decimals: int, kind: str = "", word: str = "") -> Item:
+    """Median and range over models; ``word`` are the verdicts behind them, counted."""
     if not values:
         status = "not_published" if kind == "published" else "not_measured"
         return table.missing(status, "no model has a figure")
@@ -262,7 +255,25 @@ def _middle(values: dict[str, float], decimals: int, kind: str = "") -> Item:
         f"{low} to {high}",
         f"number {kind}".strip(),
         f"{len(values)} models",
+        word=word,
     )
+
+
+def _figure(
+    evidence: Evidence, records_: RecordSet, subject: str, models: tuple[str, ...], definition: str, decimals: int
+) -> Item:
+    """A statistic over measured models; where it is one of speed, with the verdicts behind it."""
+    about = claims.subject(subject)
+    values = claims.measured_values(evidence, records_, subject, models)
+    item = table.number(
+        statistics.summary(list(values.values())).get(definition),
+        decimals,
+        "number measured",
+        why="no model has a figure",
+    )
+    if about.quantity != "speedup" or item.status:
+        return item
+    return replace(item, word=blocks.counted_words(evidence, records_, about.precision, models))
 
 
 def _follows(statistic: str, fits: list[str], complete: bool) -> Item:

@@ -1,0 +1,87 @@
+"""Our median beside torch.utils.benchmark's, on the same modules, in one interleaved run.
+
+    python scripts/against_torch_benchmark.py
+
+In a fresh process a cell, blocks of both take turns: our clock around synchronised passes, and ``Timer.timeit`` of the
+same call with as many passes and threads. The ratio of the medians over blocks is printed for every cell.
+"""
+
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from torch.utils.benchmark import Timer
+
+from visionquant import environment, hub, params
+from visionquant.bench import backend, convert, isolate, load, photographs
+from visionquant.bench.clock import Plan, clock_of, time_steps
+from visionquant.paths import Project
+
+CELLS = tuple(
+    (model, precision)
+    for model in (
+        "mobilevit-xxs-edge",
+        "deit-tiny-ultra-efficient",
+        "dino-vits16-production",
+        "vit-base-patch32-special",
+    )
+    for precision in ("fp32", "int8", "nf4")
+)
+BLOCKS, BLOCK_S = 20, 0.25
+LOW, HIGH = 0.98, 1.02
+
+
+def compare(project: Project, model: str, precision: str) -> tuple[float, float]:
+    """Milliseconds of one pass at batch size 1: ours, torch's."""
+    study = params.load(Project.find())
+    spec, row, protocol = study.models[model], study.precisions[precision], study.protocol
+    device = environment.probe(study.study.device).device
+    backend.quiet(device)
+    backend.require(device)
+    torch.set_num_threads(1)
+    net = load.load(project, model, spec, hub.download(project, study, model), protocol.attention, protocol.seed)
+    net = convert.convert(net, row, device)
+    threads = backend.apply(row, protocol)
+    prepared = load.preprocessing(project, model, None)
+    image = photographs.batch(1, prepared, spec.input_size).to(device, convert.dtype_of(row, device))
+    clock = clock_of(device)
+    timer = Timer("net(image)", globals={"net": net, "image": image}, num_threads=threads)
+    ours: list[float] = []
+    theirs: list[float] = []
+    with torch.inference_mode():
+        first = time_steps(lambda i: net(image), lambda i: net(image), clock, Plan(3, 0.5, 3, 3, None))
+        count = max(2, int(BLOCK_S * 1e3 / statistics.median(first.wall_ms)))
+        for block in range(BLOCKS):
+            for own in (block % 2 == 0, block % 2 == 1):
+                if own:
+                    found = time_steps(lambda i: net(image), lambda i: net(image), clock, Plan(1, 0.0, count, 1, None))
+                    ours.append(statistics.mean(found.wall_ms))
+                else:
+                    theirs.append(timer.timeit(count).mean * 1e3)
+    return statistics.median(ours), statistics.median(theirs)
+
+
+def main() -> int:
+    """Compare every cell and print the ratios."""
+    root = Project.find().root
+    within = 0
+    with tempfile.TemporaryDirectory() as name:
+        for part in ("architectures", "supplement"):
+            (Path(name) / "data").mkdir(exist_ok=True)
+            (Path(name) / "data" / part).symlink_to(root / "data" / part)
+        project = Project(Path(name))
+        backend.default_threads()
+        for model, precision in CELLS:
+            ours, theirs = isolate.in_fork(lambda m=model, p=precision: compare(project, m, p))  # type: ignore[misc]
+            within += LOW <= ours / theirs <= HIGH
+            sys.stdout.write(
+                f"{model} {precision}: ours {ours:.3f} ms, torch {theirs:.3f} ms, ratio {ours / theirs:.4f}\n"
+            )
+    sys.stdout.write(f"{within} of {len(CELLS)} ratios within {LOW:g} to {HIGH:g}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,79 @@
+"""The A/A gate: equal passes are let through, a machine that changed between them is not."""
+
+from pathlib import Path
+
+import made
+import numpy as np
+import pytest
+
+from visionquant.analysis import aa, evidence
+from visionquant.analysis.evidence import Evidence, RecordSet
+from visionquant.errors import StudyError
+from visionquant.recorded import Records
+
+MODELS = ("deit-tiny-ultra-efficient", "dino-vits16-production", "mobilevit-xxs-edge", "mobilevit-small-edge",
+          "deit-small-distilled-224")  # fmt: skip
+PRECISIONS = ("fp32", "fp16", "int8", "nf4")
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
+    return made.study(tmp_path_factory.mktemp("study"), {"fp32": 1.0, "fp16": 0.5, "int8": 2.0, "nf4": 3.0})
+
+
+def passed(seed: int, spread: float, factor: float = 1.0) -> Records:
+    """A pass over twenty cells, five processes each, whose log medians scatter by ``spread``."""
+    random = np.random.default_rng(seed)
+    found = {}
+    for model in MODELS:
+        for precision in PRECISIONS:
+            times = [[100 * factor * float(np.exp(random.normal(0, spread)))] * 5 for _ in range(5)]
+            found[model, precision] = made.record(model, precision, [made.cell(1, times)])
+    return found
+
+
+def outcome(study: Evidence, first: Records, second: Records) -> aa.Outcome:
+    return aa.judge(study, RecordSet("local", {}, {}, (first, second)))
+
+
+def test_equal_passes_pass_and_the_noise_floor_is_that_of_the_spread(study: Evidence) -> None:
+    found = outcome(study, passed(1, 0.01), passed(2, 0.01))
+    assert found.passed
+    assert found.different == 0
+    assert found.bound == 3  # of 20 cells at 5 %
+    assert len(found.cells) == 20
+    assert len(found.floor) == 40
+    assert float(np.median(found.floor)) == pytest.approx(2.776 * 0.01 / 5**0.5, rel=0.2)
+    assert found.processes == (5,)
+
+
+def test_a_machine_that_changed_between_the_passes_is_found(study: Evidence) -> None:
+    found = outcome(study, passed(1, 0.005), passed(2, 0.005, factor=1.1))
+    assert not found.passed
+    assert found.different == 20
+    assert "A/A FAILED: 20 of 20 cells called different" in found.lines[-1]
+
+
+def test_the_gate_holds_over_many_studies(study: Evidence) -> None:
+    """Of simulated A/A runs of an unchanged machine about one in twenty may fail by the bound, and few by the "
+    "verdict."""
+    runs = [outcome(study, passed(2 * i, 0.01), passed(2 * i + 1, 0.01)) for i in range(60)]
+    assert sum(one.different > 0 for one in runs) <= 8  # 5 % of 60 is 3; more than 8 has a chance of 0.3 %
+    assert sum(not one.passed for one in runs) <= 12
+
+
+def test_a_set_without_an_aa_run_says_what_to_do(study: Evidence) -> None:
+    with pytest.raises(StudyError, match="run `visionquant aa`"):
+        aa.judge(study, study.measured)
+
+
+def test_a_local_run_is_found_beside_the_records(tmp_path: Path) -> None:
+    found = made.study(tmp_path, dict.fromkeys(PRECISIONS, 1.0))
+    assert found.local.aa is None
+    for side, records_ in (("first", passed(1, 0.01)), ("second", passed(2, 0.01))):
+        for (model, precision), one in records_.items():
+            evidence.records.write(found.project.measured / "aa" / side / f"{model}-{precision}.json", one)
+    again = evidence.gather(found.project, found.params)
+    assert again.local.aa is not None
+    assert len(again.local.aa[0]) == 20
+    assert set(again.local.records) == set(found.local.records)  # the study's own are not touched

@@ -1,0 +1,51 @@
+"""Published time against operations: the host's rate, the floors, and what explains a cell."""
+
+from pathlib import Path
+
+import made
+import pytest
+
+from visionquant.analysis import evidence, launch
+from visionquant.analysis.evidence import Evidence
+
+FACTORS = {"fp32": 1.0, "fp16": 0.5, "int8": 2.0, "nf4": 3.0}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
+    """Every model issues 400 operations a pass."""
+    return made.study(tmp_path_factory.mktemp("study"), FACTORS)
+
+
+def test_the_hosts_rate_is_the_median_over_the_printed_fp16_times(study: Evidence) -> None:
+    printed = sorted(study.published.column("latency_median", "fp16").values())
+    assert launch.host_us(study) == pytest.approx(1e3 * (printed[7] + printed[8]) / 2 / 400)
+
+
+def test_the_work_is_arithmetic_or_reading_the_weights_whichever_takes_longer(study: Evidence) -> None:
+    peaks = study.published.peaks
+    assert peaks.gpu == study.params.report.reference_gpu
+    assert peaks.floor_ms(10**9, 0, "fp32") == pytest.approx(2e9 / 44.1e12 * 1e3)
+    assert peaks.floor_ms(10**9, 0, "fp16") == pytest.approx(2e9 / 88.2e12 * 1e3)
+    assert peaks.floor_ms(1, 672 * 10**6, "fp32") == pytest.approx(1.0)
+
+
+def test_readings_follow_from_the_floors(study: Evidence) -> None:
+    found = launch.by_model(launch.issues(study))
+    assert len(found) == 16
+    assert all(list(one) == ["fp32", "fp16"] for one in found.values())
+    for cells in found.values():
+        for one in cells.values():
+            assert one.us_per_operation == pytest.approx(1e3 * one.published_ms / 400)
+            near = one.published_ms <= launch.NEAR * one.host_ms
+            expected = "launch-bound" if near else "work-bound" if one.work_ms > one.host_ms else "neither"
+            assert one.reading == expected
+    assert found["vit-base-224-production"]["fp16"].reading == "launch-bound"
+    assert found["vit-huge-patch14-2020"]["fp32"].reading == "work-bound"
+
+
+def test_without_counts_nothing_is_said(tmp_path: Path) -> None:
+    project = made.project(tmp_path)
+    found = evidence.gather(project, evidence.parameters.load(project))
+    assert launch.host_us(found) is None
+    assert launch.issues(found) == ()
