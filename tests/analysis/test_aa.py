@@ -51,7 +51,7 @@ def test_a_machine_that_changed_between_the_passes_is_found(study: Evidence) -> 
     found = outcome(study, passed(1, 0.005), passed(2, 0.005, factor=1.1))
     assert not found.passed
     assert found.different == 20
-    assert "A/A FAILED: 20 of 20 cells called different" in found.lines[-1]
+    assert "A/A FAILED: 20 of 20 compared cells called different" in found.lines[-1]
 
 
 def test_the_gate_holds_over_many_studies(study: Evidence) -> None:
@@ -60,6 +60,13 @@ def test_the_gate_holds_over_many_studies(study: Evidence) -> None:
     runs = [outcome(study, passed(2 * i, 0.01), passed(2 * i + 1, 0.01)) for i in range(60)]
     assert sum(one.different > 0 for one in runs) <= 8  # 5 % of 60 is 3; more than 8 has a chance of 0.3 %
     assert sum(not one.passed for one in runs) <= 12
+
+
+def test_too_few_cells_decide_nothing(study: Evidence) -> None:
+    few = {pair: record for pair, record in passed(1, 0.01).items() if pair[1] != "nf4"}
+    found = outcome(study, few, few)
+    assert (found.different, found.compared) == (0, 15)
+    assert not found.passed
 
 
 def test_a_set_without_an_aa_run_says_what_to_do(study: Evidence) -> None:

@@ -1,5 +1,6 @@
 """Published time against operations: the host's rate, the floors, and what explains a cell."""
 
+import statistics
 from pathlib import Path
 
 import made
@@ -17,9 +18,12 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
     return made.study(tmp_path_factory.mktemp("study"), FACTORS)
 
 
-def test_the_hosts_rate_is_the_median_over_the_printed_fp16_times(study: Evidence) -> None:
-    printed = sorted(study.published.column("latency_median", "fp16").values())
-    assert launch.host_us(study) == pytest.approx(1e3 * (printed[7] + printed[8]) / 2 / 400)
+def test_the_hosts_rate_is_read_off_the_models_with_the_least_arithmetic(study: Evidence) -> None:
+    small = launch.smallest(study)
+    assert small == ("mobilevit-xxs-edge", "deit-tiny-ultra-efficient", "mobilevit-small-edge",
+                     "vit-base-patch32-special")  # fmt: skip
+    times = [study.published.value("latency_median", model, p) or 0.0 for model in small for p in launch.FLOATS]
+    assert launch.host_us(study) == pytest.approx(1e3 * statistics.median(times) / 400)
 
 
 def test_the_work_is_arithmetic_or_reading_the_weights_whichever_takes_longer(study: Evidence) -> None:
@@ -37,8 +41,12 @@ def test_readings_follow_from_the_floors(study: Evidence) -> None:
     for cells in found.values():
         for one in cells.values():
             assert one.us_per_operation == pytest.approx(1e3 * one.published_ms / 400)
-            near = one.published_ms <= launch.NEAR * one.host_ms
-            expected = "launch-bound" if near else "work-bound" if one.work_ms > one.host_ms else "neither"
+            near = one.published_ms <= 1.25 * one.host_ms
+            expected = "neither"
+            if near and one.work_ms <= one.published_ms / 2:
+                expected = "launch-bound"
+            elif not near and one.work_ms > one.host_ms / 1.25:
+                expected = "work-bound"
             assert one.reading == expected
     assert found["vit-base-224-production"]["fp16"].reading == "launch-bound"
     assert found["vit-huge-patch14-2020"]["fp32"].reading == "work-bound"

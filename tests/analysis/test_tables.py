@@ -61,7 +61,7 @@ def test_rows_that_the_supplement_leaves_out_are_there(study: Evidence) -> None:
     assert all(re.fullmatch(r"\d+\.\d\d", text) for text in memory[5:13])
     throughput = row(results.throughput(study, study.measured, 1), "dino-vits16-production")
     assert throughput[1:5] == [table.DASH] * 4
-    assert throughput[5] == "10.10"
+    assert throughput[5] == "10.00"
 
 
 def test_every_cell_of_an_unmeasured_study_is_missing_and_says_why(empty: Evidence) -> None:

@@ -15,7 +15,10 @@ from visionquant.analysis.evidence import Evidence
 from visionquant.errors import StudyError
 from visionquant.report import pages, summary
 
-SECTIONS = ("study", "latency", "memory", "throughput", "statistics", "groups", "fidelity", "costs", "validation")
+SECTIONS = (
+    "study", "latency", "memory", "throughput", "statistics", "groups", "fidelity", "costs", "validation", "conditions",
+    "launch",
+)  # fmt: skip
 
 
 class Links(HTMLParser):
