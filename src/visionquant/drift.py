@@ -14,7 +14,7 @@ import numpy as np
 from visionquant.intervals import quantile
 from visionquant.samples import Cell, Sentinel
 
-FLOOR = 0.02  # no single reading is steadier than this share
+FLOOR = 0.05  # a reading that moves by less is left to the spread between processes
 FLOOR_BETWEEN = 0.005  # nor are the middles of two cells
 PROBABILITY = 0.998  # of one reading within the noise; a cell has six and more
 BETWEEN = 0.95  # of the middles of two cells

@@ -84,3 +84,17 @@ def test_a_local_run_is_found_beside_the_records(tmp_path: Path) -> None:
     assert again.local.aa is not None
     assert len(again.local.aa[0]) == 20
     assert set(again.local.records) == set(found.local.records)  # the study's own are not touched
+
+
+def test_what_moved_between_the_passes_counts_against_verdicts(tmp_path: Path) -> None:
+    """FP16 at 0.9 of FP32's time is FASTER on a machine that stays, and UNDECIDED on one that moves by 20 %."""
+    found = made.study(tmp_path, {"fp32": 1.0, "fp16": 0.9, "int8": 2.0, "nf4": 3.0})
+    pair = (MODELS[0], "fp16")
+    steady = RecordSet("local", found.measured.records, {}, (passed(1, 0.001), passed(2, 0.001)))
+    moving = RecordSet("local", found.measured.records, {}, (passed(1, 0.001), passed(2, 0.001, factor=1.2)))
+    assert steady.shift < 0.005
+    assert moving.shift == pytest.approx(np.log(1.2), abs=0.005)
+    assert found.verdicts(steady, 1)[pair].word == "FASTER"
+    assert found.verdicts(moving, 1)[pair].word == "UNDECIDED"
+    assert "may have moved by 20" in found.verdicts(moving, 1)[pair].why
+    assert found.verdicts(moving, 1)[MODELS[0], "nf4"].word == "SLOWER"

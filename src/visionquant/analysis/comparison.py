@@ -130,7 +130,7 @@ def _contrast(a: RecordSet, b: RecordSet, model: str, precision: str, batch_size
             return f"{one.label}: no FP32 cell ({base.reason})"
         other = one.state(model, precision, batch_size)
         assert other.cell is not None
-        moved = moved_between(BASELINE, base.cell, precision, other.cell)
+        moved = moved_between(BASELINE, base.cell, precision, other.cell, one.shift)
         found = verdicts.contrast(estimates.processes(base.cell), times, moved)
         if found is None:
             return "one process: no interval"
@@ -141,7 +141,7 @@ def _contrast(a: RecordSet, b: RecordSet, model: str, precision: str, batch_size
 def _moved(a: RecordSet, b: RecordSet, model: str, precision: str, batch_size: int) -> float:
     """How far the machines of two like sets were apart, by the drift sentinel."""
     one, other = a.state(model, precision, batch_size), b.state(model, precision, batch_size)
-    return drift.between(one.cell, other.cell) if one.cell and other.cell else 0.0
+    return max(drift.between(one.cell, other.cell), a.shift, b.shift) if one.cell and other.cell else 0.0
 
 
 def _other_settings(a: Record, b: Record) -> str:

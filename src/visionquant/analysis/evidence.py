@@ -6,7 +6,10 @@ A set knows why a cell has no figure: absence is a value with a status and a rea
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+
+import numpy as np
 
 from visionquant import drift, recorded, records, zoo
 from visionquant import params as parameters
@@ -61,6 +64,23 @@ class RecordSet:
     def code(self) -> str:
         """The first eight digits of the measuring code's hash, more than one joined by a comma."""
         return ", ".join(sorted({record.code.measuring_sha256[:8] for record in self.records.values()}))
+
+    @cached_property
+    def shift(self) -> float:
+        """How far (log) the set's A/A run moved between its passes: the 95th percentile over cells; 0 without a run.
+
+        Cells that were not measured in turns are as far apart as its passes were.
+        """
+        if self.aa is None:
+            return 0.0
+        moves = []
+        for pair, record in self.aa[0].items():
+            for cell in record.cells:
+                other = self.aa[1][pair].cell(cell.batch_size)
+                if cell.status == "ok" and other is not None and other.status == "ok":
+                    medians = [np.median(estimates.samples(one)) for one in (cell, other)]
+                    moves.append(abs(float(np.log(medians[0] / medians[1]))))
+        return float(np.percentile(moves, 95)) if moves else 0.0
 
     @property
     def label(self) -> str:
@@ -173,7 +193,7 @@ class Evidence:
             if precision == BASELINE or precision not in wanted or base.cell is None or other.cell is None:
                 continue
             if base.status == "ok" and other.status == "ok":
-                moved = moved_between(BASELINE, base.cell, precision, other.cell)
+                moved = moved_between(BASELINE, base.cell, precision, other.cell, records_.shift)
                 pairs.append((model, precision))
                 contrasts.append(verdicts.contrast(of(base.cell), of(other.cell), moved))
         statistics = self.params.statistics
@@ -217,11 +237,14 @@ class Evidence:
         return found
 
 
-def moved_between(precision_a: str, a: Cell, precision_b: str, b: Cell) -> float:
-    """How far (log) the machine moved between two cells, by the drift sentinel; 0 where their replicates took turns."""
+def moved_between(precision_a: str, a: Cell, precision_b: str, b: Cell, shift: float) -> float:
+    """How far (log) the machine may have moved between two cells; 0 where their replicates took turns.
+
+    By the drift sentinel, or by the ``shift`` of the A/A run, whichever is more: a machine can move without it.
+    """
     if precision_b in a.interleaved_with and precision_a in b.interleaved_with:
         return 0.0
-    return drift.between(a, b)
+    return max(drift.between(a, b), shift)
 
 
 def gather(project: Project, params: Params) -> Evidence:

@@ -6,9 +6,9 @@ method over a named family of contrasts (all of one set at one batch size), so t
 SLOWER in a family is at most 1 - confidence. Equivalence is asked first: a difference that is real and smaller than the
 margin is SAME. What the processes at hand can't carry is UNDECIDED, with the number that would.
 
-Where the two sides were not measured in turns and the reference kernel says that the machine moved between them, so
-much of the effect may be the machine's: the difference has to hold for an effect smaller by that, equivalence for one
-larger.
+Where the two sides were not measured in turns, and the reference kernel or the set's A/A run says that the machine
+moves meanwhile, so much of the effect may be the machine's: the difference has to hold for an effect smaller by that,
+equivalence for one larger.
 
 Sources: B. L. Welch, Biometrika 34 (1947) 28; D. J. Schuirmann, J. Pharmacokinet. Biopharm. 15 (1987) 657;
 S. Holm, Scand. J. Statist. 6 (1979) 65.
@@ -81,9 +81,7 @@ class Verdict:
     @property
     def _moved(self) -> str:
         moved = self.contrast.drift if self.contrast else 0.0
-        return f"; the machine moved by {100 * math.expm1(moved):.1f} % between the two, which counts against it" * (
-            moved > 0
-        )
+        return f"; the machine may have moved by {100 * math.expm1(moved):.1f} % in between" if moved > 0 else ""
 
 
 def contrast(base: Sequence[Sequence[float]], other: Sequence[Sequence[float]], drift: float = 0.0) -> Contrast | None:

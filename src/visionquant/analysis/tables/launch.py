@@ -39,7 +39,8 @@ def published(evidence: Evidence, records_: RecordSet) -> Table:
         f"least arithmetic. Launch-bound: within {launch.NEAR:g} times what the host alone needs, and the work is at "
         "most "
         f"half of it. Work-bound: beyond that, and the work is about the host's part or more. Counted with another "
-        "version of the library than the published one, which may issue a few operations more or less.",
+        "version of the library than the published one, which may issue a few operations more or less; in sets of this "
+        "first schema-2 code, attention with a mask (BEiT) counts as what a CPU makes of it.",
         (
             Column("Model", css="text"),
             Column("operations"),

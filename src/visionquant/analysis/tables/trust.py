@@ -1,5 +1,6 @@
 """Was the machine quiet, did the timed passes do the work, and does the same cell measured twice agree?"""
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 from statistics import median
@@ -118,7 +119,10 @@ def repeated(evidence: Evidence, records_: RecordSet) -> Table:
         said = (
             f"Every cell measured twice, a whole pass after the other, protocol {outcome.protocol} ({counts} "
             "processes a "
-            f"cell): {outcome.text}. {'The gate is passed.' if outcome.passed else 'The gate is NOT passed.'}"
+            f"cell): {outcome.text}. {'The gate is passed.' if outcome.passed else 'The gate is NOT passed.'} "
+            f"Between the passes the machine moved by up to {100 * math.expm1(records_.shift):.1f} % (95th "
+            "percentile over "
+            "cells); so much counts against every verdict between cells that were not measured in turns."
         )
     return Table(
         "aa",
