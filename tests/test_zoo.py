@@ -10,7 +10,8 @@ from torch import nn
 
 from visionquant import params as parameters
 from visionquant import zoo
-from visionquant.bench import size
+from visionquant.bench import load, operations, size
+from visionquant.manifest import Manifest
 from visionquant.paths import Project
 
 PROJECT = Project(tiny.ROOT)
@@ -76,3 +77,16 @@ def test_a_broken_config_is_named(tmp_path: object) -> None:
         zoo.config(Project(root), "m")
     assert zoo.config(Project(root), "none") is None
     assert json.loads((tiny.ROOT / "data/architectures/beit-large-2021/config.json").read_text())
+
+
+@pytest.mark.parametrize("model", ["deit-tiny-ultra-efficient", "mobilevit-xxs-edge"])
+def test_committed_operations_are_those_of_a_pass(model: str) -> None:
+    spec = PARAMS.models[model]
+    manifest = Manifest(model=model, weights="seeded", source="made up", config_sha256="0")
+    net = load.load(PROJECT, model, spec, manifest, "sdpa", 0)
+    image = torch.zeros(1, 3, spec.input_size, spec.input_size)
+    with torch.inference_mode(), operations.Counter() as counter:
+        net(image)
+    facts = zoo.facts(PROJECT, model)
+    assert facts is not None
+    assert counter.count == facts.operations["fp32"]

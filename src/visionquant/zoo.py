@@ -13,7 +13,8 @@ class Facts:
     """Counts of one model as ``AutoModel`` builds it.
 
     ``macs`` are multiply-accumulates of one image; ``model_bytes`` the stored bytes per precision by arithmetic
-    (pooler kept in 16 bit); ``published_params`` what the supplement prints.
+    (pooler kept in 16 bit); ``operations`` what a pass of one image issues in FP32 and FP16, views apart, attention as
+    one; ``published_params`` what the supplement prints.
     """
 
     parameters: int
@@ -21,6 +22,7 @@ class Facts:
     linear_weight_params: int
     macs: int
     published_params: int
+    operations: dict[str, int]
     model_bytes: dict[str, int]
 
 

@@ -236,16 +236,15 @@ def _launch(evidence: Evidence) -> Finding | None:
     issues, host = launch.issues(evidence), launch.host_us(evidence)
     if not issues or host is None:
         return None
-    parts, small = [], launch.smallest(evidence)
+    parts, idle = [], launch.idle(evidence)
     for precision in launch.FLOATS:
-        cells = [one for one in issues if one.precision == precision and one.model not in small]
+        cells = [one for one in issues if one.precision == precision and one.model not in idle]
         bound = sum(one.reading == "launch-bound" for one in cells)
         parts.append(f"{precision_label(precision)} {bound} of {len(cells)}")
     return Finding(
         "Why is FP16 not faster for the small models in the supplement?",
-        f"The GPU waits for the host. The {len(small)} models with the least arithmetic show {host:.1f} microseconds "
-        "for "
-        "each operation of a pass; by that rate, of the other models' published cells launch-bound: "
+        f"The GPU waits for the host. The {len(idle)} models that leave it next to nothing to do show {host:.1f} "
+        "microseconds for each operation of a pass; by that rate, of the other models' published cells launch-bound: "
         f"{', '.join(parts)}.",
         "launch",
     )

@@ -1,9 +1,9 @@
 """Which published cells wait for the host: time per operation against the work that the GPU could do meanwhile.
 
-A forward pass issues so many operations, counted here on the same networks (the published software may have issued a
-few more or less). The host needs some microseconds for each, whatever the GPU does. How many is read off the models
-with the least arithmetic, where the GPU has next to nothing to do; where the published time of another model is no more
-than that rate says, and its work would take far less, the cell is launch-bound: a faster number format can't help it.
+A forward pass issues so many operations, counted on the same networks (the published software may have issued a few
+more or less). The host needs some microseconds for each, whatever the GPU does. How many is read off the models that
+leave the GPU next to nothing to do; where the published time of another model is no more than that rate says, and its
+work would take far less, the cell is launch-bound: a faster number format can't help it.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from visionquant.analysis.evidence import BASELINE, Evidence
 Reading = Literal["launch-bound", "work-bound", "neither"]
 FLOATS = ("fp32", "fp16")
 NEAR = 1.25  # published time within this factor of the host's is explained by it
-SMALL = 4  # so many models with the least arithmetic give the host's rate
+IDLE = 0.1  # a model whose work takes at most this share of its published FP32 time shows the host's rate
 
 
 @dataclass(frozen=True)
@@ -35,34 +35,30 @@ class Issue:
         return 1e3 * self.published_ms / self.operations
 
 
-def operations(evidence: Evidence, model: str, precision: str) -> int | None:
-    """What one pass issues, by the first set that counted it; INT8 and NF4 as their CPU kernels issue it."""
-    for one in evidence.shown:
-        record = one.records.get((model, precision))
-        if record is not None and record.operations is not None:
-            return record.operations
-    return None
-
-
-def smallest(evidence: Evidence) -> tuple[str, ...]:
-    """The ``SMALL`` published models with the least arithmetic."""
-    facts = {row.name: evidence.facts(row.name) for row in evidence.published.models}
-    macs = {name: found.macs for name, found in facts.items() if found is not None}
-    return tuple(sorted(macs, key=lambda name: macs[name])[:SMALL])
+def idle(evidence: Evidence) -> tuple[str, ...]:
+    """The published models whose work takes at most ``IDLE`` of their FP32 time: they show the host alone."""
+    found = []
+    for row in evidence.published.models:
+        facts, ms = evidence.facts(row.name), evidence.published.value("latency_median", row.name, BASELINE)
+        if facts is not None and ms is not None:
+            work = evidence.published.peaks.floor_ms(facts.macs, facts.model_bytes[BASELINE], BASELINE)
+            if work <= IDLE * ms:
+                found.append(row.name)
+    return tuple(found)
 
 
 def host_us(evidence: Evidence) -> float | None:
     """Microseconds that the published host spends on an operation, None without counts.
 
-    The median over FP32 and FP16 of the models with the least arithmetic.
+    The median over FP32 and FP16 of the models that leave the GPU idle.
     """
     rates = []
-    for model in smallest(evidence):
+    for model in idle(evidence):
+        facts = evidence.facts(model)
         for precision in FLOATS:
             ms = evidence.published.value("latency_median", model, precision)
-            count = operations(evidence, model, precision)
-            if ms is not None and count:
-                rates.append(1e3 * ms / count)
+            if ms is not None and facts is not None:
+                rates.append(1e3 * ms / facts.operations[precision])
     return median(rates) if rates else None
 
 
@@ -74,15 +70,15 @@ def issues(evidence: Evidence) -> tuple[Issue, ...]:
         facts = evidence.facts(model)
         for precision in FLOATS:
             ms = evidence.published.value("latency_median", model, precision)
-            count = operations(evidence, model, precision)
-            if host is None or facts is None or ms is None or count is None:
+            if host is None or facts is None or ms is None:
                 continue
+            count = facts.operations[precision]
             work = evidence.published.peaks.floor_ms(facts.macs, facts.model_bytes[precision], precision)
             host_ms = host * count / 1e3
             reading: Reading = "neither"
             if ms <= NEAR * host_ms and 2 * work <= ms:
                 reading = "launch-bound"
-            elif ms > NEAR * host_ms and work > host_ms / NEAR:
+            elif ms > NEAR * host_ms:
                 reading = "work-bound"
             found.append(Issue(model, precision, ms, count, work, host_ms, reading))
     return tuple(found)

@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from visionquant.samples import Launch
 
-
+DROPOUT = torch.ops.aten.dropout.default  # (input, p, train)
 ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
 
 
@@ -23,6 +23,8 @@ class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.count = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is DROPOUT and not args[2]:
+            return args[0]
         if func is not ATTENTION:  # fused on a GPU; with a mask a CPU makes dozens of it
             with self:
                 apart = func.decompose(*args, **(kwargs or {}))

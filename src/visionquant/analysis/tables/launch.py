@@ -13,7 +13,8 @@ def published(evidence: Evidence, records_: RecordSet) -> Table:
     rows = []
     for row in evidence.published.models:
         cells = found.get(row.name, {})
-        counted = launch.operations(evidence, row.name, "fp16")
+        facts = evidence.facts(row.name)
+        counted = facts.operations["fp16"] if facts else None
         items: list[Item] = [table.text(row.name), table.number(counted, 0, why="no operations counted")]
         for precision in launch.FLOATS:
             one = cells.get(precision)
@@ -33,14 +34,14 @@ def published(evidence: Evidence, records_: RecordSet) -> Table:
     return Table(
         "launch-published",
         "Which published cells wait for the host",
-        "Operations: what one pass issues (views apart), counted on the same networks here. Work: the least the GPU "
-        f"needs for arithmetic and weights at its peak ({peaks.fp32_tflops:g} and {peaks.fp16_tflops:g} TFLOP/s, "
-        f"{peaks.bandwidth_gb_per_s:g} GB/s). The published host: {said}, read off the {launch.SMALL} models with the "
-        f"least arithmetic. Launch-bound: within {launch.NEAR:g} times what the host alone needs, and the work is at "
-        "most "
-        f"half of it. Work-bound: beyond that, and the work is about the host's part or more. Counted with another "
-        "version of the library than the published one, which may issue a few operations more or less; in sets of this "
-        "first schema-2 code, attention with a mask (BEiT) counts as what a CPU makes of it.",
+        "Operations: what one pass issues (views apart, attention as one), counted on the same networks with another "
+        "version of the library than the published one, which recomputes BEiT's relative positions in every pass. "
+        "Work: "
+        f"the least the GPU needs for arithmetic and weights at its peak ({peaks.fp32_tflops:g} and "
+        f"{peaks.fp16_tflops:g} TFLOP/s, {peaks.bandwidth_gb_per_s:g} GB/s). The published host: {said}, read off the "
+        f"{len(launch.idle(evidence))} models whose work takes at most a tenth of their published FP32 time. "
+        f"Launch-bound: within {launch.NEAR:g} times what the host alone needs, and the work is at most half of it. "
+        "Work-bound: longer than the host explains.",
         (
             Column("Model", css="text"),
             Column("operations"),
@@ -79,8 +80,9 @@ def measured(evidence: Evidence, records_: RecordSet) -> Table:
     return Table(
         "launch-measured",
         "Operations, and the GPU's wait",
-        "Operations that torch dispatches in a pass of one image, views apart; a bitsandbytes call counts as one, "
-        "whatever it starts inside. Wait: the share of a pass in which no kernel ran, by torch's profiler; a CPU has "
+        "Operations that torch dispatches in a pass of one image, views apart, as the set's own code counted them; a "
+        "bitsandbytes call counts as one, whatever it starts inside. Wait: the share of a pass in which no kernel "
+        "ran, by torch's profiler; a CPU has "
         "no such figure.",
         (
             Column("Model", css="text"),
