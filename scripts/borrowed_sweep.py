@@ -28,6 +28,7 @@ from typing import IO
 ROOT = Path(__file__).resolve().parents[1]
 NEEDED = ("torch", "transformers", "bitsandbytes", "pydantic", "yaml", "typer", "rich", "psutil", "pynvml",
           "sklearn", "PIL", "scipy")  # fmt: skip
+COMMAND = (sys.executable, "-c", "from visionquant.cli import main; main()")
 TIME_IS_UP = 75
 MARGIN_S = 20.0  # for packing
 RECORDS, LOG, STATUS = "records.tar.xz", "log.txt", "status.json"
@@ -151,8 +152,7 @@ def _measure(
     arguments = ["sweep", "--all-models", "--minutes", f"{left_s / 60:.3f}"]
     arguments += [word for size in step.batch_sizes for word in ("--batch-size", str(size))]
     arguments += [word for name in step.precisions for word in ("--precision", name)] or ["--all-precisions"]
-    code = "from visionquant.cli import main; main()"
-    command = [sys.executable, "-c", code, *arguments]
+    command = [*COMMAND, *arguments]
     try:
         done = subprocess.run(command, cwd=place, env=environment, stdout=log, stderr=log, check=False, timeout=left_s)
     except subprocess.TimeoutExpired:
@@ -202,7 +202,7 @@ def pack(project: Path, results: Path, platform: str) -> int:
     with tempfile.TemporaryDirectory(prefix="visionquant-") as name:
         work = Path(name)
         _unpack(results / RECORDS, work)
-        made = []
+        made, environment = [], _environment(work, None)
         for place in sorted((work / "study").glob("*")):
             if not list((place / "data" / "measured").glob("*.json")):
                 continue
@@ -211,9 +211,7 @@ def pack(project: Path, results: Path, platform: str) -> int:
             target = project / "data" / "recorded" / called
             if target.exists():
                 raise Mistake(f"data/recorded/{called}: there is such a set already; choose another name or remove it")
-            code = "from visionquant.cli import main; main()"
-            command = [sys.executable, "-c", code, "record", "--partial", "--platform", called]
-            environment = _environment(work, None)
+            command = [*COMMAND, "record", "--partial", "--platform", called]
             if subprocess.run(command, cwd=place, env=environment, check=False).returncode:
                 raise Mistake(f"the records of protocol {place.name} could not be packed")
             made.append((place / "data" / "recorded" / called, target))

@@ -21,10 +21,10 @@ BETWEEN = 0.95  # of the middles of two cells
 MEDIAN = 1.2533  # a median's standard error over a mean's, sqrt(pi / 2)
 
 
-def noise(readings_ms: Sequence[float]) -> float:
-    """How far (in logs) one more reading may lie from the centre of these by chance; ``FLOOR`` below two readings."""
+def noise(readings_ms: Sequence[float], floor: float = FLOOR) -> float:
+    """How far (in logs) one more reading may lie from the centre of these by chance; ``floor`` below two readings."""
     k = len(readings_ms)
-    return FLOOR if k < 2 else max(FLOOR, _quantile(PROBABILITY, k) * _spread(readings_ms) * math.sqrt(1 + 1 / k))
+    return floor if k < 2 else max(floor, _quantile(PROBABILITY, k) * _spread(readings_ms) * math.sqrt(1 + 1 / k))
 
 
 def moved(sentinels: Sequence[Sentinel], allowed: float) -> bool:

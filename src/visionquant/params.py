@@ -88,6 +88,7 @@ class Nf4Precision(Row):
     skip: tuple[str, ...] = ()
 
 
+FP32 = FloatPrecision(method="float", dtype="float32", cpu_dtype="float32", tf32=False)  # what all is compared with
 Precision = Annotated[FloatPrecision | Int8Precision | Nf4Precision, Field(discriminator="method")]
 
 
@@ -246,7 +247,7 @@ def parse(raw: dict[str, Any]) -> Params:
 def _require_baseline(params: Params) -> None:
     """What everything is compared with under the name fp32 is FP32."""
     base = params.precisions.get("fp32")
-    if base is not None and base != FloatPrecision(method="float", dtype="float32", cpu_dtype="float32", tf32=False):
+    if base is not None and base != FP32:
         raise StudyError(
             "params.yaml: precisions.fp32", "it is the baseline of every comparison and not plain float32", "restore it"
         )

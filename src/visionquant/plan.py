@@ -7,16 +7,15 @@ be. Memory is the stored weights by arithmetic, or what the pair's process neede
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 
 from visionquant import recorded, zoo
 from visionquant.environment import Environment, probe
-from visionquant.errors import OldSchema, StudyError
+from visionquant.errors import StudyError
 from visionquant.manifest import Manifest
 from visionquant.params import Params, Protocol
 from visionquant.paths import Project
-from visionquant.records import Record, read, read_progress, stale
+from visionquant.records import Record, current, stale, under_way
 from visionquant.samples import Cell
 
 Pair = tuple[str, str]
@@ -77,17 +76,10 @@ def up_to_date(
     """
     kept: dict[Pair, set[int]] = {}
     for model, precision in pairs:
-        for path in (project.progress(model, precision), project.record(model, precision)):
-            if not path.is_file():
+        progress = under_way(project.progress(model, precision))
+        for found in (progress.record if progress else None, current(project.record(model, precision))):
+            if found is None:
                 continue
-            try:
-                found = read_progress(path).record if path == project.progress(model, precision) else read(path)
-            except OldSchema:
-                continue
-            except StudyError:
-                if path == project.progress(model, precision):
-                    continue  # half of a progress file is worth nothing, and measuring will say so
-                raise
             same_machine = found.environment.key() == here.key() and found.code.measuring_sha256 == measuring_sha256
             if same_machine and not stale(found, params) and _same_weights(project, params, found):
                 kept.setdefault((model, precision), set()).update(cell.batch_size for cell in found.cells)
@@ -119,17 +111,10 @@ def of_study(
     pairs = [(model, precision) for model in models for precision in precisions]
     here = probe(params.study.device)
     done = {} if again else up_to_date(project, params, pairs, here, measuring_sha256)
-    history = [record for pair in pairs if (record := _record(project.record(*pair)))]
+    history = [record for pair in pairs if (record := current(project.record(*pair)))]
     history += [record for one in recorded.read_all(project).values() for record in one.values()]
     alike = [record for record in history if record.environment.same_hardware(here)]
     return make(project, params, pairs, batch_sizes, done, alike)
-
-
-def _record(path: Path) -> Record | None:
-    try:
-        return read(path) if path.is_file() else None
-    except OldSchema:
-        return None
 
 
 def make(

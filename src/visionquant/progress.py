@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from visionquant import sweep as sweeps
-from visionquant.bench.cell import Course
+from visionquant.bench.cell import CONFIDENCE, Course
 from visionquant.intervals import half_width
 from visionquant.params import Params
 from visionquant.paths import Project
@@ -72,7 +72,7 @@ def running(course: Course) -> str:
     if not course.runs:
         return f"{course.batch_size}: again, the machine moved"
     processes = [run.replicate.wall_ms for run in course.runs]
-    width = half_width(processes, 0.95)
+    width = half_width(processes, CONFIDENCE)
     spread = "" if width is None else f" ±{100 * width:.1f} %"
     median = statistics.median(ms for one in processes for ms in one)
     return f"{course.batch_size}: {median:.2f} ms{spread} ({len(processes)})"

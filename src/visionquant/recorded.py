@@ -67,11 +67,7 @@ def pack(project: Project, params: Params, platform: str, partial: bool = False)
             "run `dvc repro` first, or pack what is there with --partial",
         )
     sources = {project.record(*pair).name: project.record(*pair).read_bytes() for pair in found}
-    passes = read_aa(project.measured)
-    if passes is not None:
-        again = [*passes[0].values(), *passes[1].values()]
-        records.require_one_machine("data/measured/aa", [next(iter(found.values())), *again])
-    for side in AA_SIDES if passes is not None else ():
+    for side in AA_SIDES if read_aa(project.measured, found) is not None else ():
         place = Project(project.root, side).measured
         sources |= {f"{side}/{path.name}": path.read_bytes() for path in sorted(place.glob("*.json"))}
     manifest = SetManifest(
@@ -114,25 +110,24 @@ def read(folder: Path) -> Records:
     place = f"data/recorded/{folder.name}"
     for name, fault in faults(folder).items():
         raise StudyError(f"{place}/{name}", fault, "restore the set from git, or record it again")
-    names = manifest_of(folder).files
-    found = [records.read(folder / name) for name in names if "/" not in name]
-    records.require_one_machine(place, [*found, *(records.read(folder / name) for name in names if "/" in name)])
+    found = [records.read(folder / name) for name in manifest_of(folder).files if "/" not in name]
+    records.require_one_machine(place, found)
     return {(record.model, record.precision): record for record in found}
 
 
-def read_aa(folder: Path) -> tuple[Records, Records] | None:
+def read_aa(folder: Path, beside: Records) -> tuple[Records, Records] | None:
     """The two passes of an A/A run below ``folder`` (a recorded set, or data/measured), None where there
     is none, or only a part.
 
     Raises:
-        StudyError: a record is broken, or the passes mix machines.
+        StudyError: a record is broken, or the passes and the records ``beside`` them mix machines.
     """
     passes = []
     for side in AA_SIDES:
         found = [records.read(path) for path in sorted((folder / side).glob("*.json"))]
         passes.append({(record.model, record.precision): record for record in found})
     first, second = passes
-    records.require_one_machine(f"{folder.name}/aa", [*first.values(), *second.values()])
+    records.require_one_machine(f"{folder.name}/aa", [*list(beside.values())[:1], *first.values(), *second.values()])
     return (first, second) if first and set(first) == set(second) else None
 
 

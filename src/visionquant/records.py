@@ -142,6 +142,26 @@ def read(path: Path) -> Record:
     return _read(path, Record)
 
 
+def current(path: Path) -> Record | None:
+    """The record at ``path``; None where there is none, or one of an earlier version of this code.
+
+    Raises:
+        StudyError: it is broken.
+    """
+    try:
+        return read(path) if path.is_file() else None
+    except OldSchema:
+        return None
+
+
+def under_way(path: Path) -> Progress | None:
+    """The progress at ``path``; None where there is none, or what is there is worth nothing: it is measured again."""
+    try:
+        return read_progress(path) if path.is_file() else None
+    except StudyError:
+        return None
+
+
 def read_progress(path: Path) -> Progress:
     """Read the progress of a pair; see :func:`read`."""
     return _read(path, Progress)

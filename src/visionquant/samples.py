@@ -3,12 +3,14 @@
 Absence is a value: what could not be measured is a row with a status and a reason.
 """
 
+from collections.abc import Iterable
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
 Status = Literal["ok", "out_of_memory", "unsupported", "over_budget", "unsteady", "non_finite", "audit_failed"]
 Isolation = Literal["clean", "busy", "unknown"]
+WORST_FIRST: tuple[Isolation, ...] = ("busy", "unknown", "clean")
 REPEAT_FLOOR = 0.9  # a repeated batch that surely takes less than this share of a new one's time was not computed
 
 
@@ -16,6 +18,11 @@ class Row(BaseModel):
     """A frozen part of a record without room for unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def worst(words: Iterable[Isolation]) -> Isolation | None:
+    """The worst of several words, None for none."""
+    return min(words, key=WORST_FIRST.index, default=None)
 
 
 class Throughput(Row):
@@ -80,6 +87,10 @@ class Replicate(Row):
     host_peak: int | None
     sentinel: Sentinel
     conditions: Conditions
+
+    def timed_s(self) -> float:
+        """Seconds inside timed windows: iterations and throughput."""
+        return sum(self.wall_ms) / 1e3 + (self.throughput.seconds if self.throughput else 0.0)
 
 
 class Memory(Row):
@@ -198,8 +209,7 @@ class Cell(Row):
 
     def timed_s(self) -> float:
         """Seconds inside timed windows: iterations and throughput."""
-        iterations = sum(sum(replicate.wall_ms) for replicate in self.replicates) / 1e3
-        return iterations + sum(one.throughput.seconds for one in self.replicates if one.throughput)
+        return sum(replicate.timed_s() for replicate in self.replicates)
 
     @property
     def interleaved_with(self) -> frozenset[str]:
@@ -210,6 +220,4 @@ class Cell(Row):
     @property
     def isolation(self) -> Isolation | None:
         """The worst of the replicates': busy, unknown, clean; None for a cell that was not timed."""
-        found = {one.conditions.isolation for one in self.replicates}
-        worst: tuple[Isolation, ...] = ("busy", "unknown", "clean")
-        return next((name for name in worst if name in found), None)
+        return worst(one.conditions.isolation for one in self.replicates)

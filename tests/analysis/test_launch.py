@@ -53,7 +53,7 @@ def test_readings_follow_from_the_floors(study: Evidence) -> None:
             if near and one.work_ms <= one.published_ms / 2:
                 expected = "launch-bound"
             elif not near:
-                expected = "work-bound"
+                expected = "beyond the host"
             assert one.reading == expected
     assert found["vit-base-224-production"]["fp16"].reading == "launch-bound"
-    assert found["vit-huge-patch14-2020"]["fp32"].reading == "work-bound"
+    assert found["vit-huge-patch14-2020"]["fp32"].reading == "beyond the host"

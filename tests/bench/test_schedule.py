@@ -80,13 +80,12 @@ def ready(project: Project, params: Params) -> None:
 
 
 def test_pairs_that_do_not_fit_into_memory_together_come_one_after_the_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    project, _ = study(tmp_path)
-    monkeypatch.setattr(pair.memory, "available_host_bytes", lambda: 0)
-    assert pair._groups(project, "vit-base-224-production", PRECISIONS) == [["fp32"], ["int8"], ["nf4"]] or (
-        pair.zoo.facts(project, "vit-base-224-production") is None
-    )
+    model = "vit-base-224-production"
+    assert pair._groups(Project(tiny.ROOT), model, PRECISIONS) == [["fp32", "int8", "nf4"]]
+    monkeypatch.setattr(pair.memory, "available_host_bytes", lambda: 2**30)  # three times 0.32 GiB are more than half
+    assert pair._groups(Project(tiny.ROOT), model, PRECISIONS) == [["fp32"], ["int8"], ["nf4"]]
 
 
 def test_time_that_is_up_keeps_replicates_and_the_next_run_goes_on(tmp_path: Path) -> None:

@@ -254,9 +254,9 @@ def gather(project: Project, params: Params) -> Evidence:
         StudyError: a record or a published table is broken, or a set mixes machines.
     """
     found, missing = records.local(project, params)
-    local = RecordSet("local", found, missing, recorded.read_aa(project.measured))
+    local = RecordSet("local", found, missing, recorded.read_aa(project.measured, found))
     others = tuple(
-        RecordSet(f"recorded:{platform}", rows, {}, recorded.read_aa(project.recorded / platform))
+        RecordSet(f"recorded:{platform}", rows, {}, recorded.read_aa(project.recorded / platform, rows))
         for platform, rows in recorded.read_all(project).items()
         if rows
     )

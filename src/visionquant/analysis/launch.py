@@ -12,7 +12,7 @@ from typing import Literal
 
 from visionquant.analysis.evidence import BASELINE, Evidence
 
-Reading = Literal["launch-bound", "work-bound", "neither"]
+Reading = Literal["launch-bound", "beyond the host", "neither"]
 FLOATS = ("fp32", "fp16")
 NEAR = 1.25  # published time within this factor of the host's is explained by it
 IDLE = 0.1  # a model whose work takes at most this share of its published FP32 time shows the host's rate
@@ -79,7 +79,7 @@ def issues(evidence: Evidence) -> tuple[Issue, ...]:
             if ms <= NEAR * host_ms and 2 * work <= ms:
                 reading = "launch-bound"
             elif ms > NEAR * host_ms:
-                reading = "work-bound"
+                reading = "beyond the host"
             found.append(Issue(model, precision, ms, count, work, host_ms, reading))
     return tuple(found)
 

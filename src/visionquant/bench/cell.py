@@ -139,14 +139,9 @@ class Course:
             return "budget" if any(one.replicate.stopped_by == "budget" for one in self.runs) else "count"
         if goal_met([one.replicate.wall_ms for one in self.runs], protocol.replicates, protocol.goal):
             return "goal"
-        if protocol.budget_s is not None and sum(self._timed_s(one) for one in self.runs) >= protocol.budget_s:
+        if protocol.budget_s is not None and sum(one.replicate.timed_s() for one in self.runs) >= protocol.budget_s:
             return "budget"
         return "count" if count >= protocol.most else None
-
-    @staticmethod
-    def _timed_s(run: Run) -> float:
-        window = run.replicate.throughput
-        return sum(run.replicate.wall_ms) / 1e3 + (window.seconds if window else 0.0)
 
     def _cell(self, stopped_by: str, moved: bool) -> Cell:
         first, last = self.runs[0], self.runs[-1]

@@ -15,7 +15,7 @@ import psutil
 from visionquant.environment import open_gpu
 from visionquant.errors import StudyError
 from visionquant.params import Protocol
-from visionquant.samples import Conditions, Isolation
+from visionquant.samples import Conditions, Isolation, worst
 
 BUSY_SHARE = 0.15  # of all cores, by others
 TOLERANCE = 0.1
@@ -74,8 +74,7 @@ def isolation(share: float | None, device: str, gpu: Callable[[], Isolation] | N
     """The word for what others do on the CPU and, for a GPU study, on the GPU (``gpu`` replaces NVML's answer)."""
     on_cpu: Isolation = "unknown" if share is None else "busy" if share > BUSY_SHARE else "clean"
     on_gpu: Isolation = (gpu or _on_gpu)() if device == "cuda" else "clean"
-    worst: tuple[Isolation, ...] = ("busy", "unknown", "clean")
-    return next(word for word in worst if word in (on_cpu, on_gpu))
+    return worst((on_cpu, on_gpu)) or "unknown"
 
 
 def _on_gpu() -> Isolation:
@@ -151,6 +150,6 @@ def _load() -> float | None:
 def _frequency() -> float | None:
     try:
         found = psutil.cpu_freq()
-    except (OSError, NotImplementedError, AttributeError):
+    except (OSError, NotImplementedError, AttributeError):  # psutil's words for a kernel that does not tell
         return None
     return round(float(found.current), 1) if found else None

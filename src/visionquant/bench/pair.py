@@ -14,7 +14,7 @@ from visionquant.environment import Environment, require_declared
 from visionquant.manifest import Manifest
 from visionquant.params import FloatPrecision, Params, Protocol, known
 from visionquant.paths import Project
-from visionquant.records import SCHEMA, Record, Settings, Weights
+from visionquant.records import SCHEMA, Code, Record, Settings, Weights
 
 OnPair = Callable[[Record], None]
 MEMORY_SHARE = 0.5  # of free host memory that the pairs of one model may take together
@@ -59,7 +59,7 @@ def measure(
     """
     known("study.models", [model], params.models)
     known("study.precisions", precisions, params.precisions)
-    environment = require_declared(project, params.study.device)
+    environment, checkout = require_declared(project, params.study.device), code.state(project.root)
     if code.measuring_sha256() != code.AT_IMPORT:
         raise edited(model, precisions[0])
     manifest = Manifest.load(project.manifest(model), params.models[model].source)
@@ -71,7 +71,7 @@ def measure(
                 stack.enter_context(
                     Session(
                         project,
-                        _blank(project, params, model, precision, manifest, environment),
+                        _blank(params, model, precision, manifest, environment, checkout),
                         batch_sizes or params.study.batch_sizes,
                         again,
                         before_s if precision == precisions[0] else 0.0,
@@ -121,7 +121,7 @@ def _measure(
 
 
 def _blank(
-    project: Project, params: Params, model: str, precision: str, manifest: Manifest, environment: Environment
+    params: Params, model: str, precision: str, manifest: Manifest, environment: Environment, checkout: Code
 ) -> Record:
     return Record(
         schema_version=SCHEMA,
@@ -135,7 +135,7 @@ def _blank(
             weights=Weights(kind=manifest.weights, source=manifest.source, manifest_sha256=manifest.sha256()),
         ),
         environment=environment,
-        code=code.state(project.root),
+        code=checkout,
         conversion=None,
         size=None,
         fidelity=None,

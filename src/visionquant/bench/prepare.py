@@ -5,7 +5,7 @@ milliseconds, and its memory is that of one pair whatever else is being measured
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -45,16 +45,12 @@ class Facts:
     fidelity: Fidelity | None
     operations: int | None
     outlier_layers: int | None
-    calibration_ms: tuple[float, ...]
+    calibration_ms: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
 class _Seen:
-    conversion: Conversion
-    size: Size
-    fidelity: Fidelity | None
-    operations: int | None
-    outlier_layers: int | None
+    facts: Facts
     features: np.ndarray | None
     alone: np.ndarray | None
     worst: float | None
@@ -93,20 +89,13 @@ def serve(
     build = _builder(net, settings)
     head, _ = fidelity.head_of(project, manifest, protocol.seed)
     seen = isolate.in_fork(lambda: _look(build, settings, dtype, images, known_reference, head, counts))
-    if isinstance(precision, Nf4Precision) and device == "cpu" and seen.fidelity is not None:
+    if isinstance(precision, Nf4Precision) and device == "cpu" and seen.facts.fidelity is not None:
         _settle(build(), images[:1].to(dtype))
     known = audit.Known(seen.features, seen.alone, seen.worst, dtype == torch.float32)
     subject = replicate.Subject(
-        build, precision, protocol, device, dtype, images, seen.size.stored_weights, known, idle_w
+        build, precision, protocol, device, dtype, images, seen.facts.size.stored_weights, known, idle_w
     )
-    facts = Facts(
-        seen.conversion,
-        seen.size,
-        seen.fidelity,
-        seen.operations,
-        seen.outlier_layers,
-        sentinel.calibrate(device, protocol),
-    )
+    facts = replace(seen.facts, calibration_ms=sentinel.calibrate(device, protocol))
 
     def answer(request: Request) -> Any:
         if request == "facts":
@@ -173,7 +162,7 @@ def _look(
         stored_weights=size.stored_bytes(net),
         file_bytes=size.file_bytes(net),
     )
-    nothing = _Seen(conversion, described, None, None, None, None, None, None)
+    nothing = _Seen(Facts(conversion, described, None, None, None), None, None, None)
     if known_reference.outputs is None:
         return nothing
     count = len(known_reference.outputs.features)
@@ -190,4 +179,4 @@ def _look(
     pairs = zip(found.features, known_reference.outputs.features, strict=True)
     worst = max(audit.distance(mine, theirs) for mine, theirs in pairs)
     single = alone.float().cpu().numpy()
-    return _Seen(conversion, described, agreement, counter.count, met, found.features, single, worst)
+    return _Seen(Facts(conversion, described, agreement, counter.count, met), found.features, single, worst)

@@ -13,11 +13,9 @@ from visionquant.bench.code import measuring_sha256
 from visionquant.environment import Environment, require_declared
 from visionquant.errors import StudyError
 from visionquant.manifest import Manifest
-from visionquant.params import FloatPrecision, Params
+from visionquant.params import FP32, Params
 from visionquant.paths import Project, write_atomically
 from visionquant.records import sha256_of
-
-FP32 = FloatPrecision(method="float", dtype="float32", cpu_dtype="float32", tf32=False)
 
 
 @dataclass(frozen=True)

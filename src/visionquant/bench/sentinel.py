@@ -9,14 +9,13 @@ from statistics import median
 import torch
 
 from visionquant.bench import backend, isolate
-from visionquant.bench.clock import Clock, clock_of
-from visionquant.params import FloatPrecision, Protocol
+from visionquant.bench.clock import Clock, clock_of, one_step
+from visionquant.params import FP32, Protocol
 
 SIDE = {"cpu": 512, "cuda": 2048}
 WARMUP, READS = 3, 15
 WARM_S = {"cpu": 0.0, "cuda": 0.3}  # a GPU needs so long to leave its idle clock
 CALIBRATIONS = {"cpu": 7, "cuda": 4}  # a GPU takes seconds to open
-FP32 = FloatPrecision(method="float", dtype="float32", cpu_dtype="float32", tf32=False)
 
 
 def read_ms(device: str, clock: Clock) -> float:
@@ -25,18 +24,14 @@ def read_ms(device: str, clock: Clock) -> float:
     torch.backends.cuda.matmul.allow_tf32 = False
     a = torch.ones(side, side, device=device)
     b, out = torch.ones_like(a), torch.empty_like(a)
-    times = []
+
+    def step(_: int) -> None:
+        torch.mm(a, b, out=out)
+
     begin_s = clock.now_s()
     while clock.now_s() - begin_s < WARM_S[device]:
-        torch.mm(a, b, out=out)
-        clock.synchronize()
-    for i in range(WARMUP + READS):
-        clock.synchronize()
-        start_s = clock.now_s()
-        torch.mm(a, b, out=out)
-        clock.synchronize()
-        if i >= WARMUP:
-            times.append((clock.now_s() - start_s) * 1e3)
+        one_step(step, clock, 0)
+    times = [one_step(step, clock, i)[0] for i in range(WARMUP + READS)][WARMUP:]
     torch.backends.cuda.matmul.allow_tf32 = tf32
     return round(median(times), 4)
 

@@ -5,17 +5,16 @@ A run that is interrupted goes on with what it lacks, and the old record stays u
 
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from visionquant.bench import code, isolate, prepare, reference
 from visionquant.bench.cell import Course, Host, foresee
 from visionquant.bench.sampler import Sampler
-from visionquant.errors import CodeChanged, OldSchema, StudyError
+from visionquant.errors import CodeChanged
 from visionquant.manifest import Manifest
 from visionquant.params import Params
 from visionquant.paths import Project
-from visionquant.records import Progress, Record, read, read_progress, write, write_progress
+from visionquant.records import Progress, Record, current, under_way, write, write_progress
 from visionquant.samples import Cell, Pending
 
 
@@ -156,7 +155,7 @@ class Session:
             progress.unlink(missing_ok=True)
             raise edited(model, precision)
         path = self.project.record(model, precision)
-        if not path.is_file() or not _same(path, self.record):
+        if current(path) != self.record:
             write(path, self.record)
         progress.unlink(missing_ok=True)
         return self.record
@@ -193,29 +192,14 @@ def _kept(project: Project, blank: Record, dropped: Sequence[int]) -> tuple[Reco
     Where nothing is kept, facts and elapsed time begin anew too.
     """
     pair = (blank.model, blank.precision)
-    try:
-        progress = read_progress(project.progress(*pair)) if project.progress(*pair).is_file() else None
-    except StudyError:
-        progress = None  # half of a progress file is worth nothing: its cells are measured again
+    progress = under_way(project.progress(*pair))
     if progress is not None and progress.record.identity() == blank.identity() and progress.record.conversion:
         pending = progress.pending if progress.pending and progress.pending.batch_size not in dropped else None
         return _without(progress.record, dropped, blank, bool(pending)), pending
-    path = project.record(*pair)
-    if path.is_file():
-        try:
-            found = read(path)
-        except OldSchema:
-            return blank, None  # of an earlier version of this code: measured again, as with any other code
-        if found.identity() == blank.identity() and found.conversion:
-            return _without(found, dropped, blank, False), None
+    found = current(project.record(*pair))
+    if found is not None and found.identity() == blank.identity() and found.conversion:
+        return _without(found, dropped, blank, False), None
     return blank, None
-
-
-def _same(path: Path, record: Record) -> bool:
-    try:
-        return read(path) == record
-    except OldSchema:
-        return False
 
 
 def _without(found: Record, dropped: Sequence[int], blank: Record, pending: bool) -> Record:

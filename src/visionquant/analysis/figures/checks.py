@@ -54,7 +54,7 @@ def machine(evidence: Evidence, records_: RecordSet) -> Figure:
         for ms in (one.sentinel.before_ms, one.sentinel.after_ms)
     )
     cells = [cell for record in records_.records.values() for cell in record.cells]
-    noise = [drift.noise(cell.calibration_ms) for cell in cells if cell.calibration_ms]
+    noise = [drift.noise(cell.calibration_ms, floor=0.0) for cell in cells if cell.calibration_ms]
     with canvas.drawing(9.0, 3.2) as (figure, axes):
         if points:
             minutes = [(at - points[0][0]).total_seconds() / 60 for at, _ in points]
@@ -102,7 +102,7 @@ def launches(evidence: Evidence, records_: RecordSet) -> Figure:
         return Figure(
             "launches",
             "Published time against operations",
-            "Filled marks lie near what the host alone needs to issue the pass, though the GPU's work would take less "
+            "Filled marks take no longer than about what the host alone needs, though the GPU's work would take less "
             f"than half of it: FP16 can't be faster there.{line}",
             "Published milliseconds against operations, with the line of the host's rate.",
             blocks.source(records_, evidence),

@@ -41,7 +41,7 @@ def published(evidence: Evidence, records_: RecordSet) -> Table:
         f"{peaks.fp16_tflops:g} TFLOP/s, {peaks.bandwidth_gb_per_s:g} GB/s). The published host: {said}, read off the "
         f"{len(launch.idle(evidence))} models whose work takes at most a tenth of their published FP32 time. "
         f"Launch-bound: within {launch.NEAR:g} times what the host alone needs, and the work is at most half of it. "
-        "Work-bound: longer than the host explains.",
+        "Beyond the host: longer than the host explains.",
         (
             Column("Model", css="text"),
             Column("operations"),

@@ -32,7 +32,8 @@ def latency(evidence: Evidence, records_: RecordSet, batch_size: int) -> Table:
         f"Latency, batch size {batch_size}",
         f"Median of all timed forward passes; below it the {confidence} interval over replicate processes. A speedup "
         "above 1 is faster than FP32; the word below it is the verdict over processes (Holm-corrected over the table; "
-        f"SAME within {margin:g} %). {'' if batch_size == 1 else ONLY_BATCH_1}".rstrip(),
+        f"SAME within {margin:g} %; between cells that were not measured in turns, what the machine moves by counts "
+        f"against it). {'' if batch_size == 1 else ONLY_BATCH_1}".rstrip(),
         evidence.models,
         columns,
         blocks.source(records_, evidence if batch_size == 1 else None),

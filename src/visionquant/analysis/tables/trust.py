@@ -30,7 +30,7 @@ def quiet(evidence: Evidence, records_: RecordSet) -> Table:
         ("Throttling", _throttled(replicates), "reasons that NVML gave"),
         ("Sampler's own cost, % of a core", _span([_cost(one) for one in replicates], 2), "it may be 0.5 at most"),
         ("Order", _order(cells), "turns: replicates of a model's precisions alternate, in seeded order"),
-        ("Noise of the reference kernel", _noise(records_), "a reading further off means that the machine moved"),
+        ("Noise of the reference kernel", _noise(records_), "how far single readings lie off by chance"),
         ("Cells measured again", _again(cells), "because the reference kernel moved by more than its noise"),
         ("Unsteady cells", str(sum(cell.status == "unsteady" for cell in cells)), "it moved in every attempt"),
         ("Warm-up settled", _settled(replicates), "two halves of the warm-up agree; at least four passes to tell"),
@@ -40,7 +40,7 @@ def quiet(evidence: Evidence, records_: RecordSet) -> Table:
     return Table(
         "quiet",
         "Was the machine quiet?",
-        "Recorded beside every replicate, and nothing was left out for it.",
+        "Recorded beside every replicate.",
         (Column("", css="text"), Column(records_.label, css="text"), Column("meaning", css="text")),
         tuple(tuple(table.text(part) for part in row) for row in rows),
         blocks.source(records_),
@@ -193,7 +193,7 @@ def _order(cells: list[Cell]) -> str:
 
 
 def _noise(records_: RecordSet) -> str:
-    found = [100 * drift.noise(cell.calibration_ms) for cell in _cells(records_) if cell.calibration_ms]
+    found = [100 * drift.noise(cell.calibration_ms, floor=0.0) for cell in _cells(records_) if cell.calibration_ms]
     return f"{_span([*found], 1)} %" if found else "not measured"
 
 
