@@ -52,7 +52,8 @@ def unanswered(evidence: Evidence) -> tuple[str, ...]:
         )
     if "seeded" in records_.weights:
         found.append(
-            "What a precision costs in accuracy, and how fast INT8 is when it meets outlier activations: the weights "
+            "What a precision costs in accuracy, and how fast INT8 is with the outlier activations of a trained "
+            "model: the weights "
             "were seeded, for no model hub was at hand. It takes `weights: pretrained` in params.yaml and a connection."
         )
     counts = provenance.counts(evidence, records_)
