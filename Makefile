@@ -29,6 +29,7 @@ repro: setup ## run the study (dvc repro) and say where the report is
 
 report: setup ## tables, notebooks and pages from the records that are there; measures nothing
 	@$(BIN)/visionquant analyse
+	@$(BIN)/visionquant claims
 	@$(BIN)/visionquant notebooks
 	@$(BIN)/visionquant report
 

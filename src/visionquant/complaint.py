@@ -1,4 +1,4 @@
-"""What is wrong with params.yaml, in one line that names the key."""
+"""What is wrong with params.yaml, or another checked file, in one line that names the key."""
 
 import difflib
 import re
@@ -11,12 +11,14 @@ from visionquant.errors import StudyError
 METHODS = "float, bitsandbytes_int8, bitsandbytes_nf4"
 
 
-def one_line(error: ValidationError, fields_at: Callable[[list[str]], list[str]]) -> StudyError:
+def one_line(
+    error: ValidationError, fields_at: Callable[[list[str]], list[str]], file: str = "params.yaml"
+) -> StudyError:
     """The first fault: its key, what was found, and what is allowed; ``fields_at`` names the keys of a row by path."""
     first = error.errors(include_url=False)[0]
     path = [str(part) for part in first["loc"]]
     path = [part for part in path if part not in METHODS.split(", ") and part != "[key]"]
-    key = f"params.yaml: {'.'.join(path)}" if path else "params.yaml"
+    key = f"{file}: {'.'.join(path)}" if path else file
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
         allowed = fields_at([str(part) for part in first["loc"][:-1]])
@@ -33,4 +35,4 @@ def one_line(error: ValidationError, fields_at: Callable[[list[str]], list[str]]
     if first["type"] in ("union_tag_invalid", "union_tag_not_found"):
         tag = first.get("ctx", {}).get("tag", "missing")
         return StudyError(f"{key}.method", f"{tag} is no method{more}", f"allowed: {METHODS}")
-    return StudyError(key, shown + more, "correct it in params.yaml")
+    return StudyError(key, shown + more, f"correct it in {file}")

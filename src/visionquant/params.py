@@ -9,20 +9,15 @@ from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from visionquant.assumptions import CostAssumptions, DecisionLimits
 from visionquant.complaint import one_line
 from visionquant.errors import StudyError
 from visionquant.paths import Project
+from visionquant.row import Name, Row
 
 Dtype = Literal["float32", "float16", "bfloat16"]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+(-[A-Za-z0-9_]+)*$")]
-
-
-class Row(BaseModel):
-    """A frozen row of settings without room for unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class ModelSpec(Row):
@@ -182,6 +177,8 @@ class Params(Row):
     models: dict[Name, ModelSpec]
     precisions: dict[Name, Precision]
     statistics: StatisticsChoice
+    cost: CostAssumptions
+    decision: DecisionLimits
     report: ReportChoice
 
     @property
@@ -229,6 +226,8 @@ def parse(raw: dict[str, Any]) -> Params:
     known("study.models", study.models, params.models)
     known("study.precisions", study.precisions, params.precisions)
     known("study.protocol", [study.protocol], params.protocols)
+    known("cost.model", [params.cost.model], params.models)
+    known("cost.precision", [params.cost.precision], params.precisions)
     for key, values in (
         ("study.models", study.models),
         ("study.precisions", study.precisions),
@@ -286,6 +285,8 @@ _ROWS: dict[str, dict[str, type[Row]]] = {
     },
     "study": {"": StudyChoice},
     "statistics": {"": StatisticsChoice},
+    "cost": {"": CostAssumptions},
+    "decision": {"": DecisionLimits},
     "report": {"": ReportChoice},
 }
 

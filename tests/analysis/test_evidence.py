@@ -7,7 +7,7 @@ import pytest
 
 from visionquant import params as parameters
 from visionquant import records
-from visionquant.analysis import claims, evidence, provenance
+from visionquant.analysis import evidence, provenance, subjects
 from visionquant.analysis.evidence import Evidence
 from visionquant.errors import StudyError
 from visionquant.samples import Cell
@@ -62,7 +62,7 @@ def test_memory_on_a_cpu_is_stored_bytes_and_device_figures_are_absent_with_a_re
     stored = study.estimate(study.measured, "memory_with_workspace", MODEL, "int8", 1)
     counted = study.arithmetic("memory_with_workspace", "int8", (MODEL,))[MODEL]
     assert stored.value == pytest.approx(counted)
-    assert claims.counterpart(study.measured, "memory_published") == "memory_with_workspace"
+    assert subjects.counterpart(study.measured, "memory_published") == "memory_with_workspace"
 
 
 def test_memory_on_a_gpu_is_what_was_allocated(on_the_card: Evidence) -> None:
@@ -71,7 +71,7 @@ def test_memory_on_a_gpu_is_what_was_allocated(on_the_card: Evidence) -> None:
     assert on_the_card.estimate(on_the_card.measured, "gpu_median", MODEL, "fp16", 1).value == pytest.approx(
         25.0, rel=0.02
     )
-    assert claims.counterpart(on_the_card.measured, "memory_published") == "memory_allocated_after"
+    assert subjects.counterpart(on_the_card.measured, "memory_published") == "memory_allocated_after"
 
 
 def test_only_the_published_card_is_comparable(study: Evidence, on_the_card: Evidence) -> None:

@@ -17,6 +17,9 @@ BELOW = (
     "quantities",
     "zoo",
     "params",
+    "assumptions",
+    "row",
+    "complaint",
     "environment",
 )
 
@@ -34,5 +37,5 @@ def _files(project: Project) -> list[Path]:
     data = [project.measured, project.recorded, project.supplement, project.architectures]
     found: list[Path] = []
     for folder in data:
-        found += sorted(path for path in folder.rglob("*") if path.suffix in (".json", ".csv"))
+        found += sorted(path for path in folder.rglob("*") if path.suffix in (".json", ".csv", ".yaml"))
     return found + [PACKAGE / f"{name}.py" for name in BELOW] + sorted((PACKAGE / "analysis").rglob("*.py"))

@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import get_args
 
-from visionquant.analysis import aa, claims, launch, provenance, statistics
+from visionquant.analysis import aa, launch, provenance, statistics, subjects
 from visionquant.analysis.evidence import BASELINE, Evidence, RecordSet
 from visionquant.analysis.published import GroupClaim
 from visionquant.analysis.tables.blocks import compared, counted_words, precision_label
@@ -73,7 +73,7 @@ def _speed(evidence: Evidence, records_: RecordSet, precision: str) -> Finding |
     label = precision_label(precision)
     estimates = [evidence.estimate(records_, "speedup", model, precision, 1) for model in evidence.models]
     values = [one.value for one in estimates if one.value is not None]
-    published = claims.printed_speedups(evidence, precision)
+    published = subjects.printed_speedups(evidence, precision)
     said = ""
     if published:
         slower = sum(value < 1 for value in published.values())
@@ -117,9 +117,9 @@ def _bytes(evidence: Evidence, records_: RecordSet) -> Finding:
         )
     printed = {row.subject: row.printed.text for row in evidence.published.statistics if row.statistic == "mean"}
     said = [
-        f"{claims.subject(name).label.split()[0]} {text} %"
+        f"{subjects.subject(name).label.split()[0]} {text} %"
         for name, text in printed.items()
-        if claims.subject(name).quantity == "memory_reduction"
+        if subjects.subject(name).quantity == "memory_reduction"
     ]
     return Finding("How much memory does each save?", f"{answer} Published means: {', '.join(said)}.", "memory")
 
@@ -188,8 +188,8 @@ def _statistics(evidence: Evidence) -> Finding:
     follows: list[str] = []
     against: list[str] = []
     for row in evidence.published.statistics:
-        values = list(claims.published_values(evidence, row.subject).values())
-        name = f"{claims.subject(row.subject).label} {row.statistic}"
+        values = list(subjects.published_values(evidence, row.subject).values())
+        name = f"{subjects.subject(row.subject).label} {row.statistic}"
         if len(values) == len(evidence.published.models):
             (follows if statistics.reproducing(row.statistic, row.printed, values) else against).append(name)
     wrong = [
@@ -208,8 +208,8 @@ def _statistics(evidence: Evidence) -> Finding:
 
 def _group_follows(evidence: Evidence, claim: GroupClaim) -> bool:
     """Whether the printed rows give a group's figure under some reading of the group."""
-    for models in claims.groups(evidence, claim.group).values():
-        again = statistics.summary(list(claims.published_values(evidence, claim.subject, models).values()))
+    for models in subjects.groups(evidence, claim.group).values():
+        again = statistics.summary(list(subjects.published_values(evidence, claim.subject, models).values()))
         number = again.get(claim.computed)
         if number is not None and claim.printed.rounds_from(number):
             return True

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from visionquant.analysis import claims, evidence, provenance, statistics
+from visionquant.analysis import evidence, provenance, statistics, subjects
 from visionquant.analysis.estimates import NOT_AVAILABLE, OF_FIDELITY, Estimate, describe
 from visionquant.analysis.evidence import BASELINE, NOT_PUBLISHED, Evidence, RecordSet
 from visionquant.analysis.published import GROUP_BOUNDS, Printed
@@ -129,8 +129,8 @@ def fidelity(found: Evidence) -> Iterator[Row]:
 
 def over_models(found: Evidence) -> Iterator[Row]:
     """The statistics block: mean, median, std (n-1), min, max and p95 (linear) over models."""
-    printed = {(claims.subject(row.subject), row.statistic): row.printed for row in found.published.statistics}
-    quantities = {(about.quantity, about.precision): about for about in claims.SUBJECTS.values()}
+    printed = {(subjects.subject(row.subject), row.statistic): row.printed for row in found.published.statistics}
+    quantities = {(about.quantity, about.precision): about for about in subjects.SUBJECTS.values()}
     for precision in found.precisions:
         if precision == BASELINE:
             continue
@@ -147,8 +147,8 @@ def over_models(found: Evidence) -> Iterator[Row]:
 def over_groups(found: Evidence) -> Iterator[Row]:
     """The group patterns at batch size 1, for each reading of a group."""
     for group in GROUP_BOUNDS:
-        for reading, models in claims.groups(found, group).items():
-            for key, about in claims.SUBJECTS.items():
+        for reading, models in subjects.groups(found, group).items():
+            for key, about in subjects.SUBJECTS.items():
                 for statistic in ("mean", "median", "min", "max"):
                     figure = next(
                         (

@@ -21,11 +21,13 @@ def html(table: Table) -> str:
     )
     if not table.rows:
         body = f'<tr><td class="text" colspan="{len(table.columns)}">nothing to show</td></tr>\n'
+    narrowed = f' data-filters="{escape("|".join(table.filters))}"' if table.filters else ""
     below = "".join(f"<li>{escape(line)}</li>" for line in table.legend)
     return (
         f'<figure class="table" id="table-{escape(table.id)}">\n'
         f"<figcaption><strong>{escape(table.title)}.</strong> {escape(table.caption)}</figcaption>\n"
-        f'<div class="scroll" tabindex="0"><table class="data sortable">\n<thead>\n{_head(table.columns)}</thead>\n'
+        f'<div class="scroll" tabindex="0" role="group" aria-label="{escape(table.title)}">'
+        f'<table class="data sortable"{narrowed}>\n<thead>\n{_head(table.columns)}</thead>\n'
         f"<tbody>\n{body}</tbody>\n</table></div>\n"
         + (f'<ul class="legend">{below}</ul>\n' if below else "")
         + (f'<p class="provenance">{escape(table.source)}</p>\n' if table.source else "")
@@ -100,7 +102,11 @@ def _box(item: Item, first: bool) -> str:
     tag, scope = ("th", ' scope="row"') if first else ("td", "")
     key = "" if item.key is None else f' data-sort="{escape(str(item.key))}"'
     note = f' title="{escape(item.note)}"' if item.note else ""
-    shown = escape(item.text)
+    shown = f'<a href="{escape(item.href)}">{escape(item.text)}</a>' if item.href else escape(item.text)
+    if item.more:
+        lines = "".join(f"<li>{marked(line)}</li>" for line in item.more)
+        shown = f"<details><summary>{shown}</summary><ul>{lines}</ul></details>"
+    place = f' id="{escape(item.anchor)}"' if item.anchor else ""
     if item.status:
         shown += f" <small>{escape(CODES[item.status][0])}</small>"
     if item.bounds:
@@ -108,7 +114,7 @@ def _box(item: Item, first: bool) -> str:
     if item.word:
         css = f"word {item.word.lower()}" if item.word.isalpha() else "word"
         shown += f' <span class="{css}">{escape(item.word)}</span>'
-    return f'<{tag}{scope} class="{item.css}"{key}{note}>{shown}</{tag}>'
+    return f'<{tag}{place}{scope} class="{item.css}"{key}{note}>{shown}</{tag}>'
 
 
 def _flat(item: Item) -> str:

@@ -31,7 +31,8 @@ CODES = {
 class Item:
     """One box of a table: ``text``, its bounds, a sort key, a CSS class, a tooltip; ``status`` where it is missing.
 
-    ``word`` is a verdict on the number, e.g. FASTER, or several counted.
+    ``word`` is a verdict on the number, e.g. FASTER, or several counted. ``href`` is where the text leads, ``more``
+    what unfolds below it (line by line), ``anchor`` the id by which a link finds the box.
     """
 
     text: str
@@ -41,6 +42,9 @@ class Item:
     note: str = ""
     status: str = ""
     word: str = ""
+    href: str = ""
+    more: tuple[str, ...] = ()
+    anchor: str = ""
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,10 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """``label`` is the short title where several tables of a kind stand together; ``source`` is its provenance."""
+    """``label`` is the short title where several tables of a kind stand together; ``source`` is its provenance.
+
+    ``filters`` are the headings of the columns by which a reader may narrow it down.
+    """
 
     id: str
     title: str
@@ -63,6 +70,7 @@ class Table:
     rows: tuple[tuple[Item, ...], ...]
     source: str = ""
     label: str = ""
+    filters: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for row in self.rows:

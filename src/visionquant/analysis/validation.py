@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from visionquant.analysis import evidence, statistics
-from visionquant.analysis.claims import counterpart
 from visionquant.analysis.estimates import Estimate
 from visionquant.analysis.evidence import Evidence, RecordSet
 from visionquant.analysis.published import Expected, Printed
+from visionquant.analysis.subjects import counterpart
 from visionquant.errors import StudyError
 from visionquant.params import Params
 from visionquant.paths import Project

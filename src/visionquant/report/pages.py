@@ -11,8 +11,9 @@ import nbformat
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from visionquant.analysis import evidence, provenance, render
+from visionquant.analysis import evidence, provenance, render, story
 from visionquant.analysis import findings as found_
+from visionquant.analysis.claims import trial
 from visionquant.analysis.evidence import Evidence
 from visionquant.analysis.tables import setup, summary
 from visionquant.errors import StudyError
@@ -21,7 +22,7 @@ from visionquant.paths import Project, write_atomically
 from visionquant.report import notebooks
 
 SHELL = Path(__file__).parent / "shell"
-ASSETS = ("style.css", "sort.js")
+ASSETS = ("style.css", "sort.js", "filter.js")
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,7 @@ def _index(study: Evidence) -> dict[str, object]:
     return {
         "banner": Markup(render.banner(study)),
         "answers": Markup(render.html(summary.answers(study, records_))),
+        "story": story.tell(trial.hold(study)),
         "findings": found_.findings(study),
         "unanswered": [Markup(render.marked(one)) for one in found_.unanswered(study)],
         "absences": Markup(render.html(setup.absences(study, records_))) if records_.records else Markup(""),

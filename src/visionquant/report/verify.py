@@ -17,6 +17,7 @@ import yaml
 from visionquant import recorded, records
 from visionquant.analysis import digest as digests
 from visionquant.analysis import evidence, longform
+from visionquant.analysis.claims import trial
 from visionquant.errors import StudyError
 from visionquant.params import Params
 from visionquant.paths import Project
@@ -47,7 +48,8 @@ def verify(project: Project, params: Params, measuring_sha256: str) -> list[Faul
         study = evidence.gather(project, params)
     except StudyError as error:
         return faults or [Fault("evidence", str(error))]
-    faults += _same(project, longform.contents(study), project.tables, "*.csv")
+    tables = longform.contents(study) | trial.contents(study, trial.hold(study))
+    faults += _same(project, tables, project.tables, "*.csv")
     faults += _executed(project, params)
     if not any(fault.file.startswith("reports/notebooks") for fault in faults):
         faults += _same(project, pages.contents(study), project.reports, "*.html")

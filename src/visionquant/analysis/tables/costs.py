@@ -1,6 +1,6 @@
 """The supplement's cost and edge figures, with what their own numbers imply and what was measured of their inputs."""
 
-from visionquant.analysis import claims, statistics, table
+from visionquant.analysis import statistics, subjects, table
 from visionquant.analysis.evidence import Evidence, RecordSet
 from visionquant.analysis.table import Column, Item, Table
 from visionquant.analysis.tables import blocks
@@ -83,8 +83,8 @@ def ownership(evidence: Evidence) -> Table:
 def edge(evidence: Evidence, records_: RecordSet) -> Table:
     """The edge claims, with the measured figure where there is one."""
     models = evidence.published.group("edge")
-    reductions = claims.measured_values(evidence, records_, "int8_memory_reduction", models)
-    speedups = claims.measured_values(evidence, records_, "fp16_speedup", models)
+    reductions = subjects.measured_values(evidence, records_, "int8_memory_reduction", models)
+    speedups = subjects.measured_values(evidence, records_, "fp16_speedup", models)
 
     def middle(values: dict[str, float], decimals: int, unit: str) -> Item:
         return table.number(

@@ -1,9 +1,9 @@
 """The supplement's three result tables for every model and batch size, and the spread behind each latency."""
 
 from visionquant.analysis import table
-from visionquant.analysis.claims import counterpart
 from visionquant.analysis.evidence import Evidence, RecordSet
 from visionquant.analysis.published import PRECISIONS
+from visionquant.analysis.subjects import counterpart
 from visionquant.analysis.table import Column, Table
 from visionquant.analysis.tables import blocks
 

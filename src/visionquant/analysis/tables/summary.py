@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from visionquant.analysis import claims, statistics, table
+from visionquant.analysis import statistics, subjects, table
 from visionquant.analysis.estimates import describe
 from visionquant.analysis.evidence import Evidence, RecordSet
 from visionquant.analysis.published import GROUP_BOUNDS
@@ -15,11 +15,11 @@ DEFINED = {"std": "standard deviation", "p95": "95th percentile"}
 
 def answers(evidence: Evidence, records_: RecordSet) -> Table:
     """A row a precision: speed, memory and agreement with FP32, published and measured, over the models."""
-    reduction = claims.counterpart(records_, "memory_reduction")
+    reduction = subjects.counterpart(records_, "memory_reduction")
     models = tuple(row.name for row in evidence.published.models)
     rows = []
     for precision in blocks.compared(evidence):
-        speeds = claims.printed_speedups(evidence, precision)
+        speeds = subjects.printed_speedups(evidence, precision)
         measured = evidence.values(records_, "speedup", precision, evidence.models)
         saved = evidence.values(records_, reduction, precision, evidence.models)
         cosines = evidence.values(records_, "cosine", precision, evidence.models)
@@ -60,9 +60,9 @@ def statistics_block(evidence: Evidence, records_: RecordSet) -> Table:
     models = tuple(row.name for row in evidence.published.models)
     rows = []
     for row in evidence.published.statistics:
-        about = claims.subject(row.subject)
-        printed = claims.published_values(evidence, row.subject)
-        measured = claims.measured_values(evidence, records_, row.subject, models)
+        about = subjects.subject(row.subject)
+        printed = subjects.published_values(evidence, row.subject)
+        measured = subjects.measured_values(evidence, records_, row.subject, models)
         definition = statistics.default_definition(row.statistic)
         decimals = describe(about.quantity).decimals
         fits = statistics.reproducing(row.statistic, row.printed, list(printed.values()))
@@ -104,13 +104,13 @@ def definitions(evidence: Evidence) -> Table:
     for row in evidence.published.statistics:
         if row.statistic not in DEFINED:
             continue
-        values = list(claims.published_values(evidence, row.subject).values())
+        values = list(subjects.published_values(evidence, row.subject).values())
         for name, value in statistics.summary(values).items():
             if name.split("_")[0] == row.statistic:
                 fits = row.printed.rounds_from(value)
                 rows.append(
                     (
-                        table.text(claims.subject(row.subject).label),
+                        table.text(subjects.subject(row.subject).label),
                         table.text(name),
                         table.number(value, 4),
                         table.printed(row.printed),
@@ -136,11 +136,11 @@ def groups(evidence: Evidence, records_: RecordSet) -> Table:
     """The printed group patterns under each reading of a group."""
     rows = []
     for claim in evidence.published.groups:
-        about = claims.subject(claim.subject)
+        about = subjects.subject(claim.subject)
         statistic = claim.computed
         decimals = describe(about.quantity).decimals
-        for reading, models in claims.groups(evidence, claim.group).items():
-            printed = claims.published_values(evidence, claim.subject, models)
+        for reading, models in subjects.groups(evidence, claim.group).items():
+            printed = subjects.published_values(evidence, claim.subject, models)
             again = statistics.summary(list(printed.values())).get(statistic)
             fits = again is not None and claim.printed.rounds_from(again)
             rows.append(
@@ -177,7 +177,7 @@ def groups(evidence: Evidence, records_: RecordSet) -> Table:
 
 def group_medians(evidence: Evidence, records_: RecordSet, batch_size: int) -> Table:
     """Median speedup and memory reduction of each listed group and precision."""
-    reduction = claims.counterpart(records_, "memory_reduction")
+    reduction = subjects.counterpart(records_, "memory_reduction")
     rows = []
     for group in GROUP_BOUNDS:
         models = evidence.published.group(group)
@@ -263,8 +263,8 @@ def _figure(
     evidence: Evidence, records_: RecordSet, subject: str, models: tuple[str, ...], definition: str, decimals: int
 ) -> Item:
     """A statistic over measured models; where it is one of speed, with the verdicts behind it."""
-    about = claims.subject(subject)
-    values = claims.measured_values(evidence, records_, subject, models)
+    about = subjects.subject(subject)
+    values = subjects.measured_values(evidence, records_, subject, models)
     item = table.number(
         statistics.summary(list(values.values())).get(definition),
         decimals,

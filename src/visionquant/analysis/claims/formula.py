@@ -1,0 +1,158 @@
+"""The formulas of claims.yaml: arithmetic, comparisons and a few named functions over published columns.
+
+A formula is a Python expression of names (``latency.fp32_ms``), numbers, ``+ - * /``, ``< > ==``, ``and``, and the
+functions below; nothing else is evaluated. ``latency.fp32_ms`` is a column, ``latency.fp32_ms["name"]`` one of its
+cells, ``row.fp32_ms`` the cell in the claim's own row, and ``row.latency.fp32_ms`` that of another table.
+"""
+
+import ast
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from visionquant.analysis.claims import bounded
+from visionquant.analysis.claims.bounded import Bounded, Column, Truth, Value
+from visionquant.errors import StudyError
+
+_OPERATORS: dict[type[ast.AST], str] = {
+    ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "truediv", ast.Lt: "lt", ast.Gt: "gt", ast.Eq: "eq",
+}  # fmt: skip
+
+
+class Impossible(Exception):
+    """No missing rows can make the formula's inputs hold together."""
+
+
+class Names(Protocol):
+    """Where a formula finds what it names."""
+
+    def value(self, name: str, rows: Sequence[str] | None = None) -> Value: ...
+
+    def group(self, name: str) -> tuple[str, ...]: ...
+
+
+def evaluate(text: str, names: Names) -> Value:
+    """The value of a formula.
+
+    Raises:
+        Impossible: its inputs can't hold together.
+        StudyError: the formula holds something that is not allowed, or a name that nothing has; says which.
+    """
+    try:
+        return _value(ast.parse(text, mode="eval").body, names)
+    except bounded.Contradiction as error:
+        raise Impossible(str(error)) from None
+    except (SyntaxError, TypeError, ValueError, ZeroDivisionError, KeyError) as error:
+        raise StudyError(f"claims.yaml: formula {text!r}", str(error), "mend it") from None
+
+
+def _value(node: ast.AST, names: Names) -> Value:
+    if isinstance(node, ast.Constant) and isinstance(node.value, int | float):
+        return bounded.exact(float(node.value))
+    if isinstance(node, ast.Attribute | ast.Name):
+        return names.value(ast.unparse(node))
+    if isinstance(node, ast.Subscript):
+        row = _word(node.slice)
+        return _column(names.value(ast.unparse(node.value), (row,))).cells[row]
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        return bounded.combine("sub", bounded.exact(0.0), _value(node.operand, names))
+    if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
+        return bounded.combine(_OPERATORS[type(node.op)], _value(node.left, names), _value(node.right, names))
+    if isinstance(node, ast.Compare) and len(node.ops) == 1 and type(node.ops[0]) in _OPERATORS:
+        sides = _value(node.left, names), _value(node.comparators[0], names)
+        return bounded.combine(_OPERATORS[type(node.ops[0])], *sides)
+    if isinstance(node, ast.BoolOp) and isinstance(node.op, ast.And):
+        return _all(Column({str(i): _truth(_value(one, names)) for i, one in enumerate(node.values)}))
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.keywords:
+        return _call(node.func.id, node.args, names)
+    raise ValueError(f"{ast.unparse(node)!r} is not allowed in a formula")
+
+
+def _call(function: str, arguments: list[ast.expr], names: Names) -> Value:
+    if function == "among":
+        return names.value(ast.unparse(arguments[0]), names.group(_word(arguments[1])))
+    if function == "percentile":
+        method = _word(arguments[2])
+        percent = _scalar(_value(arguments[1], names)).value
+        return bounded.rising(
+            lambda data: float(np.percentile(data, percent, method=method)),  # type: ignore[call-overload]
+            _column(_value(arguments[0], names)).numbers,
+        )
+    if function in _UNPRINTED:
+        column, count, low, high, *mean = (_value(one, names) for one in arguments)
+        return bounded.with_unprinted(
+            _UNPRINTED[function],
+            _column(column).numbers,
+            int(_scalar(count).value),
+            _scalar(low),
+            _scalar(high),
+            *map(_scalar, mean),
+        )
+    if function in ("at_least", "at_most"):  # of a share in percent: rows that are not printed may go further
+        edge = _scalar(_value(arguments[0], names))
+        ends = (edge.low, 100.0) if function == "at_least" else (0.0, edge.high)
+        return Bounded(edge.value, *ends, open=True)
+    if function == "ceil":
+        number = _scalar(_value(arguments[0], names))
+        up = [float(np.ceil(one - 1e-9)) for one in (number.value, number.low, number.high)]
+        return Bounded(up[0], up[1], up[2])
+    if function in _OF_COLUMN and len(arguments) == 1:
+        return _OF_COLUMN[function](_column(_value(arguments[0], names)))
+    raise ValueError(f"no function {function}")
+
+
+def _all(column: Column) -> Truth:
+    truths = list(column.cells.values())
+    return False if any(one is False for one in truths) else None if any(one is None for one in truths) else True
+
+
+def _any(column: Column) -> Truth:
+    truths = list(column.cells.values())
+    return True if any(one is True for one in truths) else None if any(one is None for one in truths) else False
+
+
+def _count(column: Column) -> Bounded:
+    sure = sum(one is True for one in column.cells.values())
+    maybe = sum(one is None for one in column.cells.values())
+    return Bounded(float(sure), float(sure), float(sure + maybe))
+
+
+_UNPRINTED = {"mean_of_all": "mean", "median_of_all": "median", "std_n_of_all": "std_n", "std_of_all": "std_n-1"}
+_OF_COLUMN: dict[str, Callable[[Column], Value]] = {
+    "mean": lambda column: bounded.rising(lambda data: float(np.mean(data)), column.numbers),
+    "median": lambda column: bounded.rising(lambda data: float(np.median(data)), column.numbers),
+    "least": lambda column: bounded.rising(lambda data: float(np.min(data)), column.numbers),
+    "greatest": lambda column: bounded.rising(lambda data: float(np.max(data)), column.numbers),
+    "total": lambda column: bounded.rising(lambda data: float(np.sum(data)), column.numbers),
+    "std": lambda column: bounded.spread(column.numbers, 1),
+    "std_n": lambda column: bounded.spread(column.numbers, 0),
+    "size": lambda column: bounded.exact(float(len(column.cells))),
+    "all": _all,
+    "any": _any,
+    "count": _count,
+}
+
+
+def _column(value: Value) -> Column:
+    if not isinstance(value, Column):
+        raise TypeError("a column was expected")
+    return value
+
+
+def _scalar(value: Value) -> Bounded:
+    if not isinstance(value, Bounded):
+        raise TypeError("a number was expected")
+    return value
+
+
+def _truth(value: Value) -> Truth:
+    if isinstance(value, Bounded | Column):
+        raise TypeError("a truth was expected")
+    return value
+
+
+def _word(node: ast.AST) -> str:
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    raise TypeError("a name in quotes was expected")

@@ -1,0 +1,61 @@
+"""Instance prices, each with region, terms and source: ``data/supplement/prices.csv``."""
+
+import csv
+from dataclasses import dataclass
+
+from visionquant.errors import StudyError
+from visionquant.paths import Project
+
+
+@dataclass(frozen=True)
+class Price:
+    """US dollars an hour of one instance: the list price until mid-2025, and the one in force."""
+
+    instance: str
+    before: float
+    now: float
+    region: str
+    terms: str
+    gpu: str
+    gpus: int
+    source: str
+
+
+def load(project: Project) -> dict[str, Price]:
+    """Prices by instance.
+
+    Raises:
+        StudyError: the file is missing, or a figure in it is none.
+    """
+    path = project.supplement / "prices.csv"
+    try:
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        return {
+            row["instance"]: Price(
+                row["instance"],
+                float(row["usd_per_hour_2024"]),
+                float(row["usd_per_hour_2026"]),
+                row["region"],
+                row["terms"],
+                row["gpu"],
+                int(row["gpus"]),
+                row["source"],
+            )
+            for row in rows
+        }
+    except OSError as error:
+        raise StudyError("data/supplement/prices.csv", error.strerror or "unreadable", "restore it from git") from None
+    except (KeyError, ValueError) as error:
+        raise StudyError("data/supplement/prices.csv", f"broken: {error}", "restore it from git") from None
+
+
+def of(prices: dict[str, Price], instance: str) -> Price:
+    """The price of one instance.
+
+    Raises:
+        StudyError: the file has no such row; names those that it has.
+    """
+    if instance not in prices:
+        raise StudyError("params.yaml: cost.instance", f"no price for {instance}", f"one of: {', '.join(prices)}")
+    return prices[instance]

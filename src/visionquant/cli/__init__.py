@@ -1,0 +1,29 @@
+"""The command line. Thin verbs: each checks its arguments, calls one function and says what came of it.
+
+The stages of dvc.yaml call the same verbs. Libraries are imported when a verb needs them, so that ``--help`` and the
+environment probe answer at once.
+"""
+
+import sys
+
+from visionquant.cli import measuring, reporting  # noqa: F401 they register their verbs
+from visionquant.cli.common import app
+from visionquant.errors import StudyError
+
+
+def main() -> None:
+    """Run the command; a mistake that the reader can mend is one line: exit code 1, or 2 for an unknown word."""
+    try:
+        sys.exit(app(standalone_mode=False))
+    except StudyError as error:
+        print(f"visionquant: {error}", file=sys.stderr)
+        sys.exit(1)
+    except Exception as error:
+        usage = getattr(error, "format_message", None)  # of the library that parses words, whichever typer brings
+        if usage is None:
+            raise
+        if not sys.argv[1:]:
+            print(usage())
+        else:
+            print(f"visionquant: {' '.join(usage().split())}; see `visionquant --help`", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,49 @@
+"""What every verb shares: the command itself, its options, and the study that it opens."""
+
+import time
+from typing import Annotated
+
+import psutil
+import typer
+
+from visionquant import params as parameters
+from visionquant.errors import StudyError
+from visionquant.params import Params
+from visionquant.paths import Project
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="What a precision costs and saves on a vision model. Run it anywhere inside a checkout of the study.",
+)
+
+Model = Annotated[str, typer.Option("--model", help="A row of `models` in params.yaml.")]
+Precision = Annotated[str, typer.Option("--precision", help="A row of `precisions` in params.yaml.")]
+Models = Annotated[list[str] | None, typer.Option("--model", help="A row of `models`; may be given several times.")]
+Precisions = Annotated[
+    list[str] | None, typer.Option("--precision", help="A row of `precisions`; may be given several times.")
+]
+BatchSizes = Annotated[
+    list[int] | None, typer.Option("--batch-size", min=1, help="Images per batch; may be given several times.")
+]
+Again = Annotated[bool, typer.Option("--again", help="Measure anew what is already measured.")]
+
+
+def opened() -> tuple[Project, Params]:
+    """The checkout around the working directory and its settings."""
+    project = Project.find()
+    return project, parameters.load(project)
+
+
+def chosen(option: str, named: list[str] | None, everything: bool, rows: tuple[str, ...]) -> list[str]:
+    """The rows named, or all of them; one of the two must be asked for."""
+    if bool(named) == everything:
+        found = f"--{option} and --all-{option}s together" if everything else "nothing chosen"
+        raise StudyError(f"sweep: {option}s", found, f"give --all-{option}s, or --{option} NAME once or more")
+    return list(dict.fromkeys(named)) if named else list(rows)
+
+
+def process_begun_s() -> float:
+    """When this process began, in seconds since the epoch."""
+    return min(psutil.Process().create_time(), time.time())

@@ -1,0 +1,169 @@
+"""The verbs that measure, and those that prepare for it."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+
+from visionquant import plan as plans
+from visionquant.cli.common import (
+    Again,
+    BatchSizes,
+    Model,
+    Models,
+    Precision,
+    Precisions,
+    app,
+    chosen,
+    opened,
+    process_begun_s,
+)
+from visionquant.errors import StudyError
+from visionquant.params import known
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C while measuring: one line, exit code 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("visionquant: interrupted; finished cells are kept, the same command goes on from there", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+@app.command()
+def environment() -> None:
+    """Write data/environment.json: what this machine is, and the versions that matter."""
+    from visionquant import environment as machine
+
+    project, params = opened()
+    found = machine.probe(params.study.device)
+    machine.declare(project, found)
+    print(f"{found.device}: {found.title}")
+
+
+@app.command()
+def download(model: Model) -> None:
+    """Fetch the weights of one model at their pinned revision, or say that they will be seeded."""
+    from visionquant import hub
+
+    project, params = opened()
+    known("models", [model], params.models)
+    manifest = hub.download(project, params, model)
+    print(f"{model}: {manifest.weights}, {manifest.source}" + (f" ({manifest.reason})" if manifest.reason else ""))
+
+
+@app.command()
+def reference(model: Model) -> None:
+    """Compute the FP32 outputs of one model that every precision of it is compared with."""
+    from visionquant.bench import reference as references
+
+    project, params = opened()
+    known("models", [model], params.models)
+    references.make(project, params, model)
+    print(f"{model}: data/references/{model}.npz")
+
+
+@app.command()
+def measure(model: Model, precision: Precision, batch_size: BatchSizes = None, again: Again = False) -> None:
+    """Measure one pair: all batch sizes that it lacks."""
+    from visionquant import progress
+    from visionquant.bench import pair
+
+    project, params = opened()
+    before_s = time.time() - process_begun_s()
+    with _interruptible():
+        (record,) = pair.measure(project, params, model, [precision], batch_size, again, before_s=before_s)
+    print(progress.line(record))
+
+
+@app.command()
+def sweep(
+    model: Models = None,
+    precision: Precisions = None,
+    batch_size: BatchSizes = None,
+    all_models: Annotated[bool, typer.Option("--all-models", help="Every model of study.models.")] = False,
+    all_precisions: Annotated[bool, typer.Option("--all-precisions", help="Every one of study.precisions.")] = False,
+    again: Again = False,
+    minutes: Annotated[
+        float | None, typer.Option(min=0, help="Stop after so long, exit code 75; the same command goes on.")
+    ] = None,
+) -> None:
+    """Measure many pairs without DVC, e.g. `visionquant sweep --all-models --all-precisions`."""
+    from visionquant import progress
+    from visionquant.bench.code import measuring_sha256
+
+    project, params = opened()
+    models = chosen("model", model, all_models, params.study.models)
+    precisions = chosen("precision", precision, all_precisions, params.study.precisions)
+    known("study.models", models, params.models)
+    known("study.precisions", precisions, params.precisions)
+    batch_sizes = sorted(set(batch_size or params.study.batch_sizes))
+    planned = plans.of_study(project, params, models, precisions, batch_sizes, measuring_sha256(), again)
+    print(f"plan: {planned.text}")
+    with _interruptible():
+        done = progress.sweep(project, params, models, precisions, batch_sizes, again, process_begun_s(), minutes)
+    if not done:
+        print(f"visionquant: {minutes:g} minutes are over; the same command goes on from here", file=sys.stderr)
+        raise SystemExit(75)
+
+
+@app.command()
+def plan(model: Models = None, precision: Precisions = None, batch_size: BatchSizes = None) -> None:
+    """Say which cells a run would measure, and about how long and in how much memory; measures nothing."""
+    from visionquant.bench.code import measuring_sha256
+
+    project, params = opened()
+    models, precisions = model or list(params.study.models), precision or list(params.study.precisions)
+    known("study.models", models, params.models)
+    known("study.precisions", precisions, params.precisions)
+    sizes = sorted(set(batch_size or params.study.batch_sizes))
+    found = plans.of_study(project, params, models, precisions, sizes, measuring_sha256())
+    for pair in found.pairs:
+        if pair.batch_sizes:
+            time_ = "time unknown" if pair.seconds is None else f"about {pair.seconds:.0f} s"
+            memory = "memory unknown" if pair.memory is None else f"{pair.memory / 2**30:.2f} GiB"
+            listed = " ".join(map(str, pair.batch_sizes))
+            print(f"{pair.model} {pair.precision}: batch {listed}; {time_}; {memory}")
+    print(found.text)
+
+
+@app.command()
+def record(
+    platform: Annotated[str, typer.Option("--platform", help="A name for this machine, e.g. rtx-4090.")],
+    partial: Annotated[bool, typer.Option("--partial", help="Though pairs of the study are missing.")] = False,
+) -> None:
+    """Pack what this machine measured into data/recorded, with hashes, for a pull request."""
+    from visionquant import recorded
+
+    project, params = opened()
+    folder = recorded.pack(project, params, platform, partial)
+    count = len(recorded.manifest_of(folder).files)
+    print(f"{folder.relative_to(project.root)}: {count} records and a manifest")
+
+
+@app.command()
+def aa(
+    model: Models = None,
+    precision: Precisions = None,
+    protocol: Annotated[str | None, typer.Option(help="A row of `protocols`; the study's if none.")] = None,
+    again: Again = False,
+) -> None:
+    """Measure at least 20 cells twice: how many does the verdict call different, and how fine can this machine tell?"""
+    from visionquant import aa as repeats
+    from visionquant.analysis import aa as judging
+    from visionquant.analysis import evidence
+
+    project, params = opened()
+    with _interruptible():
+        repeats.measure(project, params, model, precision, protocol, again, print)
+    study = evidence.gather(project, params)
+    outcome = judging.judge(study, study.local)
+    for line in outcome.lines:
+        print(line)
+    if not outcome.passed:
+        raise StudyError("aa", outcome.text, "end other work on this machine, or use a protocol with more processes")

@@ -1,0 +1,130 @@
+"""The verbs that derive, judge, render and check; none of them measures."""
+
+from typing import Annotated
+
+import typer
+
+from visionquant.cli.common import Models, app, opened
+from visionquant.errors import StudyError
+from visionquant.params import known
+
+
+@app.command()
+def analyse() -> None:
+    """Derive reports/tables/*.csv and reports/metrics.json from the records."""
+    from visionquant.analysis import longform
+
+    project, params = opened()
+    longform.write_all(project, params)
+    print("reports/tables, reports/metrics.json")
+
+
+@app.command()
+def claims() -> None:
+    """Try every published claim: does it follow from what is printed, does a measurement support it?"""
+    from visionquant.analysis.claims import trial
+
+    project, params = opened()
+    tried = trial.write(project, params)
+    for name in ("internal", "reproduction"):
+        counted = ", ".join(f"{word} {count}" for word, count in tried.counted(name).most_common())
+        print(f"{name}: {counted}")
+    print(f"{len(tried.tried)} claims in reports/tables/claims.csv")
+
+
+@app.command()
+def recommend(
+    device: Annotated[str | None, typer.Option(help='"local", or a platform of data/recorded.')] = None,
+    model: Models = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images per batch.")] = None,
+    latency_limit_ms: Annotated[float | None, typer.Option(help="At most so many ms a batch.")] = None,
+    memory_limit_mib: Annotated[float | None, typer.Option(help="At most so many MiB.")] = None,
+    fidelity_floor: Annotated[float | None, typer.Option(help="Cosine similarity to FP32, at least.")] = None,
+) -> None:
+    """Say which precision to take for which model, with the records behind each answer; limits from params.yaml."""
+    from visionquant.analysis import comparison, decision, evidence, render
+    from visionquant.analysis.tables import decision as shown
+
+    project, params = opened()
+    limits = params.decision.limited(batch_size, latency_limit_ms, memory_limit_mib, fidelity_floor)
+    study = evidence.gather(project, params.model_copy(update={"decision": limits}))
+    known("study.models", model or [], study.models)
+    records_ = comparison.set_named(study, device) if device else study.measured
+    answers = decision.recommend(study, records_, tuple(model or study.models), limits)
+    print(render.plain(shown.answers(study, records_, answers)))
+    if all(one.chosen is None for one in answers):
+        raise StudyError("recommend", f"no precision for any of {len(answers)} models", "loosen a limit, or measure")
+
+
+@app.command()
+def notebooks(
+    name: Annotated[list[str] | None, typer.Argument(help="e.g. 02_latency; all by default.")] = None,
+) -> None:
+    """Execute the notebooks into reports/notebooks."""
+    from visionquant.report import notebooks as runner
+
+    project, params = opened()
+    runner.execute(project, params, name)
+    print("reports/notebooks")
+
+
+@app.command()
+def report() -> None:
+    """Build the pages from the executed notebooks."""
+    from visionquant.report import pages
+
+    project, params = opened()
+    print(pages.build(project, params).relative_to(project.root))
+
+
+@app.command()
+def validate() -> None:
+    """Judge the supplement's three expected metrics; exit code 1 only where comparable figures differ."""
+    from visionquant.analysis import validation
+
+    project, params = opened()
+    verdicts = validation.validate(project, params)
+    for verdict in verdicts:
+        print(verdict.text)
+    if any(verdict.verdict == "differs" for verdict in verdicts):
+        raise SystemExit(1)
+
+
+@app.command()
+def compare(
+    a: Annotated[str, typer.Argument(help='"local", or a platform of data/recorded.')],
+    b: Annotated[str, typer.Argument(help="The set to compare it with.")],
+) -> None:
+    """Say per cell whether two sets of records agree, with ratio and interval, and how many do."""
+    from visionquant.analysis import comparison, evidence
+
+    project, params = opened()
+    study = evidence.gather(project, params)
+    found = comparison.compare(study, comparison.set_named(study, a), comparison.set_named(study, b))
+    for one in found:
+        print(one.text)
+    print(comparison.summary(found))
+
+
+@app.command()
+def verify() -> None:
+    """Prove that records, settings, code, tables, notebooks and pages belong together; exit code 1 where they don't."""
+    from visionquant.bench.code import measuring_sha256
+    from visionquant.report import verify as verifying
+
+    project, params = opened()
+    faults = verifying.verify(project, params, measuring_sha256())
+    for fault in faults:
+        print(fault.text)
+    if faults:
+        raise StudyError("verify", f"{len(faults)} files do not belong", "run `dvc repro`, or restore them from git")
+    print("records, settings, code, tables, notebooks and pages belong together")
+
+
+@app.command()
+def summary() -> None:
+    """Say in five lines what was found and where the report is."""
+    from visionquant.report import summary as summaries
+
+    project, params = opened()
+    print("\n".join(summaries.five_lines(project, params)))
