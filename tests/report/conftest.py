@@ -7,6 +7,7 @@ import pytest
 
 from visionquant import records
 from visionquant.analysis import longform
+from visionquant.analysis.claims import trial
 from visionquant.analysis.evidence import Evidence
 from visionquant.report import notebooks, pages
 from visionquant.samples import Cell
@@ -23,6 +24,7 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
     late = [Cell(batch_size=one.batch_size, status="over_budget", reason="7 passes") for one in record.cells[1:]]
     records.write(path, record.model_copy(update={"cells": (record.cells[0], *late)}))
     longform.write_all(study.project, study.params)
+    trial.write(study.project, study.params)
     notebooks.execute(study.project, study.params)
     pages.build(study.project, study.params)
     return study

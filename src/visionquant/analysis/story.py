@@ -31,15 +31,15 @@ def tell(trial: Trial) -> tuple[Part, ...]:
         ),
         Part(
             "What doesn't",
-            f"{internal['contradicted']} are contradicted by the supplement's own figures or by running its code, and "
-            f"{measured['refuted']} are refuted by a measurement or a run.",
+            f"{internal['contradicted']} are contradicted by the supplement's own figures or by running its code, "
+            f"and {measured['refuted']} are refuted by a measurement or a run.",
             _cases(list(trial.contradictions())),
         ),
         Part(
             "What could not be tested",
-            f"{internal['underdetermined']} can't be decided from what is printed. {measured['not comparable']} need the "
-            f"published card, {measured['not measured']} were not measured or can't be, {measured['undecided']} are "
-            "undecided.",
+            f"{internal['underdetermined']} can't be decided from what is printed. {measured['not comparable']} "
+            f"need the published card, {measured['not measured']} were not measured or can't be, "
+            f"{measured['undecided']} are undecided.",
             _cases([one for one in trial.tried if one.reproduction == "not comparable"]),
         ),
     )

@@ -11,17 +11,10 @@ COLUMNS = 4
 
 
 def pareto(evidence: Evidence, records_: RecordSet, found: tuple[Advice, ...]) -> Figure:
-    """Latency against memory, a panel a model; filled marks keep within the limits, a line joins the front."""
+    """Latency against memory, a panel a model; filled marks keep within the limits."""
     rows = -(-len(found) // COLUMNS)
     with canvas.drawing(10.0, 2.3 * rows, rows, COLUMNS, squeeze=False) as (figure, panels):
         for axes, advice in zip(panels.flat, found, strict=False):
-            front = sorted(
-                (one.latency.value, one.memory.value)
-                for one in advice.candidates
-                if one.front and one.latency.value is not None and one.memory.value is not None
-            )
-            if len(front) > 1:
-                axes.plot(*zip(*front, strict=True), color=canvas.INK, linewidth=0.7, alpha=0.6)
             for one in advice.candidates:
                 if one.latency.value is None or one.memory.value is None:
                     continue
@@ -31,7 +24,19 @@ def pareto(evidence: Evidence, records_: RecordSet, found: tuple[Advice, ...]) -
                 axes.plot([one.latency.value], [one.memory.value], canvas.marker(one.precision), color=tint,
                           markersize=9 if one is advice.chosen else 5,
                           markerfacecolor="none" if one.misses else tint)  # fmt: skip
+                if one.cosine.value is not None:
+                    said = f"{one.cosine.value:.4f}" + ("" if one.front else " beaten")
+                    axes.annotate(said, (one.latency.value, one.memory.value), (0, 7), textcoords="offset points",
+                                  fontsize=6.5, ha="center")  # fmt: skip
             canvas.log_scale(axes, "x", "y")
+            axes.margins(0.16)
+            known = [one for one in advice.candidates if one.known]
+            if known:
+                times = [one.latency.value or 0.0 for one in known]
+                sizes = [one.memory.value or 0.0 for one in known]
+                axes.set_xticks([min(times), max(times)], [_tick(min(times)), _tick(max(times))])
+                axes.set_yticks([min(sizes), max(sizes)], [_tick(min(sizes)), _tick(max(sizes))])
+                axes.minorticks_off()
             axes.set_title(advice.model)
         for axes in list(panels.flat)[len(found) :]:
             axes.set_axis_off()
@@ -43,12 +48,16 @@ def pareto(evidence: Evidence, records_: RecordSet, found: tuple[Advice, ...]) -
         return Figure(
             "pareto",
             "Latency against memory",
-            "Large mark: taken. Hollow: outside the limits. The line joins what no other precision beats in latency, "
-            "memory and fidelity at once; bars are 95 % intervals of latency.",
+            "Large mark: taken. Hollow: outside the limits. The small figure is the cosine to FP32; beaten: another "
+            "precision is better in latency, memory and fidelity at once. Bars are 95 % intervals of latency.",
             "A panel a model with a mark a precision; lower left is better.",
             blocks.source(records_),
             canvas.svg(figure),
         )
+
+
+def _tick(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def advice(evidence: Evidence, records_: RecordSet) -> tuple[Advice, ...]:
@@ -70,6 +79,11 @@ def tornado(evidence: Evidence, records_: RecordSet) -> Figure:
             for row, one in enumerate(swings):
                 axes.barh([row], [one.at_low - middle], left=middle, height=0.55, color=canvas.colour("fp16"))
                 axes.barh([row], [one.at_high - middle], left=middle, height=0.55, color=canvas.colour("int8"))
+                for end, at in ((one.low, one.at_low), (one.high, one.at_high)):
+                    side = "left" if at > middle else "right"
+                    axes.annotate(f"{end:,.4g}", (at, row), (3 if at > middle else -3, 0), ha=side, va="center",
+                                  textcoords="offset points", fontsize=7)  # fmt: skip
+            axes.margins(x=0.12)
             axes.axvline(middle, color=canvas.INK, linewidth=0.8)
             canvas.rows_of(axes, tuple(one.name.replace("_", " ") for one in swings))
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
@@ -80,8 +94,8 @@ def tornado(evidence: Evidence, records_: RecordSet) -> Figure:
         return Figure(
             "tornado",
             f"What the saving rests on: {assumed.model}, {label} against FP32",
-            f"Blue: the assumption {100 * assumed.spread:g} % lower; red: higher; {caption}. Utilisation is cut at "
-            "100 %.",
+            f"Blue: the assumption {100 * assumed.spread:g} % lower; red: higher, its value at the end of each bar; "
+            f"{caption}. Utilisation is cut at 100 %.",
             "Horizontal bars around the saving, the widest on top.",
             blocks.source(records_),
             canvas.svg(figure),

@@ -42,7 +42,7 @@ def instances(evidence: Evidence) -> Table:
             Column("an hour, each", "implied"),
         ),
         tuple(rows),
-        "Published figures and arithmetic on them; list prices are not looked up here.",
+        "Published figures and arithmetic on them; list prices stand below.",
     )
 
 

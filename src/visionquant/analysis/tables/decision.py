@@ -31,7 +31,7 @@ def answers(evidence: Evidence, records_: RecordSet, found: tuple[Advice, ...]) 
     return Table(
         "recommend",
         "Which precision for which model",
-        f"{said(evidence.params.decision)} The fastest within the limits; of those that are as fast by their "
+        f"{_said(evidence.params.decision)} The fastest within the limits; of those that are as fast by their "
         "intervals, the smallest.",
         (
             Column("Model", css="text"),
@@ -79,7 +79,7 @@ def candidates(evidence: Evidence, records_: RecordSet, found: tuple[Advice, ...
     )
 
 
-def said(limits: DecisionLimits) -> str:
+def _said(limits: DecisionLimits) -> str:
     """The limits in words."""
     parts = [f"Batch size {limits.batch_size}"]
     if limits.latency_limit_ms is not None:

@@ -90,7 +90,7 @@ def conditions(evidence: Evidence, records_: RecordSet) -> Table:
         "conditions",
         "Conditions",
         "What the supplement says of its experiments, and those of the measured set.",
-        (Column("", css="text"), Column("published", css="text"), Column(records_.label, css="text")),
+        (Column("What", css="text"), Column("published", css="text"), Column(records_.label, css="text")),
         tuple((table.text(a), table.text(b), table.text(c)) for a, b, c in rows),
         blocks.source(records_),
     )

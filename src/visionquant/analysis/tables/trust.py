@@ -41,7 +41,7 @@ def quiet(evidence: Evidence, records_: RecordSet) -> Table:
         "quiet",
         "Was the machine quiet?",
         "Recorded beside every replicate.",
-        (Column("", css="text"), Column(records_.label, css="text"), Column("meaning", css="text")),
+        (Column("What", css="text"), Column(records_.label, css="text"), Column("meaning", css="text")),
         tuple(tuple(table.text(part) for part in row) for row in rows),
         blocks.source(records_),
     )

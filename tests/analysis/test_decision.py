@@ -1,0 +1,60 @@
+"""The answer is the fastest within the limits, the smaller of those that can't be told apart, or a reason."""
+
+from pathlib import Path
+
+import made
+import pytest
+
+from visionquant.analysis import decision
+from visionquant.analysis.decision import Advice
+from visionquant.analysis.evidence import Evidence
+from visionquant.assumptions import DecisionLimits
+
+MODEL = "vit-base-224-production"
+FREE = DecisionLimits(batch_size=1)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
+    return made.study(tmp_path_factory.mktemp("d"), {"fp32": 1.0, "fp16": 0.5, "int8": 0.505, "nf4": 3.0})
+
+
+def ask(study: Evidence, **limits: float) -> Advice:
+    wanted = FREE.model_copy(update=limits)
+    return decision.recommend(study, study.measured, (MODEL,), wanted)[0]
+
+
+def test_of_those_that_are_as_fast_the_smallest_is_taken(study: Evidence) -> None:
+    found = ask(study)
+    assert found.chosen is not None
+    assert found.chosen.precision == "int8"
+    assert found.why == "as fast as fp16 by its interval, and smaller"
+    assert found.chosen.record == f"data/measured/{MODEL}-int8.json"
+
+
+def test_a_limit_excludes_and_says_by_how_much(study: Evidence) -> None:
+    found = ask(study, memory_limit_mib=60.0)
+    assert found.chosen is not None
+    assert found.chosen.precision == "nf4"
+    assert found.why == "the only one within the limits"
+    misses = {one.precision: one.misses for one in found.candidates}
+    assert misses["int8"] == ("84.1 MiB is over 60",)
+
+
+def test_nothing_within_the_limits_is_a_reason_for_each(study: Evidence) -> None:
+    found = ask(study, latency_limit_ms=1.0)
+    assert found.chosen is None
+    assert "fp32: 100" in found.why
+    assert ask(study, fidelity_floor=0.999).chosen is None
+
+
+def test_the_front_holds_what_nothing_beats(study: Evidence) -> None:
+    front = {one.precision: one.front for one in ask(study).candidates}
+    assert front == {"fp32": False, "fp16": True, "int8": True, "nf4": True}  # all have the same fidelity
+
+
+def test_without_records_the_reason_is_that_nothing_was_measured(tmp_path: Path) -> None:
+    from visionquant.analysis import evidence
+
+    empty = evidence.open_study(made.project(tmp_path).root)
+    assert decision.recommend(empty, empty.measured, (MODEL,), FREE)[0].chosen is None
