@@ -87,7 +87,7 @@ def test_no_page_fails_the_accessibility_checker(
 ) -> None:
     script = axe.source(pytestconfig.cache.mkdir("axe"))  # type: ignore[union-attr]
     found = {}
-    for name in PAGES:
+    for name in PAGES if not dark else ("index", "latency", "claims", "decision"):
         tab.open((rendered.project.reports / f"{name}.html").as_uri(), 1400, dark)
         tab.evaluate(script + "; 1")
         expression = (
