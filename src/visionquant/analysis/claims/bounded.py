@@ -1,8 +1,8 @@
 """Arithmetic on printed numbers: a figure printed as 2.50 lies between 2.495 and 2.505, and so does what follows.
 
 A bound is exact for sums, differences, products, quotients, ranks and means, each of which rises or falls in every
-argument. A standard deviation does neither; the triangle inequality bounds it: moving every value by at most h moves it
-by at most h (n in the denominator) or h * sqrt(n / (n - 1)). A comparison is True, False, or None where the bounds
+argument. A standard deviation does neither; the triangle inequality bounds it: moving value i by at most h_i moves it
+by at most sqrt(sum of h_i squared / (n - ddof)). A comparison is True, False, or None where the bounds
 overlap. ``open`` marks what rests on rows that were never printed.
 """
 
@@ -101,7 +101,8 @@ def spread(values: tuple[Bounded, ...], ddof: int) -> Bounded:
     """Standard deviation with ``n - ddof`` in the denominator."""
     n = len(values)
     value = float(np.std([one.value for one in values], ddof=ddof))
-    half = max(max(one.high - one.value, one.value - one.low) for one in values) * math.sqrt(n / (n - ddof))
+    halves = [max(one.high - one.value, one.value - one.low) for one in values]
+    half = math.sqrt(sum(one**2 for one in halves) / (n - ddof))
     return Bounded(value, max(0.0, value - half), value + half)
 
 

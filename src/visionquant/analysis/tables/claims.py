@@ -12,8 +12,6 @@ from visionquant.analysis.evidence import Evidence, RecordSet
 from visionquant.analysis.table import Column, Item, Table
 from visionquant.analysis.tables import blocks
 
-INPUTS_SHOWN = 12
-
 
 def counts(evidence: Evidence, trial: Trial) -> Table:
     """Claims by the kind of evidence they take, and by verdict."""
@@ -141,11 +139,20 @@ def _folded(one: Tried) -> tuple[str, ...]:
         lines.append(f"Tolerance: {_tolerance(one)}")
     lines.append(f"Internal: {found.internal}. {found.why}")
     if found.inputs:
-        shown = ", ".join(f"{name} = {text}" for name, text in found.inputs[:INPUTS_SHOWN])
-        more = len(found.inputs) - INPUTS_SHOWN
-        lines.append(f"Inputs: {shown}" + (f", and {more} more" if more > 0 else ""))
-    lines += [f"Reproduction ({each.source}): {each.word}{_figure(each)}. {each.why}" for each in one.reproductions]
+        lines.append(f"Inputs: {_inputs(found.inputs)}")
+    lines += [f"Reproduction ({each.source}): {each.word}{_figure(each)}; {each.why}" for each in one.reproductions]
     return tuple(lines)
+
+
+def _inputs(inputs: tuple[tuple[str, str], ...]) -> str:
+    """Cells by table and column, each with its row and text."""
+    columns: dict[str, list[str]] = {}
+    for name, text in inputs:
+        table_, _, rest = name.partition(" ")
+        row, _, column = rest.rpartition(" ")
+        heading, row = (f"{table_} {column}", row) if rest else (name.partition("[")[0], name.partition("[")[2][:-1])
+        columns.setdefault(heading, []).append(f"{row} {text}")
+    return "; ".join(f"{heading}: {', '.join(cells)}" for heading, cells in columns.items())
 
 
 def _tolerance(one: Tried) -> str:
