@@ -352,7 +352,7 @@ def test_verify_names_what_is_missing_and_exits_with_one(swept: Project, run: Ru
     assert "reports/tables/latency.csv: missing" in out
     assert "reports/notebooks/01_study.ipynb: missing" in out
     assert re.search(r"verify: \d+ files do not belong; run `dvc repro`", err)
-    for verb in ("analyse", "notebooks", "report"):
+    for verb in ("analyse", "claims", "notebooks", "report"):
         assert run(swept.root, verb)[0] == 0
     code, out, _ = run(swept.root, "verify")
     assert (code, out) == (0, "records, settings, code, tables, notebooks and pages belong together\n")

@@ -17,7 +17,7 @@ from visionquant import params as parameters
 from visionquant.paths import Project
 
 BIN = Path(sys.executable).parent
-TAIL = {"analyse", "notebooks", "report"}
+TAIL = {"analyse", "claims", "notebooks", "report"}
 MODELS, PRECISIONS = ("tiny-vit", "tiny-deit"), ("fp32", "nf4")
 
 

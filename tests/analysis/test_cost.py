@@ -56,7 +56,13 @@ def test_the_batch_size_is_the_best_within_the_limits(tmp_path: Path) -> None:
     within = study.params.cost.model_copy(update={"latency_limit_ms": 250.0})
     study = dataclasses.replace(study, params=study.params.model_copy(update={"cost": within}))
     found = cost.measured(study, study.measured, "dinov2-base-2023", "fp16")
-    assert found.batch_size in (1, 4)
+    rates = {
+        size: study.estimate(study.measured, "throughput", "dinov2-base-2023", "fp16", size).value for size in (1, 4)
+    }
+    assert found.batch_size == max(rates, key=lambda size: rates[size] or 0.0)
+    small = within.model_copy(update={"memory_limit_mib": 1.0})
+    less = dataclasses.replace(study, params=study.params.model_copy(update={"cost": small}))
+    assert cost.measured(less, less.measured, "dinov2-base-2023", "fp16").why == "over 1 MiB"
     none = within.model_copy(update={"latency_limit_ms": 1.0})
     study = dataclasses.replace(study, params=study.params.model_copy(update={"cost": none}))
     assert cost.measured(study, study.measured, "dinov2-base-2023", "fp16") == cost.Capacity(None, why="over 1 ms")

@@ -1,4 +1,4 @@
-"""The answer is the fastest within the limits, the smaller of those that can't be told apart, or a reason."""
+"""The answer is the fastest within the limits, with those that can't be told apart, or a reason."""
 
 from pathlib import Path
 
@@ -24,12 +24,12 @@ def ask(study: Evidence, **limits: float) -> Advice:
     return decision.recommend(study, study.measured, (MODEL,), wanted)[0]
 
 
-def test_of_those_that_are_as_fast_the_smallest_is_taken(study: Evidence) -> None:
+def test_the_fastest_is_taken_and_what_cannot_be_told_apart_is_named(study: Evidence) -> None:
     found = ask(study)
     assert found.chosen is not None
-    assert found.chosen.precision == "int8"
-    assert found.why == "as fast as fp16 by its interval, and smaller"
-    assert found.chosen.record == f"data/measured/{MODEL}-int8.json"
+    assert found.chosen.precision == "fp16"
+    assert found.why == "the fastest within the limits; int8 can't be told apart from it by the intervals"
+    assert found.chosen.record == f"data/measured/{MODEL}-fp16.json"
 
 
 def test_a_limit_excludes_and_says_by_how_much(study: Evidence) -> None:
@@ -57,4 +57,6 @@ def test_without_records_the_reason_is_that_nothing_was_measured(tmp_path: Path)
     from visionquant.analysis import evidence
 
     empty = evidence.open_study(made.project(tmp_path).root)
-    assert decision.recommend(empty, empty.measured, (MODEL,), FREE)[0].chosen is None
+    found = decision.recommend(empty, empty.measured, (MODEL,), FREE)[0]
+    assert found.chosen is None
+    assert found.why == "nothing to choose from: not measured"

@@ -216,3 +216,13 @@ def test_server_predict(model: str) -> None:
         features(elsewhere, pixels)
     assert features(elsewhere, pixels.to(elsewhere.device)).device.type == "meta"
     assert outcome("listings/server-predict") == "fails"
+
+
+def test_server_warmup() -> None:
+    """Images of one fixed size before a model that takes another: it refuses them, and those of its own size pass."""
+    net, pixels = network(), images()
+    side = pixels.shape[-1]
+    with torch.no_grad(), pytest.raises(ValueError, match=r"doesn't match model"):
+        net(torch.randn(1, 3, 2 * side, 2 * side))
+    assert torch.isfinite(features(net, pixels)).all()
+    assert outcome("listings/server-warmup") == "fails"

@@ -72,6 +72,20 @@ def test_a_link_from_the_index_unfolds_its_claim(rendered: Evidence, tab: browse
 
 
 @pytest.mark.browser
+def test_a_link_on_the_page_finds_a_claim_that_a_filter_hides(rendered: Evidence, tab: browser.Page) -> None:
+    tab.open("about:blank", 1400)
+    tab.open((rendered.project.reports / "claims.html").as_uri(), 1400)
+    choose(tab, "Section", "Memory Usage Analysis")
+    row = "document.getElementById('claim-costs-roi')"
+    assert tab.evaluate(f"{row}.closest('tr').hidden")
+    tab.evaluate("document.querySelector('#table-claims-contradictions a').click()")
+    tab.ask("Runtime.evaluate", expression="new Promise(r => setTimeout(r, 100))", awaitPromise=True)
+    assert not tab.evaluate(f"{row}.closest('tr').hidden")
+    assert tab.evaluate(f"{row}.querySelector('details').open")
+    assert 0 <= tab.evaluate(f"{row}.getBoundingClientRect().top") < 900
+
+
+@pytest.mark.browser
 def test_every_claim_that_the_index_names_is_on_the_page(rendered: Evidence, tab: browser.Page) -> None:
     tab.open((rendered.project.reports / "index.html").as_uri(), 1400)
     links = tab.evaluate("[...document.querySelectorAll('.story a')].map(a => a.hash.slice(1))")

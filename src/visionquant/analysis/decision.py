@@ -1,6 +1,6 @@
 """Which precision for which model: the fastest that keeps within the limits, with the records behind the answer.
 
-Precisions whose latency intervals overlap that of the fastest count as equally fast; of those the smallest is taken.
+The fastest by its median is taken; those whose intervals overlap its own can't be told apart from it and are named.
 The Pareto front of a model holds the precisions that no other beats in latency, memory and fidelity at once.
 """
 
@@ -58,14 +58,11 @@ def _advice(evidence: Evidence, records_: RecordSet, model: str, limits: Decisio
         reasons = "; ".join(f"{one.precision}: {', '.join(one.misses)}" for one in measured)
         return Advice(model, candidates, None, f"nothing keeps within the limits ({reasons})")
     fastest = min(fitting, key=lambda one: one.latency.value or 0.0)
-    equal = [one for one in fitting if _overlap(one.latency, fastest.latency)]
-    chosen = min(equal, key=lambda one: (one.memory.value or 0.0, one.latency.value or 0.0))
-    others = [one.precision for one in equal if one is not chosen]
+    others = [one.precision for one in fitting if one is not fastest and _overlap(one.latency, fastest.latency)]
+    why = "the fastest within the limits" if len(fitting) > 1 else "the only one within the limits"
     if others:
-        why = f"as fast as {', '.join(others)} by its interval, and smaller"
-    else:
-        why = "the fastest within the limits" if len(fitting) > 1 else "the only one within the limits"
-    return Advice(model, candidates, chosen, why)
+        why += f"; {', '.join(others)} can't be told apart from it by the intervals"
+    return Advice(model, candidates, fastest, why)
 
 
 def _candidate(

@@ -9,11 +9,12 @@ from visionquant.paths import Project
 
 @dataclass(frozen=True)
 class Price:
-    """US dollars an hour of one instance: the list price until mid-2025, and the one in force."""
+    """US dollars an hour of one instance: the list price until mid-2025, and the one on ``date``."""
 
     instance: str
     before: float
     now: float
+    date: str
     region: str
     terms: str
     gpu: str
@@ -36,6 +37,7 @@ def load(project: Project) -> dict[str, Price]:
                 row["instance"],
                 float(row["usd_per_hour_2024"]),
                 float(row["usd_per_hour_2026"]),
+                row["date"],
                 row["region"],
                 row["terms"],
                 row["gpu"],

@@ -19,6 +19,10 @@ from visionquant.analysis.published import Printed
 Truth = bool | None
 
 
+class Absent(Exception):
+    """Counts that a formula needs are not committed."""
+
+
 class Contradiction(Exception):
     """Printed figures that no missing row can reconcile."""
 
@@ -40,9 +44,10 @@ class Bounded:
 
 @dataclass(frozen=True)
 class Column:
-    """Bounded numbers, or truths, by row name."""
+    """Bounded numbers, or truths, by row name; ``partial`` where rows that belong to it are not printed."""
 
     cells: Mapping[str, "Bounded | Truth"]
+    partial: bool = False
 
     @property
     def numbers(self) -> tuple[Bounded, ...]:
@@ -74,7 +79,8 @@ def combine(name: str, left: Value, right: Value) -> Value:
         columns = [one for one in (left, right) if isinstance(one, Column)]
         rows = [row for row in columns[0].cells if all(row in one.cells for one in columns)]
         found = {row: combine(name, _at(left, row), _at(right, row)) for row in rows}
-        return Column({row: one for row, one in found.items() if not isinstance(one, Column)})
+        cells = {row: one for row, one in found.items() if not isinstance(one, Column)}
+        return Column(cells, partial=any(one.partial for one in columns))
     if not isinstance(left, Bounded) or not isinstance(right, Bounded):
         raise TypeError(f"{name} takes numbers")
     if name in ("lt", "gt"):
@@ -95,6 +101,11 @@ def rising(function: Callable[[np.ndarray], float], values: tuple[Bounded, ...])
         float(function(np.asarray([getattr(one, name) for one in values]))) for name in ("value", "low", "high")
     )
     return Bounded(value, low, high, any(one.open for one in values))
+
+
+def unknown(value: float) -> Bounded:
+    """A statistic of the printed rows alone, where others are missing without any bound on them."""
+    return Bounded(value, -math.inf, math.inf, open=True)
 
 
 def spread(values: tuple[Bounded, ...], ddof: int) -> Bounded:

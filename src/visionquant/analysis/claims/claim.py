@@ -17,7 +17,9 @@ from visionquant.errors import StudyError
 from visionquant.paths import Project
 from visionquant.row import Row
 
-Kind = Literal["arithmetic", "published tables", "measurement", "price list", "behaviour", "not checkable"]
+Kind = Literal[
+    "arithmetic", "published tables", "measurement", "price list", "release list", "behaviour", "not checkable"
+]
 FILE = "data/supplement/claims.yaml"
 
 
@@ -44,7 +46,7 @@ class Entry(Row):
 
     ``formula`` gives the value that the claim should have (or, of a sentence, whether it holds); several readings have
     a name each. ``requires`` must hold for the figure to be possible. ``measures`` says what a record set has to show:
-    see ``reproduce``. ``outcome`` of a listing (works, fails) is what its test finds when it runs the listing.
+    see ``measures``. ``outcome`` of a listing (works, fails) is what its test finds when it runs the listing.
     """
 
     id: str
@@ -121,8 +123,9 @@ def load(project: Project, tables: Tables) -> Ledger:
     try:
         raw = yaml.safe_load(path.read_text())
         file = File.model_validate(_frozen(raw))
-    except OSError as error:
-        raise StudyError(FILE, error.strerror or "unreadable", "restore it from git") from None
+    except (OSError, UnicodeDecodeError) as error:
+        found = getattr(error, "strerror", None) or "unreadable"
+        raise StudyError(FILE, found, "restore it from git") from None
     except yaml.YAMLError:
         raise StudyError(FILE, "not YAML", "mend it, or restore it from git") from None
     except ValidationError as error:

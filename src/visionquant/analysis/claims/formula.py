@@ -37,13 +37,14 @@ def evaluate(text: str, names: Names) -> Value:
 
     Raises:
         Impossible: its inputs can't hold together.
+        Absent: counts that it needs are not committed.
         StudyError: the formula holds something that is not allowed, or a name that nothing has; says which.
     """
     try:
         return _value(ast.parse(text, mode="eval").body, names)
     except bounded.Contradiction as error:
         raise Impossible(str(error)) from None
-    except (SyntaxError, TypeError, ValueError, ZeroDivisionError, KeyError) as error:
+    except (SyntaxError, TypeError, ValueError, ZeroDivisionError, KeyError, IndexError) as error:
         raise StudyError(f"claims.yaml: formula {text!r}", str(error), "mend it") from None
 
 
@@ -71,7 +72,15 @@ def _value(node: ast.AST, names: Names) -> Value:
 
 def _call(function: str, arguments: list[ast.expr], names: Names) -> Value:
     if function == "among":
-        return names.value(ast.unparse(arguments[0]), names.group(_word(arguments[1])))
+        members = names.group(_word(arguments[1]))
+        found = _column(names.value(ast.unparse(arguments[0]), members))
+        return Column(found.cells, partial=len(found.cells) < len(members))
+    if function == "between":  # a value of which only the range is known
+        low, high = _scalar(_value(arguments[0], names)), _scalar(_value(arguments[1], names))
+        return Bounded((low.value + high.value) / 2, low.low, high.high, open=True)
+    if function == "capacity":  # so many whole instances carry a load that one instance less does not
+        count = _scalar(_value(arguments[0], names))
+        return Bounded(count.value, count.low - 1 + 1e-6, count.high)
     if function == "percentile":
         method = _word(arguments[2])
         percent = _scalar(_value(arguments[1], names)).value
@@ -80,15 +89,9 @@ def _call(function: str, arguments: list[ast.expr], names: Names) -> Value:
             _column(_value(arguments[0], names)).numbers,
         )
     if function in _UNPRINTED:
-        column, count, low, high, *mean = (_value(one, names) for one in arguments)
-        return bounded.with_unprinted(
-            _UNPRINTED[function],
-            _column(column).numbers,
-            int(_scalar(count).value),
-            _scalar(low),
-            _scalar(high),
-            *map(_scalar, mean),
-        )
+        rows = _column(_value(arguments[0], names)).numbers
+        total, low, high, *mean = (_scalar(_value(one, names)) for one in arguments[1:])
+        return bounded.with_unprinted(_UNPRINTED[function], rows, int(total.value), low, high, *mean)
     if function in ("at_least", "at_most"):  # of a share in percent: rows that are not printed may go further
         edge = _scalar(_value(arguments[0], names))
         ends = (edge.low, 100.0) if function == "at_least" else (0.0, edge.high)
@@ -98,23 +101,35 @@ def _call(function: str, arguments: list[ast.expr], names: Names) -> Value:
         up = [float(np.ceil(one - 1e-9)) for one in (number.value, number.low, number.high)]
         return Bounded(up[0], up[1], up[2])
     if function in _OF_COLUMN and len(arguments) == 1:
-        return _OF_COLUMN[function](_column(_value(arguments[0], names)))
+        column = _column(_value(arguments[0], names))
+        found_ = _OF_COLUMN[function](column)
+        return bounded.unknown(found_.value) if column.partial and isinstance(found_, Bounded) else found_
     raise ValueError(f"no function {function}")
 
 
 def _all(column: Column) -> Truth:
-    truths = list(column.cells.values())
-    return False if any(one is False for one in truths) else None if any(one is None for one in truths) else True
+    truths = _truths(column)
+    if any(one is False for one in truths):
+        return False
+    return None if column.partial or any(one is None for one in truths) else True
 
 
 def _any(column: Column) -> Truth:
-    truths = list(column.cells.values())
-    return True if any(one is True for one in truths) else None if any(one is None for one in truths) else False
+    truths = _truths(column)
+    if any(one is True for one in truths):
+        return True
+    return None if column.partial or any(one is None for one in truths) else False
+
+
+def _truths(column: Column) -> list[Truth]:
+    if column.numbers:
+        raise TypeError("truths were expected")
+    return [one for one in column.cells.values() if not isinstance(one, Bounded)]
 
 
 def _count(column: Column) -> Bounded:
-    sure = sum(one is True for one in column.cells.values())
-    maybe = sum(one is None for one in column.cells.values())
+    sure = sum(one is True for one in _truths(column))
+    maybe = sum(one is None for one in _truths(column))
     return Bounded(float(sure), float(sure), float(sure + maybe))
 
 

@@ -6,6 +6,7 @@ printed, because rounding leaves it open, or because nothing printed bears on it
 if one of them does and is contradicted only if all are.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -47,9 +48,13 @@ def judge(claim: Claim, tables: Tables) -> Judgement:
         word: Internal = "follows" if entry.outcome == "works" else "contradicted"
         return Judgement(word, None, None, None, entry.why, (), 0.0 if word == "follows" else None)
     if entry.requires:
-        if formula.evaluate(entry.requires, lookup) is False:
-            return Judgement("contradicted", None, None, None, f"not possible: {entry.requires} does not hold",
-                             tuple(lookup.used.items()), None)  # fmt: skip
+        try:
+            possible = formula.evaluate(entry.requires, lookup)
+        except bounded.Absent as error:
+            return Judgement("underdetermined", None, None, None, str(error), tuple(lookup.used.items()))
+        if possible is False:
+            why = f"not possible: {entry.requires} does not hold"
+            return Judgement("contradicted", None, None, None, why, tuple(lookup.used.items()), None)
     if not claim.readings:
         why = entry.why or "a measurement: nothing else that is printed implies it"
         return Judgement("underdetermined", None, None, None, why, tuple(lookup.used.items()))
@@ -80,27 +85,35 @@ def _reading(claim: Claim, name: str, text: str, lookup: Lookup) -> Judgement:
     said = f"{name}: " if name else ""
     try:
         value = formula.evaluate(text, lookup)
+    except bounded.Absent as error:
+        return Judgement("underdetermined", None, None, None, f"{said}{error}", ())
     except formula.Impossible as error:
         return Judgement("contradicted", None, None, None, f"{said}{error}", (), None)
     if claim.printed is None or not isinstance(value, Bounded):
         return _sentence(claim, said, value)
     printed = stretched(claim)
-    figures = f"{said}{number(value.value)} ({number(value.low)} to {number(value.high)})"
+    bounds = f" ({number(value.low)} to {number(value.high)})" if math.isfinite(value.low) else ""
+    figures = f"{said}{number(value.value)}{bounds}"
     if not printed.overlaps(value):
         off = printed.low - value.high if value.high < printed.low else value.low - printed.high
         gap = off / abs(claim.printed.value) if claim.printed.value else None
         return Judgement("contradicted", value.value, value.low, value.high, f"{figures}, printed {claim.printed.text}",
                          (), gap)  # fmt: skip
     word: Internal = "underdetermined" if value.open else "follows"
-    tail = ", and rows are missing" if value.open else ""
-    return Judgement(word, value.value, value.low, value.high, figures + tail, ())
+    tail = ", which leaves it open" if value.open else ""
+    low, high = (one if math.isfinite(one) else None for one in (value.low, value.high))
+    return Judgement(word, value.value, low, high, figures + tail, ())
 
 
 def _sentence(claim: Claim, said: str, value: object) -> Judgement:
     if isinstance(value, Bounded) or value not in (True, False, None):
         raise ValueError(f"{claim.id}: a sentence needs a truth")
     word: Internal = "underdetermined" if value is None else "follows" if value else "contradicted"
-    told = {"follows": "holds", "contradicted": "does not hold", "underdetermined": "rounding leaves it open"}[word]
+    told = {
+        "follows": "holds",
+        "contradicted": "does not hold",
+        "underdetermined": "is left open by rounding or missing rows",
+    }[word]
     gap = None if word == "contradicted" else 0.0
     return Judgement(word, None, None, None, f"{said}{told}", (), gap)
 

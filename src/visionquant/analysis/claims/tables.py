@@ -12,7 +12,7 @@ from typing import Any
 
 from visionquant import zoo
 from visionquant.analysis.claims import bounded
-from visionquant.analysis.claims.bounded import Bounded, Column, Value
+from visionquant.analysis.claims.bounded import Absent, Bounded, Column, Value
 from visionquant.analysis.published import GROUP_BOUNDS, Peaks, Printed
 from visionquant.errors import StudyError
 from visionquant.paths import Project
@@ -47,7 +47,8 @@ class Tables:
         """
         text = self.cells.get((table, row, column))
         if text is None:
-            raise StudyError(f"data/supplement/{table}.csv", f"no row {row} or no column {column}", "mend claims.yaml")
+            found = f"claims.yaml speaks of row {row}, column {column}, which is not there"
+            raise StudyError(f"data/supplement/{table}.csv", found, "restore the file, or mend claims.yaml")
         try:
             Decimal(text)
         except InvalidOperation:
@@ -74,7 +75,8 @@ class Lookup:
         """A column, or the cell in the claim's own row where the name starts with "row.".
 
         Raises:
-            KeyError: nothing has that name.
+            Absent: counts of a model are not committed.
+        KeyError: nothing has that name.
         """
         parts = name.split(".")
         if parts[0] == "row":
@@ -98,7 +100,7 @@ class Lookup:
         return tuple(row for row, value in within.items() if low <= value <= high)
 
     def _column(self, table: str, column: str, rows: Sequence[str] | None) -> Column:
-        derived = self.tables.derived.get(f"{table}.{column}")
+        derived = self.tables.derived.get(f"{table}.{column}", {} if table == "counts" else None)
         if derived is not None:
             chosen = {row: value for row, value in derived.items() if rows is None or row in rows}
             self.used |= {f"{table}.{column}[{row}]": f"{value:.6g}" for row, value in chosen.items()}
@@ -107,6 +109,8 @@ class Lookup:
             names = [r for t, r, c in self.tables.cells if (t, c) == (table, column) and (rows is None or r in rows)]
             found = {row: self.tables.bounded(table, row, column) for row in names}
             self.used |= {f"{table}.csv {row} {column}": self._text(table, row, column) for row in names}
+        if not found and table == "counts":
+            raise Absent(f"no counts of {', '.join(rows) if rows else 'any model'} are committed")
         if not found:
             raise KeyError(f"nothing named {table}.{column}" + (f" in {', '.join(rows)}" if rows else ""))
         return Column(found)
@@ -125,11 +129,15 @@ def load(project: Project, peaks: Peaks, workspace_mib: float) -> Tables:
     """
     cells: dict[tuple[str, str, str], str] = {}
     for path in sorted(project.supplement.glob("*.csv")):
-        with path.open(newline="") as file:
-            for row in csv.DictReader(file):
-                keys = KEYS.get(path.stem, (next(iter(row)),))
-                name = "-".join(row[key] for key in keys)
-                cells |= {(path.stem, name, column): text for column, text in row.items() if column not in keys}
+        try:
+            with path.open(newline="") as file:
+                for row in csv.DictReader(file):
+                    keys = KEYS.get(path.stem, (next(iter(row)),))
+                    name = "-".join(row[key] for key in keys)
+                    cells |= {(path.stem, name, column): text for column, text in row.items() if column not in keys}
+        except (OSError, UnicodeDecodeError, KeyError, TypeError) as error:
+            found = f"can't be read: {error}"
+            raise StudyError(f"data/supplement/{path.name}", found, "restore it from git") from None
     models = dict.fromkeys(row for table, row, _ in cells if table == "models")
     return Tables(cells, _derived(project, tuple(models), peaks, workspace_mib))
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from visionquant.analysis import evidence
 from visionquant.analysis.claims import claim as claims
-from visionquant.analysis.claims import judge, reproduce, tables
+from visionquant.analysis.claims import judge, measures, reproduce, tables
 from visionquant.analysis.claims.claim import Claim, Ledger
 from visionquant.analysis.claims.judge import Judgement
 from visionquant.analysis.claims.reproduce import Reproduction
@@ -87,7 +87,7 @@ def hold(study: Evidence) -> Trial:
         StudyError: claims.yaml is broken.
     """
     ledger, texts = opened(study)
-    courts = [reproduce.court(study, records_) for records_ in study.shown]
+    courts = [measures.court(study, records_) for records_ in study.shown]
     tried = [
         Tried(claim, judgement, tuple(reproduce.reproduce(claim, court) for court in courts))
         for claim, judgement in zip(ledger.claims, internal(ledger, texts), strict=True)

@@ -41,7 +41,8 @@ def pareto(evidence: Evidence, records_: RecordSet, found: tuple[Advice, ...]) -
         for axes in list(panels.flat)[len(found) :]:
             axes.set_axis_off()
         figure.supxlabel("latency, ms (log scale)", fontsize=9)
-        figure.supylabel("memory, MiB (log scale)", fontsize=9)
+        what = "peak memory" if cost.on_cuda(records_) else "stored weights"
+        figure.supylabel(f"{what}, MiB (log scale)", fontsize=9)
         names = tuple(dict.fromkeys(one.precision for advice in found for one in advice.candidates))
         keys = [canvas.key(name, blocks.precision_label(name)) for name in names]
         figure.legend(handles=keys, loc="outside upper center", ncols=max(1, len(keys)), fontsize=8)
@@ -68,13 +69,14 @@ def advice(evidence: Evidence, records_: RecordSet) -> tuple[Advice, ...]:
 def tornado(evidence: Evidence, records_: RecordSet) -> Figure:
     """What all years save, net of development, when one assumption moves by the spread."""
     assumed = evidence.params.cost
-    price = prices.of(prices.load(evidence.project), assumed.instance).now
+    listed = prices.of(prices.load(evidence.project), assumed.instance)
+    price = listed.now
     base = cost.rate(evidence, records_, assumed.model, BASELINE)
     other = cost.rate(evidence, records_, assumed.model, assumed.precision)
     label = blocks.precision_label(assumed.precision)
     with canvas.drawing(9.0, 3.6) as (figure, axes):
-        caption = "no measured throughput of both precisions within the limits"
-        if base and other:
+        caption = "no measured throughput of both precisions within the limits, or a price of another kind of machine"
+        if base and other and cost.on_cuda(records_) == (listed.gpus > 0):
             middle, swings = cost.swings(assumed, price, base, other)
             for row, one in enumerate(swings):
                 axes.barh([row], [one.at_low - middle], left=middle, height=0.55, color=canvas.colour("fp16"))

@@ -73,7 +73,8 @@ def linear_layers(evidence: Evidence, records_: RecordSet) -> Figure:
         return Figure(
             "linear-layers",
             "INT8 latency against Linear layers",
-            f"The published INT8 time follows the number of quantised layers, not their size: it is overhead.{said}",
+            "The published INT8 time rises with the number of Linear layers (a pooler, which stays as it is, included)."
+            f"{said}",
             "Published INT8 milliseconds rising with the number of Linear layers along a line.",
             blocks.source(records_, evidence),
             canvas.svg(figure),

@@ -9,6 +9,8 @@ from visionquant.analysis.table import Column, Item, Table
 from visionquant.analysis.tables import blocks
 from visionquant.assumptions import CostAssumptions
 
+MISFIT = "cost.instance is of another kind than the measured machine: one has a GPU, the other has none"
+
 
 def listed(evidence: Evidence) -> Table:
     """What an hour costs by list, beside what the published savings imply."""
@@ -23,6 +25,7 @@ def listed(evidence: Evidence) -> Table:
             table.number(implied.get(one.instance), 2, "number published", why="not in the published table"),
             table.number(one.before, 4),
             table.number(one.now, 4),
+            table.text(one.date),
             table.text(f"{one.gpus} x {one.gpu}" if one.gpus else "none"),
             table.text(f"{one.region}, {one.terms}"),
             table.text(one.source),
@@ -37,7 +40,8 @@ def listed(evidence: Evidence) -> Table:
             Column("Instance", css="text"),
             Column("implied", css="number published"),
             Column("list, until mid-2025"),
-            Column("list, November 2026"),
+            Column("list, since"),
+            Column("as of", css="text"),
             Column("GPUs", css="text"),
             Column("region and terms", css="text"),
             Column("source", css="text"),
@@ -61,33 +65,41 @@ def models(evidence: Evidence, records_: RecordSet) -> Table:
         f"{_assumed(evidence)} An instance is taken to do what the measured machine did, at {price.now:g} dollars an "
         f"hour ({price.instance}).",
         capacity,
-        blocks.source(records_),
+        records_,
     )
 
 
 def as_published(evidence: Evidence) -> Table:
-    """The same from the published latencies at batch size 1."""
-
-    def capacity(model: str, precision: str) -> Capacity:
-        return cost.published(evidence, model, precision)
-
-    return _bills(
-        evidence,
+    """Instances from the published latencies at batch size 1; the published card is for hire nowhere, so no money."""
+    rows = []
+    for model in evidence.models:
+        found = [cost.published(evidence, model, precision) for precision in evidence.precisions]
+        rows.append((table.text(model), *(_count(evidence.params.cost, one) for one in found)))
+    return Table(
         "bills-published",
-        "The bill by the published latencies",
-        f"{_assumed(evidence)} Throughput is one over the published latency; the published card is no cloud instance, "
-        "so the price is the same stand-in, and the counts are what matters.",
-        capacity,
+        "Cards needed by the published latencies",
+        f"{_assumed(evidence)} Throughput is one over the published latency.",
+        (
+            Column("Model", css="text"),
+            *(Column(blocks.precision_label(name), "cards for the load") for name in evidence.precisions),
+        ),
+        tuple(rows),
         blocks.source(evidence.measured, evidence),
     )
 
 
 def _bills(
-    evidence: Evidence, name: str, title: str, caption: str, capacity: Callable[[str, str], Capacity], source: str
+    evidence: Evidence,
+    name: str,
+    title: str,
+    caption: str,
+    capacity: Callable[[str, str], Capacity],
+    records_: RecordSet,
 ) -> Table:
     assumed = evidence.params.cost
     price = prices.of(prices.load(evidence.project), assumed.instance).now
     others = blocks.compared(evidence)
+    fits = _fits(evidence, records_)
     rows = []
     for model in evidence.models:
         rates = {one: capacity(model, one) for one in (BASELINE, *others)}
@@ -99,6 +111,9 @@ def _bills(
             if base.images_per_s is None or mine.images_per_s is None:
                 why = mine.why or base.why or "no FP32 to compare with"
                 items += [table.missing("not_available", why)] * 2
+                continue
+            if not fits:
+                items += [table.missing("not_available", MISFIT)] * 2
                 continue
             found = cost.bill(base.images_per_s, mine.images_per_s, price, assumed)
             items.append(Item(f"{found.saved_monthly:,.0f}", found.saved_monthly, css="number"))
@@ -119,8 +134,14 @@ def _bills(
             ),
         ),
         tuple(rows),
-        source,
+        blocks.source(records_),
     )
+
+
+def _fits(evidence: Evidence, records_: RecordSet) -> bool:
+    """Whether the instance of the price has a GPU if, and only if, the set was measured on one."""
+    price = prices.of(prices.load(evidence.project), evidence.params.cost.instance)
+    return cost.on_cuda(records_) == (price.gpus > 0)
 
 
 def _count(assumed: CostAssumptions, capacity: Capacity) -> Item:
@@ -149,6 +170,9 @@ def totals(evidence: Evidence, records_: RecordSet) -> Table:
     for precision in evidence.precisions:
         mine = cost.measured(evidence, records_, assumed.model, precision)
         label = table.text(blocks.precision_label(precision))
+        if not _fits(evidence, records_):
+            rows.append((label, *[table.missing("not_available", MISFIT)] * 5))
+            continue
         if base.images_per_s is None or mine.images_per_s is None:
             rows.append((label, *[table.missing("not_available", mine.why or base.why)] * 5))
             continue

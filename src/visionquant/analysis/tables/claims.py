@@ -6,7 +6,8 @@ from typing import get_args
 from visionquant.analysis import table
 from visionquant.analysis.claims.claim import Kind
 from visionquant.analysis.claims.judge import Internal, number
-from visionquant.analysis.claims.reproduce import Reproduction, Word
+from visionquant.analysis.claims.measures import Word
+from visionquant.analysis.claims.reproduce import Reproduction
 from visionquant.analysis.claims.trial import Trial, Tried
 from visionquant.analysis.evidence import Evidence, RecordSet
 from visionquant.analysis.table import Column, Item, Table
@@ -60,7 +61,7 @@ def contradictions(evidence: Evidence, trial: Trial) -> Table:
             Column("the arithmetic", css="text"),
         ),
         tuple(rows),
-        "Published figures, and counts of the committed architectures.",
+        "Published figures, counts of the committed architectures, data/supplement/releases.csv.",
     )
 
 
@@ -116,7 +117,7 @@ def listings(trial: Trial) -> Table:
     ]
     return Table(
         "listings",
-        "The listings, run",
+        "The listings, restated and run",
         "Each is restated in its pattern and run by a test, which fails if the outcome is another.",
         (
             Column("Claim", css="text"),

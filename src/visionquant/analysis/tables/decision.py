@@ -1,6 +1,6 @@
 """The answer for each model, and every precision's place beside it."""
 
-from visionquant.analysis import table
+from visionquant.analysis import cost, table
 from visionquant.analysis.decision import Advice, Candidate
 from visionquant.analysis.evidence import Evidence, RecordSet
 from visionquant.analysis.table import Column, Item, Table
@@ -31,13 +31,12 @@ def answers(evidence: Evidence, records_: RecordSet, found: tuple[Advice, ...]) 
     return Table(
         "recommend",
         "Which precision for which model",
-        f"{_said(evidence.params.decision)} The fastest within the limits; of those that are as fast by their "
-        "intervals, the smallest.",
+        f"{_said(evidence.params.decision)} The fastest within the limits by its median.",
         (
             Column("Model", css="text"),
             Column("take", css="text"),
             Column("latency, ms", css="number measured"),
-            Column("memory, MiB", css="number measured"),
+            Column(_memory_heading(records_), css="number measured"),
             Column("cosine to FP32", css="number measured"),
             Column("because", css="text"),
             Column("record", css="text"),
@@ -69,7 +68,7 @@ def candidates(evidence: Evidence, records_: RecordSet, found: tuple[Advice, ...
             Column("Model", css="text"),
             Column("Precision", css="text"),
             Column("latency, ms", css="number measured"),
-            Column("memory, MiB", css="number measured"),
+            Column(_memory_heading(records_), css="number measured"),
             Column("cosine to FP32", css="number measured"),
             Column("Place", css="text"),
         ),
@@ -77,6 +76,11 @@ def candidates(evidence: Evidence, records_: RecordSet, found: tuple[Advice, ...
         blocks.source(records_),
         filters=("Model", "Precision"),
     )
+
+
+def _memory_heading(records_: RecordSet) -> str:
+    """What stands for memory: on a GPU its peak, elsewhere the stored weights."""
+    return "peak memory, MiB" if cost.on_cuda(records_) else "stored weights, MiB"
 
 
 def _said(limits: DecisionLimits) -> str:

@@ -1,0 +1,1 @@
+"""The supplement's implementation guide as working code."""
