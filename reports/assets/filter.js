@@ -21,6 +21,7 @@ for (const table of document.querySelectorAll("table[data-filters]")) {
   search.type = "search";
   for (const heading of table.dataset.filters.split("|")) {
     const column = head.indexOf(heading);
+    if (column < 0) continue;
     const select = labelled(heading, document.createElement("select"));
     const values = [...new Set(rows.map((row) => row.cells[column].dataset.sort))].filter(Boolean);
     select.append(new Option("all", ""), ...values.map((value) => new Option(value, value)));
@@ -51,8 +52,14 @@ for (const table of document.querySelectorAll("table[data-filters]")) {
   }
   apply();
 }
-const target = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
-if (target) {
+const reveal = () => {
+  const target = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  if (!target) return;
+  const row = target.closest("tr");
+  const bar = row && row.hidden && row.closest("figure").querySelector("form.filters");
+  if (bar) bar.reset();
   for (const fold of target.querySelectorAll("details")) fold.open = true;
-  target.scrollIntoView();
-}
+  setTimeout(() => target.scrollIntoView());
+};
+addEventListener("hashchange", reveal);
+reveal();
