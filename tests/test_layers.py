@@ -17,7 +17,7 @@ LAYERS = {
     "row": set(),
     "complaint": {"errors"},
     "assumptions": {"complaint", "row"},
-    "params": {"assumptions", "complaint", "errors", "paths", "row"},
+    "params": {"assumptions", "complaint", "errors", "paths", "row", "trainings"},
     "zoo": {"errors", "paths"},
     "environment": {"errors", "paths"},
     "samples": set(),
@@ -46,7 +46,11 @@ LAYERS = {
     "deploy": {"errors"},
     "sweep": {"errors", "paths", "params", "environment", "records", "hub", "bench"},
     "aa": {"errors", "params", "paths", "recorded", "sweep", "zoo"},
+    "trainings": {"row"},
+    "scores": {"environment", "errors", "params", "paths", "trainings"},
+    "accuracy": {"bench", "environment", "errors", "params", "paths", "scores", "trainings"},
     "analysis": {
+        "scores",
         "assumptions",
         "complaint",
         "errors",
@@ -65,6 +69,8 @@ LAYERS = {
     "report": {"errors", "paths", "params", "environment", "records", "recorded", "quantities", "zoo", "analysis"},
     "cli": {
         "aa",
+        "accuracy",
+        "scores",
         "errors",
         "paths",
         "params",
@@ -107,9 +113,9 @@ def test_a_module_imports_only_the_layers_below_it(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
-def test_torch_is_imported_in_bench_and_deploy_alone(path: Path) -> None:
+def test_torch_is_imported_where_networks_run_alone(path: Path) -> None:
     used = {name.split(".")[0] for name in imports(path)}
-    assert layer_of(path) in ("bench", "deploy") or not used & TORCH
+    assert layer_of(path) in ("accuracy", "bench", "deploy") or not used & TORCH
 
 
 def test_commands_that_do_not_measure_never_load_torch() -> None:

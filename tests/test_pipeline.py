@@ -17,6 +17,7 @@ from visionquant import params as parameters
 from visionquant.paths import Project
 
 BIN = Path(sys.executable).parent
+NAMED = {"evaluate@tiny-digits"}
 TAIL = {"analyse", "claims", "notebooks", "report"}
 MODELS, PRECISIONS = ("tiny-vit", "tiny-deit"), ("fp32", "nf4")
 
@@ -115,9 +116,9 @@ STEPS: list[tuple[str, Edit, set[str]]] = [
     (
         "edit a precision",
         set_("precisions", "nf4", "blocksize", to=128),
-        measured(precisions=("nf4",)) | TAIL,
+        measured(precisions=("nf4",)) | NAMED | TAIL,
     ),
-    ("edit a row outside the study", set_("precisions", "int8", "threshold", to=5.0), TAIL),
+    ("edit a row outside the study", set_("precisions", "int8", "threshold", to=5.0), NAMED | TAIL),
     ("add a batch size", set_("study", "batch_sizes", to=[1, 2, 3]), measured() | TAIL),
     ("remove a batch size", set_("study", "batch_sizes", to=[1, 3]), measured() | TAIL),
     (
@@ -135,9 +136,14 @@ STEPS: list[tuple[str, Edit, set[str]]] = [
     (
         "add a precision",
         set_("study", "precisions", to=[*PRECISIONS, "bf16"]),
-        measured(precisions=("bf16",)) | TAIL,
+        measured(precisions=("bf16",)) | NAMED | TAIL,
     ),
-    ("remove a precision", set_("study", "precisions", to=["fp32", "bf16"]), TAIL),
+    ("remove a precision", set_("study", "precisions", to=["fp32", "bf16"]), NAMED | TAIL),
+    (
+        "edit a network",
+        set_("training", "networks", "tiny-digits", "epochs", to=2),
+        {"train@tiny-digits"} | NAMED | TAIL,
+    ),
 ]
 
 
@@ -145,7 +151,9 @@ def test_an_edit_runs_exactly_the_pairs_that_it_touches_and_what_depends_on_them
     raw = tiny.settings(MODELS, PRECISIONS)
     root = clone(tmp_path, raw)
     first = stages_run(dvc(root, "repro"))
-    assert first == of("download", *MODELS) | of("reference", *MODELS) | measured() | TAIL
+    assert (
+        first == of("download", *MODELS) | of("reference", *MODELS) | measured() | {"train@tiny-digits"} | NAMED | TAIL
+    )
     assert (root / "reports" / "index.html").is_file()
     samples = _samples(root)
     for name, edit, expected in STEPS:

@@ -72,6 +72,21 @@ def settings(models: tuple[str, ...] = ("tiny-vit",), precisions: tuple[str, ...
         "weights": "seeded",
     }
     raw["protocols"]["tiny"] = dict(PROTOCOL)
+    raw["training"] |= {
+        "chosen": ["tiny-digits"],
+        "folds": 2,
+        "networks": {
+            "tiny-digits": {
+                "family": "vit",
+                "image_size": 16,
+                "patch_size": 8,
+                "hidden_size": 32,
+                "layers": 1,
+                "epochs": 1,
+                "learning_rate": 0.001,
+            }
+        },
+    }
     for name in CONFIGS:
         size = CONFIGS[name]["image_size"]
         raw["models"][name] = {"repo_id": f"tiny/{name}", "revision": "0" * 40, "input_size": size, "group": "tiny"}

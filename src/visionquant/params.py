@@ -16,6 +16,7 @@ from visionquant.complaint import one_line
 from visionquant.errors import StudyError
 from visionquant.paths import Project
 from visionquant.row import Name, Row
+from visionquant.trainings import Training
 
 Dtype = Literal["float32", "float16", "bfloat16"]
 
@@ -177,6 +178,7 @@ class Params(Row):
     models: dict[Name, ModelSpec]
     precisions: dict[Name, Precision]
     statistics: StatisticsChoice
+    training: Training
     cost: CostAssumptions
     decision: DecisionLimits
     report: ReportChoice
@@ -226,6 +228,8 @@ def parse(raw: dict[str, Any]) -> Params:
     known("study.models", study.models, params.models)
     known("study.precisions", study.precisions, params.precisions)
     known("study.protocol", [study.protocol], params.protocols)
+    known("training.chosen", params.training.chosen, params.training.networks)
+    known("training.run", map(str, params.training.run), map(str, range(params.training.folds)))
     known("cost.model", [params.cost.model], params.models)
     known("cost.precision", [params.cost.precision], params.precisions)
     for key, values in (
@@ -285,6 +289,7 @@ _ROWS: dict[str, dict[str, type[Row]]] = {
     },
     "study": {"": StudyChoice},
     "statistics": {"": StatisticsChoice},
+    "training": {"": Training},
     "cost": {"": CostAssumptions},
     "decision": {"": DecisionLimits},
     "report": {"": ReportChoice},

@@ -63,6 +63,16 @@ class Project:
         return self.root / "data" / "recorded"
 
     @property
+    def evaluated(self) -> Path:
+        """Scores of the trained networks on this machine."""
+        return self.root / "data" / "evaluated"
+
+    @property
+    def accuracy(self) -> Path:
+        """Complete scores that came with the repository, a folder a platform."""
+        return self.root / "data" / "accuracy"
+
+    @property
     def reports(self) -> Path:
         return self.root / "reports"
 
@@ -89,6 +99,10 @@ class Project:
     def reference(self, model: str) -> Path:
         """Where the FP32 features of ``model`` on the fidelity images lie."""
         return self._state / "references" / f"{model}.npz"
+
+    def weights(self, network: str, fold: int) -> Path:
+        """The weights of a network that was trained on all folds but one."""
+        return self.root / "data" / "trained" / network / f"fold{fold}.safetensors"
 
     def record(self, model: str, precision: str) -> Path:
         """The record of a finished pair."""

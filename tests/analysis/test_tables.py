@@ -125,7 +125,7 @@ def test_group_claims_are_computed_under_every_reading(study: Evidence) -> None:
 
 
 def test_costs_show_what_their_own_numbers_imply(study: Evidence) -> None:
-    assert row(costs.instances(study), "p4d.24xlarge")[5:] == ["yes", "2.00", "9,600", "13.15"]
+    assert row(costs.instances(study), "p4d.24xlarge")[5:] == ["yes", "1.50", "9,600", "13.15"]
     assert row(costs.ownership(study), "ROI over 3 years")[1:3] == ["1,000 %", "2,900 %"]
 
 

@@ -115,11 +115,11 @@ def test_time_that_is_up_keeps_replicates_and_the_next_run_goes_on(tmp_path: Pat
 
 
 def test_a_goal_adds_processes_until_the_interval_is_narrow(tmp_path: Path) -> None:
-    project, params = study(tmp_path, goal=0.9, most_replicates=6, replicates=2, iterations=24)
+    project, params = study(tmp_path, goal=0.9, most_replicates=12, replicates=2, iterations=24)
     ready(project, params)
     found = tiny.measure(project, params, "tiny-vit", "fp32").cells[0]
     assert found.stopped_by == "goal"
-    assert 2 <= len(found.replicates) < 6
+    assert 2 <= len(found.replicates) < 12
     raw = tiny.settings(("tiny-vit",), PRECISIONS)
     raw["protocols"]["tiny"] |= {"replicates": 2, "most_replicates": 4, "goal": 1e-9, "iterations": 8}
     strict = parse(raw)

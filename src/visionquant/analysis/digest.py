@@ -19,6 +19,8 @@ BELOW = (
     "params",
     "assumptions",
     "row",
+    "trainings",
+    "scores",
     "complaint",
     "environment",
 )
@@ -34,7 +36,14 @@ def of(project: Project, params: Params) -> str:
 
 
 def _files(project: Project) -> list[Path]:
-    data = [project.measured, project.recorded, project.supplement, project.architectures]
+    data = [
+        project.evaluated,
+        project.accuracy,
+        project.measured,
+        project.recorded,
+        project.supplement,
+        project.architectures,
+    ]
     found: list[Path] = []
     for folder in data:
         found += sorted(path for path in folder.rglob("*") if path.suffix in (".json", ".csv", ".yaml"))

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from visionquant.analysis import evidence, provenance, statistics, subjects
+from visionquant.analysis import accuracy, evidence, provenance, statistics, subjects
 from visionquant.analysis.estimates import NOT_AVAILABLE, OF_FIDELITY, Estimate, describe
 from visionquant.analysis.evidence import BASELINE, NOT_PUBLISHED, Evidence, RecordSet
 from visionquant.analysis.published import GROUP_BOUNDS, Printed
@@ -78,6 +78,7 @@ def contents(found: Evidence) -> dict[Path, str]:
     headline = metrics(found)
     tables["headline"] = pairs_text(headline["batch_size_1"])
     files = {found.project.tables / f"{name}.csv": content for name, content in tables.items()}
+    files |= accuracy.contents(found)
     return {**files, found.project.reports / "metrics.json": json.dumps(headline, indent=1) + "\n"}
 
 

@@ -133,6 +133,51 @@ def plan(model: Models = None, precision: Precisions = None, batch_size: BatchSi
 
 
 @app.command()
+def train(
+    network: Annotated[str, typer.Option("--network", help="A row of `training.networks` in params.yaml.")],
+    all_folds: Annotated[bool, typer.Option("--all-folds", help="Every fold, not only those of training.run.")] = False,
+) -> None:
+    """Train a small network on scikit-learn's digits, a fold at a time; a minute or so each."""
+    from visionquant.accuracy import digits, training
+
+    project, params = opened()
+    known("training.networks", [network], params.training.networks)
+    spec = params.training.networks[network]
+    data = digits.load(spec.image_size)
+    for fold in range(params.training.folds) if all_folds else params.training.run:
+        with _interruptible():
+            done = training.train(spec, params.training, data, fold)
+        training.save(project, network, fold, done.net)
+        print(f"{network} fold {fold}: {done.correct} of {done.held_out} held-out images, {done.seconds:.0f} s")
+
+
+@app.command()
+def accuracy(
+    network: Annotated[str, typer.Option("--network", help="A row of `training.networks` in params.yaml.")],
+    all_folds: Annotated[bool, typer.Option("--all-folds", help="Every fold, not only those of training.run.")] = False,
+) -> None:
+    """Name the held-out images with a trained network in every precision of the study."""
+    from visionquant import environment as machine
+    from visionquant import scores
+    from visionquant.accuracy import evaluation
+    from visionquant.bench import backend
+
+    project, params = opened()
+    known("training.networks", [network], params.training.networks)
+    found_machine = machine.probe(params.study.device)
+    backend.quiet(found_machine.device)
+    folds = tuple(range(params.training.folds)) if all_folds else params.training.run
+    found = evaluation.evaluate(project, params, network, folds, found_machine)
+    path = scores.write(project, found)
+    right = {
+        name: sum(a == b for a, b in zip(one.classes, found.labels, strict=True))
+        for name, one in found.precisions.items()
+    }
+    counted = ", ".join(f"{name} {count}" for name, count in right.items())
+    print(f"{path.relative_to(project.root)}: right of {len(found.labels)}: {counted}")
+
+
+@app.command()
 def record(
     platform: Annotated[str, typer.Option("--platform", help="A name for this machine, e.g. rtx-4090.")],
     partial: Annotated[bool, typer.Option("--partial", help="Though pairs of the study are missing.")] = False,

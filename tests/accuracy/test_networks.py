@@ -1,0 +1,116 @@
+"""Small networks learn real images, are kept, and name what they have not seen, in every precision."""
+
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+
+from visionquant import environment, scores
+from visionquant.accuracy import digits, evaluation, networks, training
+from visionquant.errors import StudyError
+from visionquant.params import Params
+from visionquant.paths import Project
+
+NAME = "tiny-digits"
+
+
+def opened(root: Path, precisions: tuple[str, ...] = ("fp32", "nf4")) -> tuple[Project, Params]:
+    raw = tiny.settings(("tiny-vit",), precisions)
+    raw["training"]["networks"][NAME]["epochs"] = 4
+    raw["training"]["networks"][NAME]["learning_rate"] = 0.01
+    return tiny.project(root, raw)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, Params, training.Trained]:
+    project, params = opened(tmp_path_factory.mktemp("trained"), ("fp32", "bf16", "int8", "nf4"))
+    spec = params.training.networks[NAME]
+    done = training.train(spec, params.training, digits.load(spec.image_size), 0)
+    training.save(project, NAME, 0, done.net)
+    return project, params, done
+
+
+def test_the_images_are_the_ones_that_ship_scaled_up() -> None:
+    data = digits.load(32)
+    assert data.images.shape == (1797, 3, 32, 32)
+    assert data.labels.bincount().tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
+    assert abs(float(data.images.mean())) < 0.05
+    assert torch.equal(data.images[:, 0], data.images[:, 2])
+
+
+def test_every_image_is_held_out_once_and_classes_stay_mixed() -> None:
+    labels = digits.load(16).labels
+    split = digits.folds(labels, 5, seed=0)
+    assert torch.equal(torch.cat([held for _, held in split]).sort().values, torch.arange(1797))
+    for learn, held in split:
+        assert not set(learn.tolist()) & set(held.tolist())
+        assert labels[held].bincount().min() >= 30
+
+
+def test_a_shifted_image_is_the_image_moved_by_at_most_a_source_pixel() -> None:
+    images = digits.load(16).images[:20]
+    moved = digits.shifted(images, torch.Generator().manual_seed(1))
+    assert moved.shape == images.shape
+    inner = (slice(None), slice(2, -2), slice(2, -2))
+    for one, other in zip(images, moved, strict=True):
+        shifts = [(dy, dx) for dy in range(-2, 3) for dx in range(-2, 3)]
+        assert any(torch.equal(torch.roll(one, s, (1, 2))[inner], other[inner]) for s in shifts)
+
+
+def test_training_learns_and_is_the_same_twice(trained: tuple[Project, Params, training.Trained]) -> None:
+    _, params, done = trained
+    assert done.held_out == 899
+    assert done.correct > 3 * 0.1 * done.held_out  # chance is a tenth
+    spec = params.training.networks[NAME]
+    again = training.train(spec, params.training, digits.load(spec.image_size), 0)
+    assert all(torch.equal(a, b) for a, b in zip(done.net.parameters(), again.net.parameters(), strict=True))
+
+
+def test_every_precision_names_the_held_out_images(trained: tuple[Project, Params, training.Trained]) -> None:
+    project, params, done = trained
+    found = evaluation.evaluate(project, params, NAME, (0,), environment.probe("cpu"))
+    assert set(found.precisions) == {"fp32", "bf16", "int8", "nf4"}
+    right = {
+        name: sum(a == b for a, b in zip(one.classes, found.labels, strict=True))
+        for name, one in found.precisions.items()
+    }
+    assert right["fp32"] == done.correct
+    assert min(right.values()) > 0.8 * done.correct
+    assert found.precisions["nf4"].quantized_modules > 0
+    assert found.precisions["fp32"].quantized_modules == 0
+    path = scores.write(project, found)
+    assert scores.read(path) == found
+    assert scores.read_all(project) == {"local": (found,)}
+
+
+@pytest.mark.parametrize("family", ["vit", "beit", "mobilevit"])
+def test_each_family_is_built_alive(family: str) -> None:
+    spec = tiny.settings()["training"]["networks"][NAME]
+    from visionquant.trainings import NetworkSpec
+
+    size = 64 if family == "mobilevit" else 16
+    net = networks.build(NetworkSpec.model_validate(spec | {"family": family, "image_size": size}), seed=0).eval()
+    with torch.inference_mode():
+        logits = net(digits.load(size).images[:8]).logits
+    assert logits.shape == (8, 10)
+    assert logits.std(0).min() > 1e-4
+
+
+def test_what_is_not_there_or_of_another_shape_is_one_line(tmp_path: Path) -> None:
+    project, params = opened(tmp_path)
+    with pytest.raises(StudyError, match=r"not trained yet; run `visionquant train --network tiny-digits`"):
+        evaluation.evaluate(project, params, NAME, (0,), environment.probe("cpu"))
+    project.weights(NAME, 0).parent.mkdir(parents=True)
+    project.weights(NAME, 0).write_bytes(b"no weights")
+    with pytest.raises(StudyError, match="holds another network; train it again"):
+        evaluation.evaluate(project, params, NAME, (0,), environment.probe("cpu"))
+    with pytest.raises(StudyError, match="run `visionquant accuracy`"):
+        scores.read(tmp_path / "none.json")
+
+
+def test_a_network_that_diverges_says_so(tmp_path: Path) -> None:
+    _, params = opened(tmp_path)
+    spec = params.training.networks[NAME].model_copy(update={"learning_rate": 1e30})
+    with pytest.raises(StudyError, match="lower learning_rate"):
+        training.train(spec, params.training, digits.load(16), 0)

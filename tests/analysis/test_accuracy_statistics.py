@@ -1,0 +1,48 @@
+"""Top-1, its interval, the exact test and calibration: by hand, and by simulation."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from visionquant.analysis import accuracy
+
+
+def test_a_share_has_its_wilson_interval() -> None:
+    found = accuracy.share([True] * 97 + [False] * 3, 0.95)
+    assert (found.count, found.n, found.value) == (97, 100, 97.0)
+    z = float(stats.norm.ppf(0.975))
+    centre = (0.97 + z * z / 200) / (1 + z * z / 100)
+    half = z * np.sqrt(0.97 * 0.03 / 100 + z * z / 40000) / (1 + z * z / 100)
+    assert (found.low, found.high) == pytest.approx((100 * (centre - half), 100 * (centre + half)))
+
+
+def test_the_exact_test_looks_at_discordant_images_alone() -> None:
+    base = [True] * 90 + [True] * 8 + [False] * 2
+    other = [True] * 90 + [False] * 8 + [True] * 2
+    found = accuracy.contrast(base, other)
+    assert (found.only_base, found.only_other) == (8, 2)
+    assert found.p == pytest.approx(2 * stats.binom.cdf(2, 10, 0.5))
+    assert accuracy.contrast(base, base).p == 1.0
+    assert found.word(0.05) == "UNDECIDED"
+    assert accuracy.contrast([True] * 30, [False] * 30).word(0.05) == "LOWER"
+    assert accuracy.contrast([False] * 30, [True] * 30).word(0.05) == "HIGHER"
+
+
+def test_without_a_difference_the_test_seldom_finds_one() -> None:
+    rng = np.random.default_rng(5)
+    found = 0
+    for _ in range(1000):
+        base, other = rng.random(1797) < 0.97, rng.random(1797) < 0.97
+        found += accuracy.contrast(base.tolist(), other.tolist()).p < 0.05
+    assert found <= 60
+
+
+def test_calibration_error_by_hand() -> None:
+    right = [True, True, False, False]
+    assert accuracy.calibration_error(right, [1.0, 1.0, 0.0, 0.0]) == 0.0
+    assert accuracy.calibration_error(right, [0.95] * 4) == pytest.approx(45.0)
+
+
+def test_words_are_corrected_over_the_table() -> None:
+    assert accuracy._holm([0.02, 0.04, 0.5], 0.05) == [0.0, 0.0, 0.0]
+    assert accuracy._holm([0.01, 0.02, 0.5], 0.05) == pytest.approx([0.05 / 3, 0.025, 0.0])
