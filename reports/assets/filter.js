@@ -55,11 +55,15 @@ for (const table of document.querySelectorAll("table[data-filters]")) {
 const reveal = () => {
   const target = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
   if (!target) return;
+  for (const fold of target.querySelectorAll("details")) fold.open = true;
   const row = target.closest("tr");
   const bar = row && row.hidden && row.closest("figure").querySelector("form.filters");
-  if (bar) bar.reset();
-  for (const fold of target.querySelectorAll("details")) fold.open = true;
-  setTimeout(() => target.scrollIntoView());
+  if (bar) {
+    bar.reset();
+    setTimeout(() => target.scrollIntoView());
+  } else {
+    target.scrollIntoView();
+  }
 };
 addEventListener("hashchange", reveal);
 reveal();
