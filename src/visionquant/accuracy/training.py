@@ -48,7 +48,9 @@ def train(spec: NetworkSpec, training: Training, data: Digits, fold: int) -> Tra
             images = digits.shifted(data.images[batch], generator)
             loss = functional.cross_entropy(net(images).logits, data.labels[batch], label_smoothing=0.05)
             if not torch.isfinite(loss):
-                raise StudyError("training", f"the loss became {float(loss)}", "lower learning_rate in params.yaml")
+                raise StudyError(
+                    "training", f"the loss became {float(loss.detach())}", "lower learning_rate in params.yaml"
+                )
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()

@@ -57,7 +57,7 @@ def warnings(evidence: Evidence) -> tuple[str, ...]:
                 f"{_capital(one.label)}: seeded weights, not trained ones ({len(models)} of "
                 f"{len({record.model for record in one.records.values()})} models). FP32 and FP16 latency, memory and "
                 "sizes do not depend on the values of weights; INT8's path for outliers and agreement with FP32 do. "
-                "Nothing here is accuracy."
+                "Nothing of theirs is accuracy."
             )
         why = evidence.comparable(one) if one.records else ""
         if why:
