@@ -1,4 +1,4 @@
-"""What costs and decisions assume: every figure that is no measurement, as a key of params.yaml."""
+"""What pages, costs and decisions assume: every figure that is no measurement, as a key of params.yaml."""
 
 from typing import Annotated
 
@@ -8,6 +8,14 @@ from visionquant.complaint import one_line
 from visionquant.row import Row
 
 Positive = Annotated[float, Field(gt=0)]
+
+
+class ReportChoice(Row):
+    """What the pages are called and what the published figures can be compared with."""
+
+    title: str
+    reference_gpu: str
+    workspace_mib: Annotated[float, Field(ge=0)]
 
 
 class CostAssumptions(Row):

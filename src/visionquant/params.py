@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from visionquant.assumptions import CostAssumptions, DecisionLimits
+from visionquant.assumptions import CostAssumptions, DecisionLimits, ReportChoice
 from visionquant.complaint import one_line
 from visionquant.errors import StudyError
 from visionquant.paths import Project
@@ -160,14 +160,6 @@ class StatisticsChoice(Row):
     confidence: Annotated[float, Field(gt=0.5, lt=1)]
     equivalence_margin: Annotated[float, Field(gt=0, lt=0.5)]
     percentiles: Annotated[tuple[Annotated[int, Field(gt=0, lt=100)], ...], Field(min_length=1)]
-
-
-class ReportChoice(Row):
-    """What the pages are called and what the published figures can be compared with."""
-
-    title: str
-    reference_gpu: str
-    workspace_mib: Annotated[float, Field(ge=0)]
 
 
 class Params(Row):
