@@ -7,6 +7,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import pytest
 import tiny
 
 from visionquant import recorded
@@ -35,6 +36,7 @@ def names(results: Path) -> set[str]:
         return {name for name in archive.getnames() if name.endswith(".json")}
 
 
+@pytest.mark.slow  # a minute of real chunks
 def test_chunks_go_on_from_one_another_and_are_packed_as_a_set(tmp_path: Path) -> None:
     project = study(tmp_path / "study")
     first, second = tmp_path / "first", tmp_path / "second"

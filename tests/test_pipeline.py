@@ -106,6 +106,14 @@ def set_(*path: str | int, to: Any) -> Edit:
     return edit
 
 
+def both(*edits: Edit) -> Edit:
+    def edit(raw: dict[str, Any]) -> None:
+        for one in edits:
+            one(raw)
+
+    return edit
+
+
 STEPS: list[tuple[str, Edit, set[str]]] = [
     ("nothing", lambda raw: None, set()),
     (
@@ -118,7 +126,14 @@ STEPS: list[tuple[str, Edit, set[str]]] = [
         set_("precisions", "nf4", "blocksize", to=128),
         measured(precisions=("nf4",)) | NAMED | TAIL,
     ),
-    ("edit a row outside the study", set_("precisions", "int8", "threshold", to=5.0), NAMED | TAIL),
+    (
+        "edit a network, and a row outside the study",
+        both(
+            set_("training", "networks", "tiny-digits", "epochs", to=2),
+            set_("precisions", "int8", "threshold", to=5.0),
+        ),
+        {"train@tiny-digits"} | NAMED | TAIL,
+    ),
     ("add a batch size", set_("study", "batch_sizes", to=[1, 2, 3]), measured() | TAIL),
     ("remove a batch size", set_("study", "batch_sizes", to=[1, 3]), measured() | TAIL),
     (
@@ -139,11 +154,6 @@ STEPS: list[tuple[str, Edit, set[str]]] = [
         measured(precisions=("bf16",)) | NAMED | TAIL,
     ),
     ("remove a precision", set_("study", "precisions", to=["fp32", "bf16"]), NAMED | TAIL),
-    (
-        "edit a network",
-        set_("training", "networks", "tiny-digits", "epochs", to=2),
-        {"train@tiny-digits"} | NAMED | TAIL,
-    ),
 ]
 
 
