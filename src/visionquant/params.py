@@ -15,10 +15,9 @@ from visionquant.assumptions import CostAssumptions, DecisionLimits, ReportChoic
 from visionquant.complaint import one_line
 from visionquant.errors import StudyError
 from visionquant.paths import Project
+from visionquant.precision import FP32, ROWS, FloatPrecision, Precision
 from visionquant.row import Name, Row
 from visionquant.trainings import Training
-
-Dtype = Literal["float32", "float16", "bfloat16"]
 
 
 class ModelSpec(Row):
@@ -46,46 +45,6 @@ class ModelSpec(Row):
     def source(self) -> tuple[str | None, str | None, str | None]:
         """Repository, revision and path: what decides which weights are meant."""
         return self.repo_id, self.revision, self.path
-
-
-class FloatPrecision(Row):
-    """Every parameter in one floating-point type."""
-
-    method: Literal["float"]
-    dtype: Dtype
-    cpu_dtype: Dtype
-    tf32: bool = False
-
-
-class Int8Precision(Row):
-    """bitsandbytes LLM.int8(): row-wise INT8 weights; input columns that exceed ``threshold`` stay in 16 bit.
-
-    ``threshold: 0.0`` switches the outlier path off. Linear layers with part of their name in ``skip`` keep ``dtype``.
-    ``outliers``: so many channels of every normalisation in front of Linear layers are scaled up and the next weights
-    down, so that seeded weights meet outliers as trained ones do.
-    """
-
-    method: Literal["bitsandbytes_int8"]
-    dtype: Dtype
-    cpu_dtype: Dtype
-    threshold: Annotated[float, Field(ge=0.0)]
-    outliers: Annotated[int, Field(ge=0, le=16)] = 0
-    skip: tuple[str, ...] = ()
-
-
-class Nf4Precision(Row):
-    """bitsandbytes NF4: 4-bit codes, one scale per ``blocksize`` weights, in 8 bit with ``double_quantization``."""
-
-    method: Literal["bitsandbytes_nf4"]
-    dtype: Dtype
-    cpu_dtype: Dtype
-    blocksize: Literal[64, 128, 256, 512, 1024, 2048, 4096]
-    double_quantization: bool
-    skip: tuple[str, ...] = ()
-
-
-FP32 = FloatPrecision(method="float", dtype="float32", cpu_dtype="float32", tf32=False)  # what all is compared with
-Precision = Annotated[FloatPrecision | Int8Precision | Nf4Precision, Field(discriminator="method")]
 
 
 class Protocol(Row):
@@ -274,11 +233,7 @@ def _tuples(value: Any) -> Any:
 _ROWS: dict[str, dict[str, type[Row]]] = {
     "protocols": {"": Protocol},
     "models": {"": ModelSpec},
-    "precisions": {
-        "float": FloatPrecision,
-        "bitsandbytes_int8": Int8Precision,
-        "bitsandbytes_nf4": Nf4Precision,
-    },
+    "precisions": dict(ROWS),
     "study": {"": StudyChoice},
     "statistics": {"": StatisticsChoice},
     "training": {"": Training},

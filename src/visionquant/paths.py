@@ -73,6 +73,11 @@ class Project:
         return self.root / "data" / "accuracy"
 
     @property
+    def recipes(self) -> Path:
+        """What the guide's recipes gave when they were run, a folder a platform."""
+        return self.root / "data" / "recipes"
+
+    @property
     def reports(self) -> Path:
         return self.root / "reports"
 

@@ -18,8 +18,9 @@ from pydantic import Field, ValidationError
 
 from visionquant.environment import Environment
 from visionquant.errors import OldSchema, StudyError
-from visionquant.params import ModelSpec, Params, Precision, Protocol
+from visionquant.params import ModelSpec, Params, Protocol
 from visionquant.paths import Project, write_atomically
+from visionquant.precision import Precision
 from visionquant.samples import Cell, Pending, Row
 
 SCHEMA: Literal[2] = 2

@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from visionquant.environment import Environment
 from visionquant.errors import StudyError
-from visionquant.params import Precision
 from visionquant.paths import Project, write_atomically
+from visionquant.precision import Precision
 from visionquant.trainings import NetworkSpec, Training
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from visionquant import hub
 from visionquant.bench import convert, load, outliers
 from visionquant.errors import StudyError
-from visionquant.params import Int8Precision
+from visionquant.precision import Int8Precision
 
 FAMILIES = ("tiny-vit", "tiny-deit", "tiny-beit", "tiny-dinov2", "tiny-mobilevit")
 

@@ -11,8 +11,9 @@ from torch import nn
 from visionquant.bench import convert, fidelity, load, photographs, size
 from visionquant.errors import StudyError
 from visionquant.hub import download
-from visionquant.params import Params, Precision
+from visionquant.params import Params
 from visionquant.paths import Project
+from visionquant.precision import Precision
 
 FLOORS = {"fp32": 1.0 - 1e-6, "fp16": 0.99, "int8": 0.99, "nf4": 0.9, "bf16": 0.99}
 
@@ -115,7 +116,7 @@ def _layers(net: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 def test_a_precision_that_quantises_nothing_is_refused(networks: dict[str, nn.Module]) -> None:
-    from visionquant.params import Int8Precision
+    from visionquant.precision import Int8Precision
 
     row = Int8Precision(
         method="bitsandbytes_int8",

@@ -7,8 +7,9 @@ from visionquant.accuracy import digits, training
 from visionquant.bench import convert
 from visionquant.environment import Environment
 from visionquant.errors import StudyError
-from visionquant.params import Params, Precision
+from visionquant.params import Params
 from visionquant.paths import Project
+from visionquant.precision import Precision
 from visionquant.scores import Named, Scores
 
 BATCH = 100

@@ -17,8 +17,9 @@ from visionquant.analysis import estimates, published, verdicts
 from visionquant.analysis.estimates import NOT_AVAILABLE, Estimate
 from visionquant.analysis.verdicts import Verdict
 from visionquant.environment import Environment
-from visionquant.params import Int8Precision, Params
+from visionquant.params import Params
 from visionquant.paths import Project
+from visionquant.precision import Int8Precision
 from visionquant.quantities import MIB
 from visionquant.records import Record
 from visionquant.samples import Cell

@@ -13,7 +13,7 @@ from visionquant.analysis.evidence import BASELINE, Evidence, RecordSet
 from visionquant.analysis.published import GroupClaim
 from visionquant.analysis.tables.blocks import compared, counted_words, precision_label
 from visionquant.analysis.validation import judge
-from visionquant.params import Int8Precision
+from visionquant.precision import Int8Precision
 from visionquant.samples import Status
 
 HALF_PRINTED = 0.005

@@ -8,7 +8,8 @@ from functools import cache
 import torch
 
 from visionquant.errors import StudyError
-from visionquant.params import FloatPrecision, Precision, Protocol
+from visionquant.params import Protocol
+from visionquant.precision import FloatPrecision, Precision
 
 
 def quiet(device: str) -> None:

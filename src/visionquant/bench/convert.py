@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from visionquant.errors import StudyError
-from visionquant.params import FloatPrecision, Int8Precision, Nf4Precision, Precision
+from visionquant.precision import FloatPrecision, Int8Precision, Nf4Precision, Precision
 from visionquant.records import Conversion
 
 QUANTISED = ("Linear8bitLt", "Linear4bit")  # bitsandbytes' classes

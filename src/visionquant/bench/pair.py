@@ -12,8 +12,9 @@ from visionquant.bench.schedule import OnCell, OnReplicate, TimeIsUp
 from visionquant.bench.session import Session, edited
 from visionquant.environment import Environment, require_declared
 from visionquant.manifest import Manifest
-from visionquant.params import FloatPrecision, Params, Protocol, known
+from visionquant.params import Params, Protocol, known
 from visionquant.paths import Project
+from visionquant.precision import FloatPrecision
 from visionquant.records import SCHEMA, Code, Record, Settings, Weights
 
 OnPair = Callable[[Record], None]

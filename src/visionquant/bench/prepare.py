@@ -31,8 +31,8 @@ from visionquant.bench import (
 )
 from visionquant.bench.cell import GIB, Host
 from visionquant.manifest import Manifest
-from visionquant.params import Int8Precision, Nf4Precision
 from visionquant.paths import Project
+from visionquant.precision import Int8Precision, Nf4Precision
 from visionquant.records import Conversion, Fidelity, Settings, Size
 
 

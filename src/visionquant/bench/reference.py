@@ -13,8 +13,9 @@ from visionquant.bench.code import measuring_sha256
 from visionquant.environment import Environment, require_declared
 from visionquant.errors import StudyError
 from visionquant.manifest import Manifest
-from visionquant.params import FP32, Params
+from visionquant.params import Params
 from visionquant.paths import Project, write_atomically
+from visionquant.precision import FP32
 from visionquant.records import sha256_of
 
 

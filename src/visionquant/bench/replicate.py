@@ -15,7 +15,8 @@ from torch import nn
 
 from visionquant.bench import audit, backend, conditions, energy, fidelity, memory, operations, sentinel
 from visionquant.bench.clock import Plan, clock_of, time_steps, time_window
-from visionquant.params import Precision, Protocol
+from visionquant.params import Protocol
+from visionquant.precision import Precision
 from visionquant.samples import Energy, Replicate, Run, Sentinel, Throughput
 
 MOST_INPUTS = 8

@@ -10,7 +10,8 @@ import torch
 
 from visionquant.bench import backend, isolate
 from visionquant.bench.clock import Clock, clock_of, one_step
-from visionquant.params import FP32, Protocol
+from visionquant.params import Protocol
+from visionquant.precision import FP32
 
 SIDE = {"cpu": 512, "cuda": 2048}
 WARMUP, READS = 3, 15

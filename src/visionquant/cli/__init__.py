@@ -6,7 +6,7 @@ environment probe answer at once.
 
 import sys
 
-from visionquant.cli import measuring, reporting  # noqa: F401 they register their verbs
+from visionquant.cli import deploying, measuring, reporting  # noqa: F401 they register their verbs
 from visionquant.cli.common import app
 from visionquant.errors import StudyError
 

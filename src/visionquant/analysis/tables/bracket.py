@@ -4,7 +4,7 @@ from visionquant.analysis import table
 from visionquant.analysis.evidence import Evidence, RecordSet
 from visionquant.analysis.table import Column, Item, Table
 from visionquant.analysis.tables import blocks
-from visionquant.params import Int8Precision
+from visionquant.precision import Int8Precision
 
 
 def latency(evidence: Evidence, records_: RecordSet, batch_size: int = 1) -> Table:
