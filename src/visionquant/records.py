@@ -56,13 +56,17 @@ class Code(Row):
 
 
 class Conversion(Row):
-    """Proof of the precision: what became of the parameters, and with which knobs."""
+    """Proof of the precision: what became of the parameters, and with which knobs.
+
+    Of a mixed policy also ``modules``: the type of each module that has parameters of its own.
+    """
 
     quantized_modules: int
     quantized_share: Annotated[float, Field(ge=0, le=1)]
     skipped_modules: tuple[str, ...]
     dtypes: dict[str, int]
     knobs: dict[str, str | int | float | bool]
+    modules: dict[str, str] | None = None
 
 
 class Size(Row):
