@@ -80,7 +80,10 @@ class Size(Row):
 
 
 class Fidelity(Row):
-    """Agreement with FP32 on the fidelity images; ``logits_from`` says through which head the last two were taken."""
+    """Agreement with FP32 on the fidelity images; ``logits_from`` says through which head two of them were taken.
+
+    ``blocks_sqnr_db``: signal to noise after each block for the first image, None where it equals FP32's.
+    """
 
     images: int
     cosine: float | None
@@ -89,6 +92,7 @@ class Fidelity(Row):
     top1_agreement: float | None
     kl_nats: float | None
     logits_from: str
+    blocks_sqnr_db: tuple[float | None, ...] = ()
 
 
 class Record(Row):
