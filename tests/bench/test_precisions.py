@@ -187,10 +187,10 @@ def test_noise_is_told_after_every_block(
     _, params = study
     pixels = images(params, model)
     head, _ = fidelity.head_of(study[0], download(*study, model), 0)
-    reference = fidelity.outputs(networks[model], pixels, head)
+    reference = fidelity.outputs(networks[model], pixels, head, blocks=True)
     row = params.precisions["nf4"]
     net = convert.convert(copy.deepcopy(networks[model]), row, "cpu")
-    found = fidelity.compare(reference, fidelity.outputs(net, pixels.bfloat16(), head), "head")
+    found = fidelity.compare(reference, fidelity.outputs(net, pixels.bfloat16(), head, blocks=True), "head")
     stages = {"tiny-mobilevit": 5}
     assert len(found.blocks_sqnr_db) == stages.get(model, 2)
     assert all(ratio is not None and 0 < ratio < 60 for ratio in found.blocks_sqnr_db)

@@ -22,6 +22,7 @@ from visionquant.paths import Project
 from visionquant.records import Fidelity
 
 CLASSES = 1000
+OWN_HEAD = "the checkpoint's own head"
 Head = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
 
 
@@ -53,14 +54,17 @@ def features_of(result: Any) -> torch.Tensor:
     return features
 
 
-def outputs(model: nn.Module, images: torch.Tensor, head: Head) -> Outputs:
-    """One pass over ``images``; the head runs in FP32 on the CPU whatever the precision."""
+def outputs(model: nn.Module, images: torch.Tensor, head: Head, blocks: bool = False) -> Outputs:
+    """One pass over ``images``, and with ``blocks`` another over the first, block by block.
+
+    The head runs in FP32 on the CPU whatever the precision.
+    """
     with torch.inference_mode():
         result = model(images)
         features = features_of(result).float().cpu()
         pooled = getattr(result, "pooler_output", None)
         logits = head(features, None if pooled is None else pooled.float().cpu())
-    return Outputs(features.numpy(), logits.numpy(), _after_blocks(model, images[:1]))
+    return Outputs(features.numpy(), logits.numpy(), _after_blocks(model, images[:1]) if blocks else ())
 
 
 def _after_blocks(model: nn.Module, image: torch.Tensor) -> tuple[np.ndarray, ...]:
@@ -137,7 +141,7 @@ def head_of(project: Project, manifest: Manifest, seed: int) -> tuple[Head, str]
         folder = hub.resolve(project, manifest)
         own = _own_head(folder)
         if own is not None:
-            return own, "the checkpoint's own head"
+            return own, OWN_HEAD
     return _projection(seed), f"a fixed seeded projection to {CLASSES} classes"
 
 

@@ -171,7 +171,7 @@ def _look(
         return nothing
     count = len(known_reference.outputs.features)
     try:
-        found = fidelity.outputs(net, images[:count].to(settings.device, dtype), head)
+        found = fidelity.outputs(net, images[:count].to(settings.device, dtype), head, blocks=True)
         with operations.Counter() as counter, torch.inference_mode():
             alone = fidelity.features_of(net(images[:1].to(settings.device, dtype)))
     except (RuntimeError, MemoryError, NotImplementedError) as error:

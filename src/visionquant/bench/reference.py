@@ -80,7 +80,7 @@ def make(project: Project, params: Params, model: str) -> None:
         head, description = fidelity.head_of(project, manifest, protocol.seed)
         converted = convert.convert(net, FP32, device)
         batch = photographs.batch(images, prepared, spec.input_size).to(device)
-        return fidelity.outputs(converted, batch, head), description, count
+        return fidelity.outputs(converted, batch, head, blocks=True), description, count
 
     found = Reference(key, None, "", known_macs)
     try:
