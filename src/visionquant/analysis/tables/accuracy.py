@@ -31,7 +31,11 @@ def pretrained(evidence: Evidence) -> Table:
     """Models of the study with pretrained weights on the reader's labelled images."""
     found = labelled.read(evidence.project)
     judged = found.judged if found else ()
-    reasons = found.missing if found else dict.fromkeys(evidence.params.study.models, "`visionquant judge` has not run")
+    reasons = (
+        found.missing
+        if found and found.missing
+        else dict.fromkeys(evidence.params.study.models, "`visionquant judge` has not run")
+    )
     rows: list[tuple[Item, ...]] = []
     for one in accuracy.named(judged, evidence.params.statistics.confidence):
         rows.append(
