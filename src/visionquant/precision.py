@@ -99,11 +99,41 @@ class MixedPrecision(Row):
         )
 
 
+class OnnxRuntimePrecision(Row):
+    """ONNX Runtime on a CPU: the network as a graph in FP32, or with its matrix products in INT8.
+
+    ``int8`` is dynamic: weights are quantised before, symmetrically, by output channel or as a whole; activations to
+    unsigned 8 bit at every pass, one scale a tensor. ``reduce_range`` keeps weights to 7 bit, which CPUs without VNNI
+    need where their 16-bit sums could saturate. ``graph_optimization`` is how far the runtime fuses nodes,
+    ``execution_mode`` whether branches of the graph run one after the other; threads are the protocol's.
+    """
+
+    method: Literal["onnxruntime"]
+    weights: Literal["float32", "int8"]
+    per_channel: bool
+    reduce_range: bool
+    graph_optimization: Literal["disable", "basic", "extended", "all"]
+    execution_mode: Literal["sequential", "parallel"]
+
+    @property
+    def dtype(self) -> Dtype:
+        """What inputs and outputs are."""
+        return "float32"
+
+    @property
+    def cpu_dtype(self) -> Dtype:
+        return self.dtype
+
+
 FP32 = FloatPrecision(method="float", dtype="float32", cpu_dtype="float32", tf32=False)  # what all is compared with
-Precision = Annotated[FloatPrecision | Int8Precision | Nf4Precision | MixedPrecision, Field(discriminator="method")]
+Precision = Annotated[
+    FloatPrecision | Int8Precision | Nf4Precision | MixedPrecision | OnnxRuntimePrecision,
+    Field(discriminator="method"),
+]
 ROWS: dict[str, type[Row]] = {
     "float": FloatPrecision,
     "bitsandbytes_int8": Int8Precision,
     "bitsandbytes_nf4": Nf4Precision,
     "mixed": MixedPrecision,
+    "onnxruntime": OnnxRuntimePrecision,
 }

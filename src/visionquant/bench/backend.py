@@ -33,14 +33,15 @@ def quiet(device: str) -> None:
     transformers_logging.disable_progress_bar()
 
 
-def preload(device: str, quantises: bool) -> None:
+def preload(device: str, with_bitsandbytes: bool) -> None:
     """Import what every pair's process needs once, before they are forked; after :func:`quiet`.
 
-    On a GPU bitsandbytes is left to each process, for its import opens the device.
+    On a GPU bitsandbytes is left to each process, for its import opens the device; so is ONNX Runtime everywhere, whose
+    import starts a thread.
     """
     import transformers.models.auto.modeling_auto  # noqa: F401
 
-    if quantises and device == "cpu":
+    if with_bitsandbytes and device == "cpu":
         import bitsandbytes  # noqa: F401
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from visionquant.bench import mixed
+from visionquant.bench import mixed, onnx_graph, onnx_proof, onnx_session
 from visionquant.bench.layers import quantised
 from visionquant.errors import StudyError
-from visionquant.precision import FloatPrecision, Int8Precision, MixedPrecision, Precision
+from visionquant.precision import FloatPrecision, Int8Precision, MixedPrecision, OnnxRuntimePrecision, Precision
 from visionquant.records import Conversion
 
 QUANTISED = ("Linear8bitLt", "Linear4bit")  # bitsandbytes' classes
@@ -31,8 +31,16 @@ def convert(model: nn.Module, precision: Precision, device: str) -> nn.Module:
     """Put ``model`` (FP32, on the CPU) into ``precision`` on ``device``; the model is changed and returned.
 
     Raises:
-        StudyError: nothing was quantised by a precision that quantises, or a rule matches nothing.
+        StudyError: nothing was quantised by a precision that quantises, a rule matches nothing, or ONNX Runtime is not
+            here.
     """
+    if isinstance(precision, OnnxRuntimePrecision):
+        why = onnx_graph.unsupported(device)
+        if why:
+            raise StudyError("precision onnxruntime", why, "leave the precision out")
+        side = int(getattr(model.config, "image_size"))  # noqa: B009 a module's attributes have no types
+        graph = onnx_graph.export(model, precision, torch.zeros(2, 3, side, side))
+        return onnx_session.Network(graph, onnx_session.options_of(precision))
     dtype = dtype_of(precision, device)
     if isinstance(precision, MixedPrecision):
         return mixed.convert(model, precision, dtype).to(device).eval()
@@ -60,6 +68,10 @@ def prove(model: nn.Module, precision: Precision, device: str) -> Conversion:
     Raises:
         StudyError: the model is not what ``precision`` says.
     """
+    if isinstance(precision, OnnxRuntimePrecision):
+        if not isinstance(model, onnx_session.Network):
+            raise StudyError("precision onnxruntime", "the model is no graph", "report this defect")
+        return onnx_proof.prove(model, precision)
     # By name, so that a float precision does not wait for a library that it does not use.
     layers: dict[str, Any] = {
         name: module for name, module in model.named_modules() if type(module).__name__ in QUANTISED

@@ -34,6 +34,7 @@ EXHAUSTED = (
     "can't allocate memory",
     "cannot allocate memory",
     "failed to allocate",
+    "bad_alloc",
     "cublas_status_alloc_failed",
     "cublas_status_not_initialized",
 )

@@ -111,13 +111,18 @@ def load(project: Project, model: str, spec: ModelSpec, manifest: Manifest, atte
     """
     if manifest.weights == "pretrained":
         return _pretrained(hub.resolve(project, manifest), model, attention, seed)
-    net = _seeded(project, model, attention, seed)
+    return seeded(project, model, spec, attention, seed)
+
+
+def seeded(project: Project, model: str, spec: ModelSpec, attention: str, seed: int) -> nn.Module:
+    """``model`` from its committed config with seeded weights; see :func:`load`."""
+    net = _filled(project, model, attention, seed)
     images = photographs.batch(8, preprocessing(project, model, None), spec.input_size)
     recalibrate(net, images)
     return net
 
 
-def _seeded(project: Project, model: str, attention: str, seed: int) -> nn.Module:
+def _filled(project: Project, model: str, attention: str, seed: int) -> nn.Module:
     from transformers import AutoConfig, AutoModel
     from transformers.initialization import no_init_weights
 

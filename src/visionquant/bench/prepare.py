@@ -21,6 +21,8 @@ from visionquant.bench import (
     isolate,
     load,
     memory,
+    onnx_graph,
+    onnx_session,
     operations,
     outliers,
     photographs,
@@ -32,7 +34,7 @@ from visionquant.bench import (
 from visionquant.bench.cell import GIB, Host
 from visionquant.manifest import Manifest
 from visionquant.paths import Project
-from visionquant.precision import Int8Precision
+from visionquant.precision import Int8Precision, OnnxRuntimePrecision
 from visionquant.records import Conversion, Fidelity, Settings, Size
 
 
@@ -86,10 +88,10 @@ def serve(
         outliers.plant(net, precision.outliers, images[:1])
     counts = (sum(one.numel() for one in net.parameters()), size.linear_layers(net), known_reference.macs)
     dtype = convert.dtype_of(precision, device)
-    build = _builder(net, settings)
+    build = _builder(net, settings, images)
     head, _ = fidelity.head_of(project, manifest, protocol.seed)
     seen = isolate.in_fork(lambda: _look(build, settings, dtype, images, known_reference, head, counts))
-    if device == "cpu" and seen.facts.fidelity is not None and _has_nf4(build()):
+    if device == "cpu" and seen.facts.fidelity is not None and _has_nf4(net):
         _settle(build(), images[:1].to(dtype))
     known = audit.Known(seen.features, seen.alone, seen.worst, dtype == torch.float32)
     subject = replicate.Subject(
@@ -122,9 +124,22 @@ def _require_memory(project: Project, model: str) -> None:
         )
 
 
-def _builder(net: nn.Module, settings: Settings) -> Callable[[], nn.Module]:
-    """How a replicate gets the converted model: inherited from this process on a CPU, made in its own on a GPU."""
+def _builder(net: nn.Module, settings: Settings, images: torch.Tensor) -> Callable[[], nn.Module]:
+    """How a replicate gets the converted model: inherited from this process on a CPU, made in its own on a GPU.
+
+    A graph is inherited and its session, which has threads, made in the replicate; the weights of ``net`` are let go.
+
+    Raises:
+        isolate.Failed: ONNX Runtime is not here, or not for this device.
+    """
     precision, device = settings.precision, settings.device
+    if isinstance(precision, OnnxRuntimePrecision):
+        why = onnx_graph.unsupported(device)
+        if why:
+            raise isolate.Failed("unsupported", why)
+        graph = onnx_graph.export(net, precision, images[:2])
+        net.to("meta")
+        return lambda: onnx_session.Network(graph, onnx_session.options_of(precision))
     if device == "cuda":
         return lambda: convert.convert(net, precision, device)
     converted = convert.convert(net, precision, device)
@@ -179,8 +194,9 @@ def _look(
             raise
         return nothing
     agreement = fidelity.compare(known_reference.outputs, found, known_reference.logits_from)
+    issued = net.kernels(images[:1]).total() if isinstance(net, onnx_session.Network) else counter.count
     met = outliers.layers_meeting(net)
     pairs = zip(found.features, known_reference.outputs.features, strict=True)
     worst = max(audit.distance(mine, theirs) for mine, theirs in pairs)
     single = alone.float().cpu().numpy()
-    return _Seen(Facts(conversion, described, agreement, counter.count, met), found.features, single, worst)
+    return _Seen(Facts(conversion, described, agreement, issued, met), found.features, single, worst)

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from visionquant.bench.onnx_session import Network
+
 
 def stored_tensors(model: nn.Module) -> Iterator[torch.Tensor]:
     """Every tensor that must be kept to run ``model``: parameters, buffers, and what bitsandbytes hangs beside them."""
@@ -24,7 +26,9 @@ def stored_tensors(model: nn.Module) -> Iterator[torch.Tensor]:
 
 
 def stored_bytes(model: nn.Module) -> int:
-    """Bytes of all stored tensors, each storage counted once."""
+    """Bytes of all stored tensors, each storage counted once; of a graph those of its initialisers."""
+    if isinstance(model, Network):
+        return model.graph.stored_bytes
     seen: dict[int, int] = {}
     for tensor in stored_tensors(model):
         storage = tensor.untyped_storage()
@@ -33,7 +37,12 @@ def stored_bytes(model: nn.Module) -> int:
 
 
 def file_bytes(model: nn.Module) -> int:
-    """Bytes of the state dict as one safetensors file: 8 for the length, the padded header, the tensors."""
+    """Bytes of the state dict as one safetensors file: 8 for the length, the padded header, the tensors.
+
+    Of a graph, those of its ONNX file with its weights.
+    """
+    if isinstance(model, Network):
+        return model.graph.file_bytes
     header: dict[str, Any] = {}
     offset = 0
     tensors = {name: value for name, value in model.state_dict().items() if isinstance(value, torch.Tensor)}

@@ -12,6 +12,7 @@ from visionquant.params import known
 RECIPES: dict[str, str] = {
     "monitor": "visionquant.deploy.watch",
     "validation": "visionquant.deploy.validation",
+    "onnxruntime": "visionquant.deploy.onnx_options",
 }
 
 

@@ -22,7 +22,8 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 INK = "#010203"
 STYLE = "<style>:root{color:#1f2328}@media(prefers-color-scheme:dark){:root{color:#e6edf3}}</style>"
 COLOURS = {"fp32": "#888888", "fp16": "#4477AA", "int8": "#EE6677", "nf4": "#228833"}
-MARKERS = {"fp32": "o", "fp16": "s", "int8": "^", "nf4": "D"}
+COLOURS |= {"fp32_onnxruntime": "#66CCEE", "int8_onnxruntime": "#CCBB44"}
+MARKERS = {"fp32": "o", "fp16": "s", "int8": "^", "nf4": "D", "fp32_onnxruntime": "P", "int8_onnxruntime": "X"}
 LETTERS = {"FASTER": "F", "SLOWER": "S", "SAME": "=", "UNDECIDED": "?"}
 LETTERED = "Letters are verdicts on the measured marks: F faster, S slower, = the same, ? undecided."
 OTHER_COLOURS, OTHER_MARKERS = ("#AA3377", "#66CCEE", "#CCBB44"), ("v", "P", "X")

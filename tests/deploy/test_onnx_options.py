@@ -1,0 +1,110 @@
+"""The recipe on a tiny network: every contestant runs, agrees, and stands in the table with both of its ratios."""
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import made
+import pytest
+import tiny
+import torch
+
+from visionquant import recipes
+from visionquant.analysis.evidence import Evidence, gather
+from visionquant.analysis.figures import onnx as figures
+from visionquant.analysis.tables import onnx as tables
+from visionquant.bench import load, onnx_graph, photographs
+from visionquant.deploy import onnx_options
+from visionquant.errors import StudyError
+from visionquant.paths import Project
+from visionquant.recipes import Recipe
+
+present = pytest.mark.skipif(
+    bool(onnx_graph.unsupported("cpu")), reason="needs ONNX Runtime: pip install --editable '.[onnx]'"
+)
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, recipes.Value]]:
+    project, params = tiny.project(tmp_path_factory.mktemp("study"), tiny.settings())
+    spec, threads = params.models["tiny-vit"], torch.get_num_threads()
+    net = load.seeded(project, "tiny-vit", spec, "sdpa", 0)
+    images = photographs.batch(4, photographs.DEFAULT, spec.input_size)
+    with torch.inference_mode():
+        found = onnx_options.measure(onnx_options.contestants(params, net, images), images, {1: 3, 2: 2})
+    torch.set_num_threads(threads)
+    return found
+
+
+def evidence(root: Path, rows: list[dict[str, recipes.Value]]) -> Evidence:
+    study = made.study(root, {"fp32": 1.0, "fp16": 1.0, "int8": 1.0, "nf4": 1.0})
+    project = Project(root)
+    recipe = Recipe(
+        name=tables.RECIPE, command="made up", weights="seeded", environment=made.CPU, elapsed_s=1.0, rows=tuple(rows)
+    )
+    recipes.write(project, recipe)
+    return gather(project, study.params)
+
+
+@present
+def test_every_contestant_is_timed_in_turns_and_agrees_with_fp32(rows: list[dict[str, recipes.Value]]) -> None:
+    assert len({(row["batch_size"], tables.contestant(row)) for row in rows}) == len(rows)
+    assert {row["precision"] for row in rows} == {"fp32", "fp32_onnxruntime", "int8", "int8_onnxruntime"}
+    for batch_size in (1, 2):
+        field = [row for row in rows if row["batch_size"] == batch_size]
+        assert [row["is_fastest_fp32"] for row in field].count(1) == 1
+        assert field[0]["precision"] == "fp32"
+        assert field[0]["speedup_over_torch_fp32"] == 1.0
+        (fastest,) = [row for row in field if row["is_fastest_fp32"]]
+        assert fastest["precision"] in ("fp32", "fp32_onnxruntime")
+        assert fastest["speedup_over_fastest_fp32"] == 1.0
+        for row in field:
+            low, median, high = (row[f"latency{part}_ms"] for part in ("_lowest", "", "_highest"))
+            assert isinstance(low, float)
+            assert isinstance(median, float)
+            assert isinstance(high, float)
+            assert 0 < low <= median <= high
+    for row in rows:
+        assert isinstance(row["cosine"], float)
+        assert row["cosine"] > (1 - 1e-5 if str(row["precision"]).startswith("fp32") else 0.97)
+
+
+def test_one_option_is_changed_at_a_time() -> None:
+    first, *others = map(asdict, onnx_options.options(2))
+    assert [sum(one[key] != first[key] for key in first) for one in others] == [1, 1, 2, 1]  # branches want a mode
+    assert len(onnx_options.options(1)) == 2
+
+
+def test_passes_take_turns_from_alternating_ends() -> None:
+    order: list[int] = []
+    times = onnx_options.in_turns([lambda i=i: float(order.append(i) or i) for i in range(3)], 2)  # type: ignore[misc]
+    assert order == [0, 1, 2, 0, 1, 2, 2, 1, 0]  # once untimed
+    assert times.tolist() == [[0, 0], [1, 1], [2, 2]]
+
+
+@present
+def test_table_and_figure_show_what_was_kept(rows: list[dict[str, recipes.Value]], tmp_path: Path) -> None:
+    found = evidence(tmp_path / "study", rows)
+    (table,) = tables.options(found)
+    assert len(table.rows) == len(rows)
+    texts = [item.text for row in table.rows for item in row]
+    assert "INT8" in texts
+    assert "int8_onnxruntime" in texts
+    drawn = figures.speedups(found)
+    assert "int8_onnxruntime" in drawn.svg
+    assert "Made-up CPU" in drawn.source
+
+
+def test_without_a_run_table_and_figure_say_so(tmp_path: Path) -> None:
+    found = made.study(tmp_path / "study", {"fp32": 1.0, "fp16": 1.0, "int8": 1.0, "nf4": 1.0})
+    (table,) = tables.options(found)
+    assert table.rows == ()
+    assert "visionquant recipe onnxruntime" in table.source
+    assert "nothing to show" in figures.speedups(found).svg
+
+
+def test_without_onnx_runtime_the_recipe_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    project, params = tiny.project(tmp_path, tiny.settings())
+    with pytest.raises(StudyError, match=r"recipe onnxruntime: ONNX Runtime is not installed; pip install"):
+        onnx_options.run(project, params, made.CPU)
