@@ -9,7 +9,7 @@ from visionquant.cli.common import app, opened
 from visionquant.params import known
 
 # Each module has ``run(project, params, machine)`` that gives a :class:`visionquant.recipes.Recipe`.
-RECIPES: dict[str, str] = {}
+RECIPES: dict[str, str] = {"calibration": "visionquant.accuracy.contest"}
 
 
 @app.command()
