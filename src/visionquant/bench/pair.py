@@ -14,7 +14,7 @@ from visionquant.environment import Environment, require_declared
 from visionquant.manifest import Manifest
 from visionquant.params import Params, Protocol, known
 from visionquant.paths import Project
-from visionquant.precision import Int8Precision, Nf4Precision
+from visionquant.precision import Int8Precision, MixedPrecision, Nf4Precision
 from visionquant.records import SCHEMA, Code, Record, Settings, Weights
 
 OnPair = Callable[[Record], None]
@@ -101,7 +101,9 @@ def _measure(
     settings = sessions[0].record.settings
     conditions.require_quiet(settings.protocol, settings.device)
     backend.quiet(settings.device)
-    bitsandbytes = any(isinstance(one.record.settings.precision, Int8Precision | Nf4Precision) for one in sessions)
+    bitsandbytes = any(
+        isinstance(one.record.settings.precision, Int8Precision | Nf4Precision | MixedPrecision) for one in sessions
+    )
     backend.preload(settings.device, bitsandbytes)
     idle_w = _idle_w(settings.device, settings.protocol)
     sampler = Sampler.start() if settings.device == "cuda" else None

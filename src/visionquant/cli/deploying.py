@@ -10,6 +10,7 @@ from visionquant.params import known
 
 # Each module has ``run(project, params, machine)`` that gives a :class:`visionquant.recipes.Recipe`.
 RECIPES: dict[str, str] = {
+    "calibration": "visionquant.accuracy.contest",
     "monitor": "visionquant.deploy.watch",
     "validation": "visionquant.deploy.validation",
     "onnxruntime": "visionquant.deploy.onnx_options",

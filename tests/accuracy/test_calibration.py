@@ -1,0 +1,242 @@
+"""Activation ranges against independent computations, what they do to a network, and the recipe that compares them."""
+
+from pathlib import Path
+from typing import get_args
+
+import made
+import numpy as np
+import pytest
+import tiny
+import torch
+from torch import nn
+
+from visionquant import environment, recipes
+from visionquant.accuracy import calibration, contest, digits, networks, training
+from visionquant.analysis import evidence
+from visionquant.analysis.figures import calibration as figures
+from visionquant.analysis.tables import calibration as tables
+from visionquant.errors import StudyError
+from visionquant.params import Params
+from visionquant.paths import Project
+from visionquant.recipes import Recipe
+from visionquant.trainings import NetworkSpec
+
+NETWORK = "tiny-digits"
+STATISTICS = get_args(calibration.Statistic)
+
+
+def one_layer(width: int = 8) -> nn.Module:
+    return nn.Sequential(nn.Linear(width, 4)).eval()
+
+
+def steps(net: nn.Module) -> tuple[float, float, float]:
+    """Step, lowest and highest value of the first quantised layer's inputs."""
+    layer = next(module for module in net.modules() if isinstance(module, calibration.Int8Linear))
+    scale, zero = float(layer.rounding.scale), float(layer.rounding.zero_point)
+    return scale, -zero * scale, (255 - zero) * scale
+
+
+@pytest.fixture(scope="module")
+def small() -> tuple[nn.Module, torch.Tensor]:
+    spec = NetworkSpec.model_validate(tiny.settings()["training"]["networks"][NETWORK] | {"family": "beit"})
+    return networks.build(spec, seed=0).eval(), digits.load(16).images
+
+
+def test_min_max_is_the_range_of_the_values_and_of_zero() -> None:
+    values = torch.from_numpy(np.random.default_rng(0).normal(1.0, 2.0, (500, 8)).astype(np.float32))
+    scale, low, high = steps(calibration.calibrate(one_layer(), values.split(100), "min-max"))
+    assert scale == pytest.approx((float(values.max()) - float(values.min())) / 255, rel=1e-5)
+    assert (low, high) == pytest.approx((float(values.min()), float(values.max())), abs=scale)
+    above = steps(calibration.calibrate(one_layer(), [values.abs() + 3], "min-max"))
+    assert above[1] == 0.0
+
+
+@pytest.mark.parametrize("percentile", [99.0, 99.9])
+def test_the_percentile_is_that_of_the_values(percentile: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration, "PERCENTILE", percentile)
+    values = np.random.default_rng(1).laplace(0.5, 1.0, (20_000, 8)).astype(np.float32)
+    scale, low, high = steps(calibration.calibrate(one_layer(), torch.from_numpy(values).split(4000), "percentile"))
+    expected = np.percentile(values, [(100 - percentile) / 2, (100 + percentile) / 2])
+    assert expected[1] < 0.8 * values.max()
+    assert (low, high) == pytest.approx(tuple(expected), abs=scale + 2 * float(np.ptp(values)) / 2048)
+
+
+@pytest.mark.parametrize("draw", ["standard_normal", "laplace", "standard_t"])
+def test_mse_is_close_to_the_best_of_all_ranges(draw: str) -> None:
+    rng = np.random.default_rng(2)
+    raw = rng.standard_t(3, (20_000, 8)) if draw == "standard_t" else getattr(rng, draw)(size=(20_000, 8))
+    values = torch.from_numpy(raw.astype(np.float32))
+
+    def error(low: float, high: float) -> float:
+        scale = (high - low) / 255
+        rounded = torch.fake_quantize_per_tensor_affine(values, scale, round(-low / scale), 0, 255)
+        return float(((rounded - values) ** 2).mean())
+
+    ends, shares = (float(values.min()), float(values.max())), np.linspace(0.3, 1, 15)
+    best = min(error(a * ends[0], b * ends[1]) for a in shares for b in shares)
+    found = error(*steps(calibration.calibrate(one_layer(), [values], "mse"))[1:])
+    assert best < 0.9 * error(*ends)
+    assert found < 1.1 * best
+
+
+def test_more_images_never_narrow_min_max(small: tuple[nn.Module, torch.Tensor]) -> None:
+    net, images = small
+    seen = calibration.observers(net, "min-max")
+    before = dict.fromkeys(seen, (np.inf, -np.inf))
+    for part in images[:32].split([1, 1, 2, 4, 8, 16]):
+        calibration.observe(net, [part], seen)
+        after = {name: (float(one.min_val), float(one.max_val)) for name, one in seen.items()}
+        assert all(after[name][0] <= before[name][0] and after[name][1] >= before[name][1] for name in seen)
+        before = after
+    at_once = calibration.observers(net, "min-max")
+    calibration.observe(net, [images[:32]], at_once)
+    assert {name: (float(one.min_val), float(one.max_val)) for name, one in at_once.items()} == {
+        name: pytest.approx(ends, rel=1e-4) for name, ends in before.items()
+    }
+
+
+@pytest.mark.parametrize("statistic", STATISTICS)
+def test_static_int8_is_close_to_fp32_and_leaves_the_network_alone(
+    small: tuple[nn.Module, torch.Tensor], statistic: calibration.Statistic
+) -> None:
+    net, images = small
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    quantised = calibration.calibrate(net, images[:64].split(32), statistic)
+    linears = sum(type(module) is nn.Linear for module in net.modules())
+    assert calibration.prove(quantised) == linears > 5
+    with torch.inference_mode():
+        base, found, dynamic = (one(images[64:96]).logits for one in (net, quantised, calibration.quantise(net, None)))
+    assert 0 < float(((found - base) ** 2).sum() / (base**2).sum()) < 0.01
+    assert 0 < float(((dynamic - base) ** 2).sum() / (base**2).sum()) < 0.01
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+    assert not any(module._forward_pre_hooks for module in net.modules())
+
+
+def test_a_layer_gives_what_integers_give() -> None:
+    torch.manual_seed(0)
+    net, values = one_layer(32), torch.randn(50, 32)
+    layer = calibration.calibrate(net, [values], "min-max")[0]
+    zero = int(layer.rounding.zero_point)
+    codes = (torch.round(values / layer.rounding.scale) + zero).clamp(0, 255).to(torch.int64) - zero
+    products = codes @ layer.codes.to(torch.int64).T
+    expected = products * float(layer.rounding.scale) * layer.scale.T + net[0].bias
+    with torch.inference_mode():
+        assert torch.allclose(layer(values), expected, atol=1e-5)
+    assert set(layer.codes.int().abs().amax(1).tolist()) <= {127, 128}
+    assert torch.allclose(layer.codes * layer.scale, net[0].weight, atol=float(layer.scale.max()) / 2 + 1e-6)
+
+
+def test_dynamic_ranges_are_those_of_each_batch() -> None:
+    net = calibration.quantise(one_layer(), None)
+    torch.manual_seed(0)
+    small_, large = torch.randn(20, 8), 100 * torch.randn(20, 8)
+    for batch in (small_, large, small_):
+        net(batch)
+        assert steps(net)[0] == pytest.approx(float(batch.max() - batch.min()) / 255, rel=1e-5)
+
+
+def test_nothing_quantised_nothing_seen_or_nothing_finite_is_one_line() -> None:
+    with pytest.raises(StudyError, match="0 Linear layers in INT8 and 1 not"):
+        calibration.prove(one_layer())
+    mixed = nn.Sequential(calibration.quantise(one_layer(), None), nn.Linear(4, 2))
+    with pytest.raises(StudyError, match="1 Linear layers in INT8 and 1 not"):
+        calibration.prove(mixed)
+    disabled = calibration.quantise(one_layer(), None)
+    disabled[0].rounding.disable_fake_quant()
+    with pytest.raises(StudyError, match="0 Linear layers in INT8 and 1 not"):
+        calibration.prove(disabled)
+    with pytest.raises(StudyError, match="without a Linear layer"):
+        calibration.calibrate(nn.Sequential(nn.Conv2d(3, 4, 3)), [torch.zeros(1, 3, 8, 8)], "mse")
+    with pytest.raises(StudyError, match="no image in the batches"):
+        calibration.calibrate(one_layer(), iter(()), "mse")
+    with pytest.raises(StudyError, match="not finite"):
+        calibration.calibrate(one_layer(), [torch.full((2, 8), np.nan)], "min-max")
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, Params, Recipe, list[torch.Tensor]]:
+    """The recipe over the one trained fold of two, and all images that were calibrated on."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        patch.setattr(contest, "SIZES", (1, 4, 16))
+        patch.setattr(contest, "DRAWS", 2)
+        project, params = tiny.project(tmp_path_factory.mktemp("calibrated"))
+        with pytest.raises(StudyError, match="run `visionquant train --network tiny-digits`"):
+            contest.run(project, params, environment.probe("cpu"))
+        spec = params.training.networks[NETWORK]
+        done = training.train(spec, params.training, digits.load(spec.image_size), 1)
+        training.save(project, NETWORK, 1, done.net)
+        used: list[torch.Tensor] = []
+        observe = calibration.observe
+
+        def spied(net: nn.Module, batches: object, seen: calibration.Observers) -> None:
+            kept = list(batches)  # type: ignore[call-overload]
+            used.extend(kept)
+            observe(net, kept, seen)
+
+        patch.setattr(calibration, "observe", spied)
+        found = contest.run(project, params, environment.probe("cpu"))
+    recipes.write(project, found)
+    return project, params, found, used
+
+
+def test_the_recipe_compares_all_contestants_on_the_same_images(
+    ran: tuple[Project, Params, Recipe, list[torch.Tensor]],
+) -> None:
+    project, _, found, _ = ran
+    assert recipes.read_all(project, "calibration") == {"local": found}
+    assert len({tuple(row) for row in found.rows}) == 1
+    statistics = [row["statistic"] for row in found.rows]
+    assert statistics[:3] == ["fp32", "bitsandbytes", "dynamic"]
+    assert [statistics.count(name) for name in STATISTICS] == [3 * 2 + 2] * 3
+    base = found.rows[0]
+    assert (base["quantised_layers"], base["sqnr_db"]) == (0, None)
+    assert {row["quantised_layers"] for row in found.rows[1:]} == {7}
+    for row in found.rows:
+        assert (row["folds"], row["n"]) == ("1", 898)
+        assert row["right"] == base["right"] + row["only_here"] - row["only_fp32"]
+    assert all(row["sqnr_db"] > 20 for row in found.rows[1:] if row["images"] == 16)
+
+
+def test_held_out_images_are_never_calibrated_on(ran: tuple[Project, Params, Recipe, list[torch.Tensor]]) -> None:
+    _, params, _, used = ran
+    data = digits.load(params.training.networks[NETWORK].image_size)
+    learn, held = (
+        {data.images[i].numpy().tobytes() for i in part.tolist()} for part in digits.folds(data.labels, 2, 0)[1]
+    )
+    drawn = [image.numpy().tobytes() for batch in used for image in batch]
+    assert not set(drawn) & (held - learn)
+    assert len(drawn) == 3 * (2 * 16 + 2)
+    assert len(set(drawn) - learn) == len(contest.ACCIDENTS)
+
+
+def test_tables_and_figure_show_what_the_recipe_found(
+    ran: tuple[Project, Params, Recipe, list[torch.Tensor]],
+) -> None:
+    project, params, found, _ = ran
+    study = evidence.gather(project, params)
+    (table,) = tables.contest(study)
+    assert len(table.rows) == 3 + 3 * (1 + 2)
+    assert table.rows[0][3].key == pytest.approx(100 * found.rows[0]["right"] / 898)
+    assert {row[3].word for row in table.rows[1:]} <= {"UNDECIDED", "LOWER", "HIGHER"}
+    (swept,) = tables.sweep(study)
+    assert [row[1].key for row in swept.rows] == [1, 4, 16]
+    values = [row["sqnr_db"] for row in found.rows if (row["statistic"], row["images"]) == ("mse", 4)]
+    assert swept.rows[1][7].key == pytest.approx(np.median(values))
+    assert figures.sweep(study) == figures.sweep(study)
+    assert "min-max" in figures.sweep(study).svg
+
+
+def test_without_a_run_the_page_says_which_command_to_run(tmp_path: Path) -> None:
+    project = made.project(tmp_path / "empty")
+    study = evidence.gather(project, tiny_params(project))
+    for (table,) in (tables.contest(study), tables.sweep(study)):
+        assert table.rows == ()
+        assert "visionquant recipe calibration" in table.source
+    assert "nothing to show" in figures.sweep(study).svg
+
+
+def tiny_params(project: Project) -> Params:
+    from visionquant import params as parameters
+
+    return parameters.load(project)
