@@ -44,5 +44,34 @@ def test_calibration_error_by_hand() -> None:
 
 
 def test_words_are_corrected_over_the_table() -> None:
-    assert accuracy._holm([0.02, 0.04, 0.5], 0.05) == [0.0, 0.0, 0.0]
-    assert accuracy._holm([0.01, 0.02, 0.5], 0.05) == pytest.approx([0.05 / 3, 0.025, 0.0])
+    lost = [accuracy.contrast([True] * count, [False] * count) for count in (6, 7, 8)]  # p: 0.031, 0.016, 0.008
+    assert accuracy._words([lost[0]], 0.95) == ["LOWER"]
+    assert accuracy._words([lost[0], None, lost[0]], 0.95) == ["UNDECIDED", "", "UNDECIDED"]
+    assert accuracy._words(lost, 0.95) == ["LOWER", "LOWER", "LOWER"]
+    assert accuracy._words([*lost, lost[0]], 0.95) == ["UNDECIDED", "LOWER", "LOWER", "UNDECIDED"]
+
+
+def test_models_with_and_without_a_head() -> None:
+    from visionquant import environment
+    from visionquant.labelled import Answers, Judged
+    from visionquant.precision import FP32
+
+    def answers(best: list[int], voted: list[int], cka: float) -> Answers:
+        five = tuple((one, 9, 8, 7, 6) for one in best)
+        return Answers(precision=FP32, quantized_modules=0, top5=five, neighbours=tuple(voted), cka=cka)
+
+    known = {"fp32": answers([5, 6, 6, 9], [0, 1, 1, 0], 1.0), "int8": answers([5, 6, 5, 6], [0, 1, 0, 0], 0.5)}
+    shared = {
+        "key": "", "weights": "", "environment": environment.probe("cpu"), "images": ("a", "b", "c", "d"),
+        "classes": ("x", "y"), "labels": (0, 1, 1, 0), "precisions": known,
+    }  # fmt: skip
+    judged = [Judged(model="head", targets=(5, 6), **shared), Judged(model="none", targets=None, **shared)]
+    head, int8, bare, other = accuracy.named(judged, 0.95)
+    assert head.top1 is not None
+    assert (head.top1.count, head.contrast) == (3, None)
+    assert int8.top1 is not None
+    assert int8.top1.count == 2
+    assert int8.contrast == accuracy.Contrast(1, 0, 1.0)
+    assert int8.word == "UNDECIDED"
+    assert (bare.top1, bare.top5, bare.word, bare.agreement) == (None, None, "", 100.0)
+    assert (other.neighbours.count, other.agreement, other.cka) == (3, 75.0, 0.5)

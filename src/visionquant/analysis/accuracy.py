@@ -16,6 +16,7 @@ import numpy as np
 from scipy import stats
 
 from visionquant import labelled, scores
+from visionquant.analysis import verdicts
 from visionquant.analysis.evidence import BASELINE, Evidence
 from visionquant.labelled import Judged
 from visionquant.scores import Named as Answered
@@ -101,19 +102,8 @@ def measured(found: Sequence[Scores], confidence: float) -> tuple[Measured, ...]
             against = contrast(right(base, each), mine) if base is not None and name != BASELINE else None
             error = calibration_error(mine, one.confidence)
             rows.append(Measured(each.network, name, share(mine, confidence), error, against))
-    levels = _holm([row.contrast.p for row in rows if row.contrast], 1 - confidence)
-    told = iter(levels)
-    return tuple(replace(row, word=row.contrast.word(next(told))) if row.contrast else row for row in rows)
-
-
-def _holm(ps: Sequence[float], alpha: float) -> list[float]:
-    """The level that each p is held against; 0 for all after the first that fails (S. Holm, 1979)."""
-    levels, open_ = [0.0] * len(ps), True
-    for rank, index in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):
-        level = alpha / (len(ps) - rank)
-        open_ = open_ and ps[index] < level
-        levels[index] = level if open_ else 0.0
-    return levels
+    told = _words([row.contrast for row in rows], confidence)
+    return tuple(replace(row, word=word) for row, word in zip(rows, told, strict=True))
 
 
 @dataclass(frozen=True)
@@ -161,8 +151,14 @@ def named(found: Sequence[Judged], confidence: float) -> tuple[Named, ...]:
                     answers.cka,
                 )
             )
-    told = iter(_holm([row.contrast.p for row in rows if row.contrast], 1 - confidence))
-    return tuple(replace(row, word=row.contrast.word(next(told))) if row.contrast else row for row in rows)
+    told = _words([row.contrast for row in rows], confidence)
+    return tuple(replace(row, word=word) for row, word in zip(rows, told, strict=True))
+
+
+def _words(contrasts: Sequence[Contrast | None], confidence: float) -> list[str]:
+    """A word on each contrast, corrected (Holm) over all of them; empty where there is none."""
+    adjusted = iter(verdicts.holm([one.p for one in contrasts if one]))
+    return [replace(one, p=next(adjusted)).word(1 - confidence) if one else "" for one in contrasts]
 
 
 def sets(evidence: Evidence) -> dict[str, tuple[Scores, ...]]:
