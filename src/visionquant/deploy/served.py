@@ -1,0 +1,142 @@
+"""A quantised classifier that is ready to answer: loaded, converted, proved and warmed up, without HTTP.
+
+What the guide's template leaves out is done here: weights come through the study's own loader (safetensors, every byte
+checked; never ``torch.load``), the precision is proved on the converted model, and logits that are not finite are an
+error. A backbone answers through the checkpoint's own head where it has one, else through the fidelity pass's fixed
+seeded projection, and says which: with seeded weights the classes mean nothing.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from visionquant import hub
+from visionquant.accuracy import digits, training
+from visionquant.bench import convert, fidelity, load, outliers, photographs
+from visionquant.errors import StudyError
+from visionquant.manifest import Manifest
+from visionquant.params import Params, known
+from visionquant.paths import Project
+from visionquant.precision import Int8Precision
+
+WARMUPS = 3  # passes at each batch size: the first ones allocate, and NF4 layers are repacked for some CPUs
+Input = np.ndarray | torch.Tensor
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is served, by name: a plain value that another process can build the network from.
+
+    ``input_size`` is the side of the square input in pixels, ``preprocessing`` a hub ``preprocessor_config.json``.
+    """
+
+    project: Project
+    params: Params
+    name: str
+    precision: str
+    device: Literal["cpu", "cuda"]
+    input_size: int
+    preprocessing: dict[str, Any]
+    weights: Literal["pretrained", "seeded", "trained here"]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of one prepared image."""
+        return 3, self.input_size, self.input_size
+
+
+def model(project: Project, params: Params, name: str, precision: str, device: Literal["cpu", "cuda"]) -> Subject:
+    """A row of ``models``, with the weights that the download stage found.
+
+    Raises:
+        StudyError: no such row, or nothing was downloaded, or a file of it is missing or altered.
+    """
+    known("models", [name], params.models)
+    known("precisions", [precision], params.precisions)
+    spec = params.models[name]
+    manifest = Manifest.load(project.manifest(name), spec.source)
+    folder = hub.resolve(project, manifest) if manifest.weights == "pretrained" else None
+    prepared = load.preprocessing(project, name, folder)
+    return Subject(project, params, name, precision, device, spec.input_size, prepared, manifest.weights)
+
+
+def network(project: Project, params: Params, name: str, precision: str, device: Literal["cpu", "cuda"]) -> Subject:
+    """A row of ``training.networks``, trained here: that of the first fold of ``training.run``.
+
+    Raises:
+        StudyError: no such row, or it was not trained yet.
+    """
+    known("training.networks", [name], params.training.networks)
+    known("precisions", [precision], params.precisions)
+    if not project.weights(name, params.training.run[0]).is_file():
+        raise StudyError(f"network {name}", "not trained yet", f"run `visionquant train --network {name}`")
+    size = params.training.networks[name].image_size
+    return Subject(project, params, name, precision, device, size, digits.preprocessing(), "trained here")
+
+
+class QuantizedModelServer:
+    """Answers with logits. Building one takes seconds; it is warm when it is built.
+
+    Args:
+        subject: what to serve.
+        batch_size: the largest batch that is warmed up for.
+
+    Raises:
+        StudyError: the weights do not load, or the precision can't be put into effect.
+    """
+
+    def __init__(self, subject: Subject, batch_size: int = 1) -> None:
+        self.subject = subject
+        self.row = subject.params.precisions[subject.precision]
+        self.dtype = convert.dtype_of(self.row, subject.device)
+        net, self.head, self.logits_from = _built(subject)
+        self.net = convert.convert(net, self.row, subject.device)
+        self.conversion = convert.prove(self.net, self.row, subject.device)
+        for size in sorted({1, batch_size}):
+            for _ in range(WARMUPS):
+                self.batch_predict(np.zeros((size, *subject.shape), np.float32))
+
+    def predict(self, image: Input) -> torch.Tensor:
+        """Logits (classes,) of one prepared image (3, side, side), float32 on the CPU; see :meth:`batch_predict`."""
+        return self.batch_predict(torch.as_tensor(image)[None])[0]
+
+    def batch_predict(self, images: Input) -> torch.Tensor:
+        """Logits (n, classes), float32 on the CPU, of n prepared images (n, 3, side, side).
+
+        Raises:
+            StudyError: another shape, a value that is not finite, or such a logit.
+        """
+        batch = torch.as_tensor(images)
+        if batch.ndim != 4 or tuple(batch.shape[1:]) != self.subject.shape or not len(batch):
+            wanted = f"give (n, {', '.join(map(str, self.subject.shape))})"
+            raise StudyError("predict", f"images of shape {tuple(batch.shape)}", wanted)
+        if not torch.isfinite(batch).all():
+            raise StudyError("predict", "an image holds NaN or infinity", "give finite pixels")
+        with torch.inference_mode():
+            found = self.net(batch.to(self.subject.device, self.dtype))
+            if self.head is None:
+                logits: torch.Tensor = found.logits.float().cpu()
+            else:
+                pooled = getattr(found, "pooler_output", None)
+                features = fidelity.features_of(found).float().cpu()
+                logits = self.head(features, None if pooled is None else pooled.float().cpu())
+        if not torch.isfinite(logits).all():
+            raise StudyError(f"precision {self.subject.precision}", "logits that are not finite", "serve another one")
+        return logits
+
+
+def _built(subject: Subject) -> tuple[torch.nn.Module, fidelity.Head | None, str]:
+    """The network in FP32 on the CPU, its head unless it has logits of its own, and where the logits come from."""
+    project, params = subject.project, subject.params
+    if subject.weights == "trained here":
+        spec, fold = params.training.networks[subject.name], params.training.run[0]
+        return training.restore(project, subject.name, spec, params.training, fold), None, "its own head, trained here"
+    spec_, protocol = params.models[subject.name], params.protocol
+    manifest = Manifest.load(project.manifest(subject.name), spec_.source)
+    net = load.load(project, subject.name, spec_, manifest, protocol.attention, protocol.seed)
+    row = params.precisions[subject.precision]
+    if isinstance(row, Int8Precision) and row.outliers:
+        outliers.plant(net, row.outliers, photographs.batch(1, subject.preprocessing, subject.input_size))
+    return net, *fidelity.head_of(project, manifest, protocol.seed)

@@ -1,0 +1,475 @@
+"""A real server on loopback: right answers, refusals with reasons, and no request left without either."""
+
+import io
+import os
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import psutil
+import pytest
+import requests
+import serving_process
+import tiny
+import torch
+from PIL import Image
+from serving_process import Running
+
+from visionquant import hub
+from visionquant.accuracy import digits, training
+from visionquant.bench import fidelity, load, photographs
+from visionquant.cli import deploying
+from visionquant.deploy import served
+from visionquant.deploy.served import QuantizedModelServer, Subject
+from visionquant.deploy.server import Server, serve
+from visionquant.deploy.uploads import Limits, Refused, image, tensor
+from visionquant.errors import StudyError
+from visionquant.manifest import Manifest
+from visionquant.params import Params
+from visionquant.paths import Project
+
+SIDE = 32
+PIXELS = 25_000_000
+BYTES = 10 * 2**20
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """Later tests fork this process, which a running thread pool does not survive."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, Params]:
+    project, params = tiny.project(tmp_path_factory.mktemp("serve"), tiny.settings(precisions=("fp32", "int8")))
+    hub.download(project, params, "tiny-vit")
+    return project, params
+
+
+@pytest.fixture(scope="module")
+def subject(study: tuple[Project, Params]) -> Subject:
+    return served.model(*study, "tiny-vit", "int8", "cpu")
+
+
+@pytest.fixture(scope="module")
+def direct(subject: Subject) -> QuantizedModelServer:
+    return QuantizedModelServer(subject)
+
+
+@pytest.fixture(scope="module")
+def first_ready() -> list[bool]:
+    return []
+
+
+@pytest.fixture(scope="module")
+def server(study: tuple[Project, Params], first_ready: list[bool]) -> Iterator[Running]:
+    options = ("--model", "tiny-vit", "--precision", "int8", "--queue", "16", "--batch-wait-ms", "20")
+    with serving_process.running(study[0].root, *options) as found:
+        first_ready.append(found.ready())
+        found.wait_until_ready()
+        first_ready.append(found.ready())
+        yield found
+
+
+def encoded(picture: Image.Image, kind: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind)
+    return buffer.getvalue()
+
+
+def photograph(number: int, kind: str = "PNG") -> bytes:
+    return encoded(photographs.crops()[number], kind)
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A PNG of a few dozen bytes whose header claims a size."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def post(server: Running, data: bytes, field: str = "image") -> requests.Response:
+    return requests.post(f"{server.url}/predict", files={field: ("file", data)}, timeout=30)
+
+
+def post_tensor(server: Running, data: bytes | Iterator[bytes], shape: str = f"3,{SIDE},{SIDE}") -> requests.Response:
+    kind = {"Content-Type": "application/octet-stream"}
+    return requests.post(f"{server.url}/predict/tensor", data=data, params={"shape": shape}, headers=kind, timeout=30)
+
+
+def assert_right(answer: dict[str, object], logits: torch.Tensor, tolerance: float = 1e-2) -> None:
+    """The classes are the likeliest of these logits, with these logits and their softmax."""
+    classes = answer["classes"]
+    assert isinstance(classes, list)
+    assert len(classes) == 5
+    spread = float(logits.max() - logits.min())
+    best = logits.topk(5).values
+    for one, value in zip(classes, best, strict=True):
+        assert one["logit"] == pytest.approx(float(logits[one["index"]]), abs=tolerance * spread)
+        assert one["logit"] == pytest.approx(float(value), abs=tolerance * spread)
+        assert one["probability"] == pytest.approx(float(logits.softmax(0)[one["index"]]), rel=0.2)
+
+
+# --- from Python
+
+
+def test_predict_is_the_forward_pass_through_the_head(study: tuple[Project, Params]) -> None:
+    project, params = study
+    ready = QuantizedModelServer(served.model(project, params, "tiny-vit", "fp32", "cpu"))
+    manifest = Manifest.load(project.manifest("tiny-vit"), params.models["tiny-vit"].source)
+    net = load.load(project, "tiny-vit", params.models["tiny-vit"], manifest, "sdpa", params.protocol.seed)
+    head, named = fidelity.head_of(project, manifest, params.protocol.seed)
+    images = photographs.batch(3, ready.subject.preprocessing, SIDE)
+    with torch.inference_mode():
+        found = net(images)
+        expected = head(found.last_hidden_state, found.pooler_output)
+    assert ready.logits_from == named
+    torch.testing.assert_close(ready.batch_predict(images), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_batch_gives_what_single_images_give(direct: QuantizedModelServer) -> None:
+    assert direct.conversion.quantized_modules > 0
+    images = photographs.batch(4, direct.subject.preprocessing, SIDE)
+    single = torch.stack([direct.predict(one) for one in images])
+    torch.testing.assert_close(direct.batch_predict(images), single, rtol=0.02, atol=0.02)
+
+
+def test_a_trained_network_is_served_with_its_own_logits(study: tuple[Project, Params]) -> None:
+    project, params = study
+    with pytest.raises(StudyError, match="not trained yet; run `visionquant train"):
+        served.network(project, params, "tiny-digits", "fp32", "cpu")
+    spec = params.training.networks["tiny-digits"]
+    net = training.train(spec, params.training, digits.load(16), 0).net
+    training.save(project, "tiny-digits", 0, net)
+    ready = QuantizedModelServer(served.network(project, params, "tiny-digits", "fp32", "cpu"))
+    pictures = digits.load(16).images[:4]
+    with torch.inference_mode():
+        torch.testing.assert_close(ready.batch_predict(pictures), net(pictures).logits, rtol=1e-4, atol=1e-5)
+
+
+def test_an_uploaded_digit_is_prepared_as_those_learned_from() -> None:
+    from sklearn.datasets import load_digits
+
+    grey = np.round(load_digits().images[7] / 16 * 255).astype(np.uint8)
+    found = image(encoded(Image.fromarray(grey)), PIXELS, digits.preprocessing(), SIDE)
+    assert np.abs(found - digits.load(SIDE).images[7].numpy()).max() < 0.02
+
+
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [
+        (np.zeros((1, 3, 8, 8)), "of shape"),
+        (np.zeros((0, 3, SIDE, SIDE)), "of shape"),
+        (np.full((1, 3, SIDE, SIDE), np.nan), "NaN or infinity"),
+    ],
+)
+def test_batch_predict_refuses_what_it_cannot_answer(
+    direct: QuantizedModelServer, images: np.ndarray, said: str
+) -> None:
+    with pytest.raises(StudyError, match=said):
+        direct.batch_predict(images)
+
+
+@pytest.mark.parametrize(("model", "precision"), [("tiny-vat", "int8"), ("tiny-vit", "int9")])
+def test_an_unknown_name_is_one_line(study: tuple[Project, Params], model: str, precision: str) -> None:
+    with pytest.raises(StudyError, match="did you mean"):
+        served.model(*study, model, precision, "cpu")
+
+
+# --- uploads
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode"), [("JPEG", "RGB"), ("JPEG", "L"), ("JPEG", "CMYK"), ("PNG", "RGBA"), ("PNG", "P"), ("PNG", "1")]
+)
+def test_colours_greys_and_palettes_are_prepared_as_the_study_does(kind: str, mode: str) -> None:
+    picture = photographs.crops()[0].convert(mode)
+    data = encoded(picture, kind)
+    expected = photographs.prepare(Image.open(io.BytesIO(data)), photographs.DEFAULT, SIDE)
+    np.testing.assert_array_equal(image(data, PIXELS, photographs.DEFAULT, SIDE), expected)
+
+
+def test_every_cut_and_every_flipped_byte_of_an_upload_is_an_answer_or_a_refusal() -> None:
+    rng = np.random.default_rng(7)
+    small = photographs.crops()[1].resize((24, 24))
+    refused: list[int] = []
+    for data in (encoded(small), encoded(small, "JPEG")):
+        spoilt = [data[:at] for at in range(0, len(data), 37)]
+        for _ in range(200):
+            changed = bytearray(data)
+            changed[rng.integers(len(data))] ^= int(rng.integers(1, 256))
+            spoilt.append(bytes(changed))
+        for one in spoilt:
+            try:
+                found = image(one, PIXELS, photographs.DEFAULT, SIDE)
+                assert found.shape == (3, SIDE, SIDE)
+            except Refused as error:
+                refused.append(error.status)
+    assert set(refused) <= {413, 415, 422}
+    assert len(refused) > 100
+
+
+def test_a_long_thin_image_does_not_blow_up_before_a_centre_crop() -> None:
+    cropped = photographs.DEFAULT | {"do_center_crop": True, "crop_size": 224, "size": {"shortest_edge": 224}}
+    with pytest.raises(Refused, match="times as long"):
+        image(bomb(20_000_000, 1), PIXELS, cropped, 224)
+
+
+def test_a_tensor_keeps_its_order() -> None:
+    values = np.arange(12, dtype="<f4").reshape(3, 2, 2)
+    np.testing.assert_array_equal(tensor(values.tobytes(), (3, 2, 2)), values)
+
+
+# --- over HTTP
+
+
+def test_it_is_ready_after_the_warm_up_alone(server: Running, first_ready: list[bool]) -> None:
+    assert first_ready == [False, True]
+    assert requests.get(f"{server.url}/health", timeout=5).json()["input_shape"] == [3, SIDE, SIDE]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_an_image_is_answered_with_the_direct_forward(server: Running, direct: QuantizedModelServer, kind: str) -> None:
+    data = photograph(2, kind)
+    answer = post(server, data)
+    assert answer.status_code == 200, answer.text
+    prepared = photographs.prepare(Image.open(io.BytesIO(data)), direct.subject.preprocessing, SIDE)
+    assert_right(answer.json(), direct.predict(prepared))
+    assert answer.json()["weights"] == "seeded"
+    assert answer.json()["precision"] == "int8"
+
+
+def test_a_tensor_is_answered_with_the_direct_forward(server: Running, direct: QuantizedModelServer) -> None:
+    values = np.random.default_rng(1).standard_normal((3, SIDE, SIDE), dtype=np.float32)
+    answer = post_tensor(server, values.tobytes())
+    assert answer.status_code == 200, answer.text
+    assert_right(answer.json(), direct.predict(values))
+
+
+def test_requests_that_come_together_share_passes_and_keep_their_own_answers(
+    server: Running, direct: QuantizedModelServer
+) -> None:
+    images = photographs.batch(16, direct.subject.preprocessing, SIDE).numpy()
+    with ThreadPoolExecutor(12) as pool:
+        answers = list(pool.map(lambda one: post_tensor(server, one.tobytes()), images))
+    assert {one.status_code for one in answers} == {200}
+    for one, expected in zip(answers, direct.batch_predict(images), strict=True):
+        assert_right(one.json(), expected)
+    assert max(one.json()["batch_size"] for one in answers) > 1
+    text = requests.get(f"{server.url}/metrics", timeout=5).text
+    shown = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    assert float(shown["visionquant_batch_size_sum"]) > float(shown["visionquant_batch_size_count"])
+    assert float(shown['visionquant_request_seconds_count{path="/predict/tensor",status="200"}']) >= 16
+    assert float(shown["visionquant_in_flight"]) == 0
+    assert float(shown["visionquant_ready"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"no image", 415),
+        (b"", 415),
+        (encoded(photographs.crops()[0].convert("P"), "GIF"), 415),
+        (photograph(0)[:5000], 422),
+        (photograph(0, "JPEG")[:2000], 422),
+        (bomb(5001, 5000), 413),
+        (bomb(60_000, 60_000), 413),
+        (bomb(4000, 100), 422),
+        (encoded(Image.fromarray(np.full((8, 8), 40_000, np.uint16))), 422),
+        (b"x" * (BYTES + 1), 413),
+    ],
+    ids=["text", "empty", "gif", "cut png", "cut jpeg", "pixels", "bomb", "thin", "16 bit", "bytes"],
+)
+def test_what_is_no_fit_image_is_refused(server: Running, data: bytes, status: int) -> None:
+    answer = post(server, data)
+    assert (answer.status_code, list(answer.json())) == (status, ["error"]), answer.text
+
+
+@pytest.mark.parametrize(
+    ("send", "status"),
+    [
+        (lambda server: post(server, photograph(0), field="picture"), 422),
+        (lambda server: requests.post(f"{server.url}/predict", data={"image": "text"}, timeout=30), 422),
+        (lambda server: requests.post(f"{server.url}/predict", json={"image": "text"}, timeout=30), 422),
+        (lambda server: post_tensor(server, iter([b"x" * 2**20] * 12)), 413),
+        (lambda server: post_tensor(server, np.full((3, SIDE, SIDE), np.nan, "<f4").tobytes()), 422),
+        (lambda server: post_tensor(server, np.full((3, SIDE, SIDE), np.inf, "<f4").tobytes()), 422),
+        (lambda server: post_tensor(server, np.zeros((3, SIDE, SIDE - 1), "<f4").tobytes()), 422),
+        (lambda server: post_tensor(server, np.zeros((3, SIDE, SIDE), "<f4").tobytes(), f"{SIDE},{SIDE},3"), 422),
+        (lambda server: requests.post(f"{server.url}/predict/tensor?shape=3,{SIDE},{SIDE}", json=[1], timeout=30), 415),
+        (lambda server: requests.get(f"{server.url}/predict", timeout=30), 405),
+        (lambda server: requests.get(f"{server.url}/nothing", timeout=30), 404),
+    ],
+    ids=["field", "form", "json", "chunks", "nan", "inf", "short", "order", "kind", "method", "path"],
+)
+def test_every_other_mistake_is_named_too(
+    server: Running, send: Callable[[Running], requests.Response], status: int
+) -> None:
+    answer = send(server)
+    assert (answer.status_code, list(answer.json())) == (status, ["error"]), answer.text
+
+
+def test_the_openapi_page_names_what_there_is(server: Running) -> None:
+    found = requests.get(f"{server.url}/openapi.json", timeout=5).json()
+    assert {path: list(verbs) for path, verbs in found["paths"].items()} == {
+        "/predict": ["post"],
+        "/predict/tensor": ["post"],
+        "/ready": ["get"],
+        "/health": ["get"],
+        "/metrics": ["get"],
+    }
+    assert "image" in found["components"]["schemas"]["Body_predict_predict_post"]["required"]
+
+
+def fuzz(server: Running, *options: str) -> None:
+    """Schemathesis over the server's own OpenAPI. Random bytes are no image, so that positive data is refused too."""
+    checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
+    script = "import sys; from schemathesis.cli import schemathesis; sys.exit(schemathesis())"
+    done = subprocess.run(
+        [sys.executable, "-c", script, "run", f"{server.url}/openapi.json", "--checks", checks, "--seed", "1"]
+        + ["--warnings", "off", "--request-timeout", "20", *options],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert "passed" in done.stdout
+
+
+@pytest.mark.slow
+def test_fuzzing_finds_no_answer_that_the_openapi_page_does_not_name(server: Running) -> None:
+    fuzz(server, "--max-examples", "25", "--phases", "coverage,fuzzing", "--no-shrink")
+    assert server.ready()
+
+
+def test_a_little_fuzzing(server: Running) -> None:
+    fuzz(server, "--max-examples", "3", "--phases", "fuzzing", "--no-shrink")
+    assert server.ready()
+
+
+def test_a_stalled_sender_is_told_and_a_full_queue_says_so(study: tuple[Project, Params], subject: Subject) -> None:
+    """The gate alone, in this process: a body that never comes, and the one place in the queue taken by it."""
+    import asyncio
+
+    server = Server(subject, Limits(queue=1, timeout_s=0.3))
+    server.ready = True
+
+    async def request(stall: bool) -> int:
+        seen: list[int] = []
+        kind, body = (b"content-type", b"application/octet-stream"), np.zeros(subject.shape, "<f4").tobytes()
+        query = f"shape=3,{SIDE},{SIDE}".encode()
+        scope = {"type": "http", "method": "POST", "path": "/predict/tensor", "query_string": query, "headers": [kind]}
+
+        async def receive() -> dict[str, object]:
+            if stall:
+                await asyncio.sleep(60)
+            return {"type": "http.request", "body": body}
+
+        async def send(message: dict[str, object]) -> None:
+            if "status" in message:
+                seen.append(int(str(message["status"])))
+
+        await server.app(scope, receive, send)
+        return seen[0]
+
+    async def both() -> list[int]:
+        return await asyncio.gather(request(True), request(False))
+
+    assert asyncio.run(both()) == [504, 503]
+
+
+def test_a_taken_port_and_a_model_that_is_not_there_are_one_line(
+    study: tuple[Project, Params], subject: Subject, server: Running
+) -> None:
+    with pytest.raises(StudyError, match="choose another port"):
+        serve(subject, Limits(), "127.0.0.1", int(server.url.rsplit(":", 1)[1]))
+    with pytest.raises(StudyError, match="run `visionquant download --model tiny-deit`"):
+        served.model(*study, "tiny-deit", "int8", "cpu")
+    with pytest.raises(StudyError, match="name a model or a trained network"):
+        deploying.serve("int8")
+
+
+@pytest.mark.slow
+def test_weights_that_do_not_load_end_the_server_with_one_line(study: tuple[Project, Params]) -> None:
+    weights = study[0].weights("tiny-digits", 0)
+    weights.parent.mkdir(parents=True, exist_ok=True)
+    weights.write_bytes(b"no weights")
+    with serving_process.running(study[0].root, "--network", "tiny-digits", "--precision", "fp32") as found:
+        assert found.process.wait(120) == 1
+    said = (study[0].root / "stderr").read_text()
+    assert "holds another network; train it again" in said
+    assert len(said.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_a_killed_worker_leaves_no_request_without_an_end_and_is_replaced(
+    server: Running, direct: QuantizedModelServer
+) -> None:
+    images = photographs.batch(8, direct.subject.preprocessing, SIDE).numpy()
+    expected = direct.batch_predict(images)
+    codes: list[int] = []
+    stop = threading.Event()
+
+    def send(number: int) -> None:
+        while not stop.is_set():
+            begun = time.monotonic()
+            answer = post_tensor(server, images[number].tobytes())
+            assert time.monotonic() - begun < 12
+            if answer.status_code == 200:
+                assert_right(answer.json(), expected[number])
+            else:
+                assert list(answer.json()) == ["error"]
+            codes.append(answer.status_code)
+
+    with ThreadPoolExecutor(8) as pool:
+        sending = [pool.submit(send, number) for number in range(8)]
+        for _ in range(2):
+            time.sleep(1)
+            server.worker().kill()
+            time.sleep(0.5)
+            server.wait_until_ready()
+        time.sleep(1)
+        stop.set()
+        for one in sending:
+            one.result()
+    assert set(codes) <= {200, 503, 504}
+    assert codes.count(200) > 8
+    assert codes.count(503) > 0
+    assert post_tensor(server, images[0].tobytes()).status_code == 200
+
+
+def test_a_worker_whose_server_vanishes_goes_too_and_a_stopped_server_finishes_what_it_took(
+    server: Running, direct: QuantizedModelServer
+) -> None:
+    """The last test of the module: it stops the server."""
+    images = photographs.batch(12, direct.subject.preprocessing, SIDE).numpy()
+    family = server.family()
+    worker = server.worker()
+    os.kill(worker.pid, signal.SIGSTOP)  # so that all are taken and none is answered yet
+    with ThreadPoolExecutor(12) as pool:
+        sent = [pool.submit(post_tensor, server, one.tobytes()) for one in images]
+        while f"in_flight {float(len(images))}" not in requests.get(f"{server.url}/metrics", timeout=5).text:
+            time.sleep(0.05)
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        os.kill(worker.pid, signal.SIGCONT)
+        answers = [one.result() for one in sent]
+    assert [one.status_code for one in answers] == [200] * len(images)
+    for one, expected in zip(answers, direct.batch_predict(images), strict=True):
+        assert_right(one.json(), expected)
+    assert server.process.wait(30) == 0
+    assert not psutil.wait_procs(family, timeout=5)[1]
