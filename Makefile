@@ -38,7 +38,7 @@ accuracy: setup ## train and evaluate every fold of every network, about 15 minu
 	  $(BIN)/visionquant train --network $$network --all-folds && $(BIN)/visionquant accuracy --network $$network --all-folds || exit 1; done
 
 test: setup lint ## lint, types and all fast tests
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile -m "not slow and not gpu"
 
 test-slow: setup ## the tests that take minutes, and those for a GPU
 	$(BIN)/python -m pytest -m "slow or gpu"

@@ -28,7 +28,12 @@ def locked() -> dict[str, str]:
 
 def direct() -> list[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    return [*project["project"]["dependencies"], *project["dependency-groups"]["dev"]]
+    optional = project["project"]["optional-dependencies"].values()
+    return [
+        *project["project"]["dependencies"],
+        *(text for group in optional for text in group),
+        *project["dependency-groups"]["dev"],
+    ]
 
 
 def test_the_lock_has_no_local_versions() -> None:
