@@ -10,7 +10,7 @@ from visionquant.analysis.evidence import Evidence
 
 PAGES = (
     "index", "study", "latency", "memory", "throughput", "statistics", "groups", "fidelity", "costs", "validation",
-    "conditions", "launch", "claims", "decision", "accuracy",
+    "conditions", "launch", "claims", "decision", "accuracy", "keeping", "guide",
 )  # fmt: skip
 # Dark differs from light in colours alone.
 RULES = {False: ["wcag2a", "wcag2aa", "wcag21aa", "best-practice"], True: ["color-contrast"]}

@@ -17,7 +17,7 @@ from visionquant.report import pages, summary
 
 SECTIONS = (
     "study", "latency", "memory", "throughput", "statistics", "groups", "fidelity", "costs", "validation", "conditions",
-    "launch", "claims", "decision", "accuracy",
+    "launch", "claims", "decision", "accuracy", "keeping", "guide",
 )  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """Tables made of what a recipe kept: one for each source, or an empty one that says how to get it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from visionquant import recipes
 from visionquant.analysis import table
@@ -8,33 +8,52 @@ from visionquant.analysis.evidence import Evidence
 from visionquant.analysis.table import Column, Item, Table
 from visionquant.recipes import Recipe, Value
 
-OfRow = Callable[[dict[str, Value]], tuple[Item, ...]]
+Row = dict[str, Value]
+Items = tuple[Item, ...]
 
 
 def tables(
-    evidence: Evidence, name: str, title: str, caption: str, columns: tuple[Column, ...], of_row: OfRow
+    evidence: Evidence,
+    recipe: str,
+    name: str,
+    title: str,
+    caption: str,
+    columns: tuple[Column, ...],
+    rows: Callable[[Recipe], Sequence[Items]],
+    filters: tuple[str, ...] = (),
 ) -> tuple[Table, ...]:
-    """The recipe ``name`` by source, this machine's first."""
-    found = recipes.read_all(evidence.project, name)
+    """A table for each source of ``recipe``, this machine's first; ``rows`` makes its rows."""
+    found = recipes.read_all(evidence.project, recipe)
     if not found:
-        return (Table(name, title, caption, columns, (), f"Not run: `visionquant recipe {name}`."),)
+        return (Table(name, title, caption, columns, (), f"Not run: `visionquant recipe {recipe}`."),)
     return tuple(
         Table(
             name if i == 0 else f"{name}-{source.replace(':', '-')}",
-            title if i == 0 else f"{title}, {source}",
+            f"{title}, {'this machine' if source == recipes.LOCAL else source}",
             caption,
             columns,
-            tuple(of_row(row) for row in one.rows),
+            tuple(rows(one)),
             provenance(one),
+            filters=filters,
         )
         for i, (source, one) in enumerate(found.items())
     )
 
 
-def figure(row: dict[str, Value], key: str, decimals: int, why: str = "not measured") -> Item:
-    """A measured number of a row."""
-    value = row.get(key)
-    return table.number(float(value) if isinstance(value, int | float) else None, decimals, "number measured", why=why)
+def first(evidence: Evidence, recipe: str) -> Recipe | None:
+    """The run that figures show: this machine's, else the first that was recorded."""
+    return next(iter(recipes.read_all(evidence.project, recipe).values()), None)
+
+
+def value(row: Row, key: str) -> float | None:
+    """A number of a row, None where it has none."""
+    found = row.get(key)
+    return float(found) if isinstance(found, int | float) else None
+
+
+def figure(row: Row, key: str, decimals: int, why: str = "not measured", css: str = "number measured") -> Item:
+    """A number of a row as a box of a table."""
+    return table.number(value(row, key), decimals, css, why=why)
 
 
 def provenance(one: Recipe) -> str:

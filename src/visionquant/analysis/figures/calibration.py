@@ -7,12 +7,11 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from visionquant import recipes
+from visionquant.analysis import kept, swept
 from visionquant.analysis.evidence import Evidence
 from visionquant.analysis.figures import canvas
 from visionquant.analysis.figures.canvas import Figure
-from visionquant.analysis.tables import calibration
-from visionquant.analysis.tables.calibration import LABELS, STATISTICS, Rows
+from visionquant.analysis.swept import LABELS, STATISTICS, Rows
 
 TINTS = dict(zip(STATISTICS, canvas.OTHER_COLOURS, strict=True))
 MARKS = dict(zip(STATISTICS, canvas.OTHER_MARKERS, strict=True))
@@ -25,10 +24,9 @@ QUANTITIES = {"sqnr_db": "SQNR of the logits, dB", "top1": "top-1, %"}
 
 def sweep(study: Evidence) -> Figure:
     """The first source: this machine's run where there is one."""
-    found = recipes.read_all(study.project, calibration.NAME)
-    run = next(iter(found.values()), None)
+    run = kept.first(study, swept.NAME)
     rows = run.rows if run else ()
-    networks = calibration.networks(rows) or ("",)
+    networks = swept.networks(rows) or ("",)
     with canvas.drawing(3.2 * len(networks) + 0.6, 5.2, 2, len(networks), sharex=True, squeeze=False) as (figure, axes):
         for column, network in enumerate(networks):
             axes[0, column].set_title(network)
@@ -60,12 +58,12 @@ def sweep(study: Evidence) -> Figure:
 
 
 def _panel(axes: Axes, rows: Rows, network: str, key: str) -> None:
-    sizes = calibration.sizes(rows, network)
+    sizes = swept.sizes(rows, network)
     if not sizes:
         axes.text(0.5, 0.5, "nothing to show", transform=axes.transAxes, ha="center", va="center")
         return
     for name in STATISTICS:
-        draws = [calibration.drawn(rows, network, name, images, key) for images in sizes]
+        draws = [swept.drawn(rows, network, name, images, key) for images in sizes]
         axes.fill_between(sizes, [min(d) for d in draws], [max(d) for d in draws], color=TINTS[name], alpha=0.15, lw=0)
         middle = [float(np.median(d)) for d in draws]
         axes.plot(sizes, middle, color=TINTS[name], marker=MARKS[name], markersize=4, linewidth=1.2)
@@ -79,4 +77,4 @@ def _panel(axes: Axes, rows: Rows, network: str, key: str) -> None:
 
 
 def _flat(rows: Rows, network: str, name: str, key: str) -> list[float]:
-    return calibration.drawn([row | {"images": 0} for row in rows if row["images"] is None], network, name, 0, key)
+    return swept.drawn([row | {"images": 0} for row in rows if row["images"] is None], network, name, 0, key)

@@ -1,19 +1,20 @@
 """How fast each contestant of the ONNX Runtime recipe is over torch in FP32, a mark a batch size."""
 
-from visionquant import recipes
+from visionquant.analysis import kept
 from visionquant.analysis.evidence import Evidence
 from visionquant.analysis.figures import canvas
 from visionquant.analysis.figures.canvas import Figure
-from visionquant.analysis.tables import onnx
+from visionquant.analysis.kept import Row
+from visionquant.analysis.tables import blocks
 
 FILLED, HOLLOW = "full", "none"  # the smallest batch size, and the others
 
 
 def speedups(evidence: Evidence) -> Figure:
     """The first source: a row a contestant, the smallest batch size filled and the largest hollow."""
-    recipe = next(iter(recipes.read_all(evidence.project, onnx.RECIPE).values()), None)
+    recipe = kept.first(evidence, "onnxruntime")
     rows = recipe.rows if recipe else ()
-    names = tuple(dict.fromkeys(onnx.contestant(row) for row in rows))
+    names = tuple(dict.fromkeys(_contestant(row) for row in rows))
     sizes = sorted({int(row["batch_size"] or 0) for row in rows})
     with canvas.drawing(9.0, 1.2 + 0.3 * max(4, len(names))) as (figure, axes):
         for row in rows:
@@ -22,7 +23,7 @@ def speedups(evidence: Evidence) -> Figure:
             name = str(row["precision"])
             axes.plot(
                 [float(row["speedup_over_torch_fp32"])],
-                [names.index(onnx.contestant(row))],
+                [names.index(_contestant(row))],
                 canvas.marker(name),
                 color=canvas.colour(name),
                 fillstyle=FILLED if row["batch_size"] == sizes[0] else HOLLOW,
@@ -44,3 +45,13 @@ def speedups(evidence: Evidence) -> Figure:
             source,
             canvas.svg(figure),
         )
+
+
+def _contestant(row: Row) -> str:
+    """What ran, in words: precision, engine, threads, and the options that are not the default."""
+    threads = f"{row['threads']} thread{'s' if row['threads'] != 1 else ''}"
+    engine = "" if "onnxruntime" in str(row["precision"]) else f", {row['engine']}"
+    changed = [f"{row['branches']} branches"] if kept.value(row, "branches") not in (None, 1.0) else []
+    changed += [f"{row['graph_optimization']} fusion"] if row["graph_optimization"] not in (None, "all") else []
+    changed += ["no spinning"] if row["spinning"] == "off" else []
+    return ", ".join([f"{blocks.precision_label(str(row['precision']))}{engine}", threads, *changed])

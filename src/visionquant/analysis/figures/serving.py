@@ -1,6 +1,6 @@
 """Latency against throughput of the server, a line a precision, with batching on and off."""
 
-from visionquant import recipes
+from visionquant.analysis import kept
 from visionquant.analysis.evidence import Evidence
 from visionquant.analysis.figures import canvas
 from visionquant.analysis.figures.canvas import Figure
@@ -9,7 +9,7 @@ from visionquant.analysis.tables import blocks
 
 def latency(evidence: Evidence) -> Figure:
     """The first source: this machine's, else the first that was recorded."""
-    found = next(iter(recipes.read_all(evidence.project, "serving").values()), None)
+    found = kept.first(evidence, "serving")
     rows = [row for row in found.rows if row["case"] == "load"] if found else []
     precisions = tuple(dict.fromkeys(str(row["precision"]) for row in rows))
     with canvas.drawing(9.0, 3.6) as (figure, axes):

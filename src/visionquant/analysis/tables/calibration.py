@@ -4,100 +4,61 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from visionquant import recipes
-from visionquant.analysis import accuracy, table, verdicts
+from visionquant.analysis import accuracy, kept, table, verdicts
 from visionquant.analysis.accuracy import Contrast
 from visionquant.analysis.evidence import Evidence
+from visionquant.analysis.kept import Row
+from visionquant.analysis.swept import LABELS, NAME, STATISTICS, Rows, drawn, networks, sizes
 from visionquant.analysis.table import Column, Item, Table
-from visionquant.recipes import Recipe, Value
+from visionquant.recipes import Recipe
 
-Rows = Sequence[dict[str, Value]]
-NAME = "calibration"
-NOTHING = "Nothing was calibrated here: `visionquant recipe calibration`."
-STATISTICS = ("min-max", "percentile", "mse")
-LABELS = {
-    "fp32": "FP32",
-    "bitsandbytes": "INT8, bitsandbytes",
-    "dynamic": "INT8, dynamic",
-    "min-max": "INT8, static, min-max",
-    "percentile": "INT8, static, percentile",
-    "mse": "INT8, static, MSE",
-}
 CSS = "number measured"
 
 
 def contest(study: Evidence) -> tuple[Table, ...]:
     """One table a source: static INT8 by three statistics, dynamic INT8 and FP32 on the same held-out images."""
-    found = recipes.read_all(study.project, NAME)
-    return tuple(
-        _table(
-            "calibration",
-            source,
-            "Static against dynamic INT8",
-            "Percent of held-out images named rightly, with the Wilson interval; LOWER or HIGHER than FP32 by "
-            "McNemar's exact test, corrected (Holm) over the table, UNDECIDED where these images don't tell the two "
-            "apart. Static: ranges fixed from the largest number of calibration images, of the first draw; dynamic: "
-            "from each batch of 100; bitsandbytes: from each row, other layers in BF16. All three quantise the Linear "
-            "layers alone. SQNR of the logits, over all images.",
-            (
-                Column("Network", css="text"),
-                Column("Precision", css="text"),
-                Column("calibration images", css=CSS),
-                Column("top-1, %", css=CSS),
-                Column("right in FP32 alone", "images", CSS),
-                Column("right here alone", "images", CSS),
-                Column("p", css=CSS),
-                Column("SQNR, dB", css=CSS),
-                Column("layers in INT8", css=CSS),
-            ),
-            _contest(found[source], study.params.statistics.confidence) if source else (),
-            found.get(source),
-        )
-        for source in list(found) or [""]
+    return kept.tables(
+        study,
+        NAME,
+        "calibration",
+        "Static against dynamic INT8",
+        "Percent of held-out images named rightly, with the Wilson interval; LOWER or HIGHER than FP32 by "
+        "McNemar's exact test, corrected (Holm) over the table, UNDECIDED where these images don't tell the two "
+        "apart. Static: ranges fixed from the largest number of calibration images, of the first draw; dynamic: "
+        "from each batch of 100; bitsandbytes: from each row, other layers in BF16. All three quantise the Linear "
+        "layers alone. SQNR of the logits, over all images.",
+        (
+            Column("Network", css="text"),
+            Column("Precision", css="text"),
+            Column("calibration images", css=CSS),
+            Column("top-1, %", css=CSS),
+            Column("right in FP32 alone", "images", CSS),
+            Column("right here alone", "images", CSS),
+            Column("p", css=CSS),
+            Column("SQNR, dB", css=CSS),
+            Column("layers in INT8", css=CSS),
+        ),
+        lambda found: _contest(found, study.params.statistics.confidence),
     )
 
 
 def sweep(study: Evidence) -> tuple[Table, ...]:
     """One table a source: median over the draws, with the range, for each number of calibration images."""
-    found = recipes.read_all(study.project, NAME)
-    return tuple(
-        _table(
-            "calibration-sweep",
-            source,
-            "How many calibration images",
-            "Median over the draws, with the lowest and the highest. The images of a draw are the first of one seeded "
-            "order of the training part.",
-            (
-                Column("Network", css="text"),
-                Column("calibration images"),
-                *(Column(LABELS[name].split(", ")[-1], "top-1, %", CSS) for name in STATISTICS),
-                *(Column(LABELS[name].split(", ")[-1], "SQNR, dB", CSS) for name in STATISTICS),
-            ),
-            _sweep(found[source].rows) if source else (),
-            found.get(source),
-        )
-        for source in list(found) or [""]
+    return kept.tables(
+        study,
+        NAME,
+        "calibration-sweep",
+        "How many calibration images",
+        "Median over the draws, with the lowest and the highest. The images of a draw are the first of one seeded "
+        "order of the training part.",
+        (
+            Column("Network", css="text"),
+            Column("calibration images"),
+            *(Column(LABELS[name].split(", ")[-1], "top-1, %", CSS) for name in STATISTICS),
+            *(Column(LABELS[name].split(", ")[-1], "SQNR, dB", CSS) for name in STATISTICS),
+        ),
+        lambda found: _sweep(found.rows),
     )
-
-
-def drawn(rows: Rows, network: str, statistic: str, images: int, key: str) -> list[float]:
-    """``key`` of every draw: "top1" in percent, or a column of the recipe; empty where there is none."""
-    mine = [row for row in rows if row["network"] == network and row["statistic"] == statistic and not row["added"]]
-    mine = [row for row in mine if row["images"] == images]
-    if key == "top1":
-        return [100 * float(row["right"] or 0) / float(row["n"] or 1) for row in mine]
-    return [float(row[key] or 0) for row in mine if row[key] is not None]
-
-
-def networks(rows: Rows) -> tuple[str, ...]:
-    """The networks, in the order of the recipe."""
-    return tuple(dict.fromkeys(str(row["network"]) for row in rows))
-
-
-def sizes(rows: Rows, network: str) -> tuple[int, ...]:
-    """The swept numbers of calibration images, ascending; without the sets that an accident was added to."""
-    found = {int(row["images"] or 0) for row in rows if row["network"] == network and not row["added"]}
-    return tuple(sorted(found - {0}))
 
 
 def _contest(found: Recipe, confidence: float) -> tuple[tuple[Item, ...], ...]:
@@ -115,7 +76,7 @@ def _contest(found: Recipe, confidence: float) -> tuple[tuple[Item, ...], ...]:
     return tuple(_row(row, one, word, confidence) for row, one, word in zip(shown, contrasts, words, strict=True))
 
 
-def _row(row: dict[str, Value], one: Contrast | None, word: str, confidence: float) -> tuple[Item, ...]:
+def _row(row: Row, one: Contrast | None, word: str, confidence: float) -> tuple[Item, ...]:
     right, n = int(row["right"] or 0), int(row["n"] or 0)
     top1 = accuracy.share([True] * right + [False] * (n - right), confidence)
     itself = "FP32 itself"
@@ -141,7 +102,7 @@ def _row(row: dict[str, Value], one: Contrast | None, word: str, confidence: flo
     )
 
 
-def _contrast(row: dict[str, Value]) -> Contrast:
+def _contrast(row: Row) -> Contrast:
     base, here = int(row["only_fp32"] or 0), int(row["only_here"] or 0)
     return accuracy.contrast([True] * base + [False] * here, [False] * base + [True] * here)
 
@@ -165,27 +126,3 @@ def _spread(values: Sequence[float], decimals: int) -> Item:
     middle = float(np.median(values))
     bounds = f"{min(values):.{decimals}f}–{max(values):.{decimals}f}"  # noqa: RUF001
     return Item(table.fixed(middle, decimals), table.key_of(middle), bounds, CSS, f"{len(values)} draws")
-
-
-def _table(
-    name: str,
-    source: str,
-    title: str,
-    caption: str,
-    columns: tuple[Column, ...],
-    rows: tuple[tuple[Item, ...], ...],
-    found: Recipe | None,
-) -> Table:
-    local = source in ("", "local")
-    return Table(
-        name if local else f"{name}-{source.replace(':', '-')}",
-        f"{title}, {'this machine' if source == 'local' else source}" if source else title,
-        caption,
-        columns,
-        rows,
-        f"{found.environment.title}, on the CPU; weights {found.weights}, folds {_folds(found)}." if found else NOTHING,
-    )
-
-
-def _folds(found: Recipe) -> str:
-    return " and ".join(sorted({str(row["folds"]) for row in found.rows}))

@@ -43,6 +43,15 @@ def decisions(evidence: Evidence, records_: RecordSet) -> Table:
     )
 
 
+def traced(evidence: Evidence) -> RecordSet:
+    """The set that tells of noise by block for the most pairs; the measured one where none does."""
+
+    def count(one: RecordSet) -> int:
+        return sum(bool(traces.after_blocks(one, *pair)) for pair in one.records)
+
+    return max((evidence.measured, *evidence.sets), key=count)
+
+
 def depth(evidence: Evidence, records_: RecordSet) -> Table:
     """Where noise enters: after the first block, after the last, and the block that costs most."""
     rows = []

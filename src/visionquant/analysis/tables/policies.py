@@ -33,6 +33,16 @@ def rules(evidence: Evidence) -> Table:
     )
 
 
+def measured(evidence: Evidence) -> RecordSet:
+    """The set that was measured under the most policies; the measured one where none was."""
+    policies = _policies(evidence)
+
+    def count(one: RecordSet) -> int:
+        return sum(name in policies for _, name in one.records)
+
+    return max((evidence.measured, *evidence.sets), key=count)
+
+
 def cost(evidence: Evidence, records_: RecordSet, batch_size: int = 1) -> Table:
     """Speed, bytes and agreement of each policy, between those of FP16 and INT8; a row a model and precision."""
     names = tuple(name for name in ("fp16", "int8") if name in evidence.params.precisions) + tuple(_policies(evidence))

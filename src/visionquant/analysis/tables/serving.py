@@ -1,21 +1,19 @@
 """A model behind HTTP: throughput and latency with batching on and off, and what a killed worker did to requests."""
 
-from collections.abc import Callable
-
-from visionquant import recipes
-from visionquant.analysis import table
+from visionquant.analysis import kept, table
 from visionquant.analysis.evidence import Evidence
+from visionquant.analysis.kept import Row
 from visionquant.analysis.table import Column, Item, Table
 from visionquant.analysis.tables import blocks
-from visionquant.recipes import Value
 
-Row = dict[str, Value]
+CSS = "number measured"
 
 
 def throughput(evidence: Evidence) -> tuple[Table, ...]:
     """One table a source: the forward pass alone, then the server by clients, batching on and off."""
-    return _tables(
+    return kept.tables(
         evidence,
+        "serving",
         "serving",
         "The server under load",
         "Clients on the same machine post JPEG files and wait for each answer. Over the forward pass: images a second "
@@ -34,15 +32,15 @@ def throughput(evidence: Evidence) -> tuple[Table, ...]:
             Column("requests"),
             Column("errors"),
         ),
-        ("direct", "load"),
-        _loaded,
+        lambda found: [_loaded(row) for row in found.rows if row["case"] in ("direct", "load")],
     )
 
 
 def killed(evidence: Evidence) -> tuple[Table, ...]:
     """One table a source: the worker killed under load, and the end of every request."""
-    return _tables(
+    return kept.tables(
         evidence,
+        "serving",
         "serving-killed",
         "The worker killed under load",
         "The inference process gets SIGKILL in the middle of the load. Accepted requests must end in a right answer or "
@@ -59,33 +57,7 @@ def killed(evidence: Evidence) -> tuple[Table, ...]:
             Column("refused", css="number measured"),
             Column("recovered after, s", css="number measured"),
         ),
-        ("worker killed",),
-        _kill,
-    )
-
-
-def _tables(
-    evidence: Evidence,
-    name: str,
-    title: str,
-    caption: str,
-    columns: tuple[Column, ...],
-    cases: tuple[str, ...],
-    items: Callable[[Row], tuple[Item, ...]],
-) -> tuple[Table, ...]:
-    found = recipes.read_all(evidence.project, "serving")
-    if not found:
-        return (Table(name, title, caption, columns, (), "Nothing was served yet: `visionquant recipe serving`."),)
-    return tuple(
-        Table(
-            name if i == 0 else f"{name}-{source.replace(':', '-')}",
-            f"{title}, {'this machine' if source == recipes.LOCAL else source}",
-            caption,
-            columns,
-            tuple(items(row) for row in one.rows if row["case"] in cases),
-            f"{one.environment.title}; {one.rows[0]['model']}, {one.weights} weights; `{one.command}`.",
-        )
-        for i, (source, one) in enumerate(found.items())
+        lambda found: [_kill(row) for row in found.rows if row["case"] == "worker killed"],
     )
 
 
@@ -96,17 +68,17 @@ def _loaded(row: Row) -> tuple[Item, ...]:
         table.text(blocks.precision_label(str(row["precision"]))),
         table.text(f"forward pass, {batching}" if direct else f"server, batching {batching}"),
         *(
-            _number(row, key, decimals, "the forward pass alone" if direct else "stands with batching on")
-            for key, decimals in (
-                ("clients", 0),
-                ("images_per_s", 1),
-                ("of_direct", 2),
-                ("of_batching_off", 2),
-                ("p50_ms", 1),
-                ("p99_ms", 1),
-                ("mean_batch", 1),
-                ("requests", 0),
-                ("explicit_errors", 0),
+            kept.figure(row, key, decimals, "the forward pass alone" if direct else "stands with batching on", css)
+            for key, decimals, css in (
+                ("clients", 0, "number"),
+                ("images_per_s", 1, CSS),
+                ("of_direct", 2, CSS),
+                ("of_batching_off", 2, CSS),
+                ("p50_ms", 1, CSS),
+                ("p99_ms", 1, CSS),
+                ("mean_batch", 1, CSS),
+                ("requests", 0, "number"),
+                ("explicit_errors", 0, CSS),
             )
         ),
     )
@@ -116,12 +88,6 @@ def _kill(row: Row) -> tuple[Item, ...]:
     keys = ("clients", "accepted", "right", "explicit_errors", "wrong", "hung", "refused")
     return (
         table.text(blocks.precision_label(str(row["precision"]))),
-        *(_number(row, key, 0, "not counted") for key in keys),
-        _number(row, "recovered_s", 1, "not recovered"),
+        *(kept.figure(row, key, 0, "not counted") for key in keys),
+        kept.figure(row, "recovered_s", 1, "not recovered"),
     )
-
-
-def _number(row: Row, key: str, decimals: int, why: str) -> Item:
-    value = row[key]
-    css = "number" if key in ("clients", "requests") else "number measured"
-    return table.number(None if value is None else float(value), decimals, css, why=why)

@@ -2,14 +2,14 @@
 
 from visionquant.analysis import kept, table
 from visionquant.analysis.evidence import Evidence
+from visionquant.analysis.kept import Row
 from visionquant.analysis.table import Column, Item, Table
-from visionquant.recipes import Value
 
 
 def validation(evidence: Evidence) -> tuple[Table, ...]:
     """A table a source: the verdict on each precision of each network."""
 
-    def row(one: dict[str, Value]) -> tuple[Item, ...]:
+    def row(one: Row) -> tuple[Item, ...]:
         bounds = f"{one['low']:.4f}–{one['high']:.4f}"  # noqa: RUF001
         retained = Item(f"{one['retention']:.4f}", one["retention"], bounds, "number measured")
         return (
@@ -24,6 +24,7 @@ def validation(evidence: Evidence) -> tuple[Table, ...]:
     return kept.tables(
         evidence,
         "validation",
+        "validation",
         "What the monitor says of a fold",
         "FP32 on the same held-out images is the baseline, with its own uncertainty; at least 0.95 of it must be "
         "retained. The decision needs the whole 95 % interval on one side; needed: so many samples decide at this "
@@ -36,14 +37,14 @@ def validation(evidence: Evidence) -> tuple[Table, ...]:
             Column("decision", css="text"),
             Column("samples needed", css="number measured"),
         ),
-        row,
+        lambda found: [row(one) for one in found.rows],
     )
 
 
 def streams(evidence: Evidence) -> tuple[Table, ...]:
     """A table a source: false alarms at the limit, and the delay after a fall."""
 
-    def row(one: dict[str, Value]) -> tuple[Item, ...]:
+    def row(one: Row) -> tuple[Item, ...]:
         return (
             table.text(str(one["case"])),
             kept.figure(one, "alpha", 2),
@@ -57,6 +58,7 @@ def streams(evidence: Evidence) -> tuple[Table, ...]:
     return kept.tables(
         evidence,
         "monitor",
+        "monitor",
         "The monitor on simulated streams",
         "Baseline 0.97, threshold 0.95. At the limit accuracy is just what is allowed, so every alarm is false, and at "
         "most a share alpha of the streams may raise one. Others fall after 1,000 answers.",
@@ -69,5 +71,5 @@ def streams(evidence: Evidence) -> tuple[Table, ...]:
             Column("alarms", css="number measured"),
             Column("median delay, answers", css="number measured"),
         ),
-        row,
+        lambda found: [row(one) for one in found.rows],
     )
