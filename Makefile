@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help setup repro report accuracy test test-slow lint format clean
+.PHONY: help setup repro report accuracy recipes test test-slow lint format clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
@@ -36,6 +36,10 @@ report: setup ## tables, notebooks and pages from the records that are there; me
 accuracy: setup ## train and evaluate every fold of every network, about 15 minutes on two cores
 	@for network in $$($(BIN)/python -c 'import yaml; print(*yaml.safe_load(open("params.yaml"))["training"]["chosen"])'); do \
 	  $(BIN)/visionquant train --network $$network --all-folds && $(BIN)/visionquant accuracy --network $$network --all-folds || exit 1; done
+
+recipes: setup ## run and measure every recipe of the guide, about half an hour
+	@for recipe in $$($(BIN)/python -c 'from visionquant.cli.deploying import RECIPES; print(*RECIPES)'); do \
+	  $(BIN)/visionquant recipe $$recipe || exit 1; done
 
 test: setup lint ## lint, types and all fast tests
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile -m "not slow and not gpu"
