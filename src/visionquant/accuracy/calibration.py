@@ -4,8 +4,8 @@
 copies the network with those ranges: inputs as unsigned 8-bit numbers, affine, one scale and zero point a tensor;
 weights as signed ones, symmetric, a scale an output channel. Convolutions, norms and products inside attention keep
 FP32, as they do under bitsandbytes, so that both quantise the same layers. Without observers the ranges are taken anew
-from every batch (dynamic quantisation). What is rounded is then multiplied in FP32, which
-for INT8 gives what integer kernels give, up to FP32's own rounding: this is about accuracy, not about speed.
+from every batch (dynamic quantisation). What is rounded is then multiplied in FP32, which gives what integer kernels
+give, up to FP32's own rounding: this is about accuracy, not about speed.
 
 Min-max clips nothing: one strange image stretches every step for all others. A percentile clips a fixed share whatever
 it costs. MSE clips where rounding and clipping together cost least.
@@ -50,7 +50,7 @@ class PercentileObserver(HistogramObserver):
     """The range that holds ``PERCENTILE`` percent of all values, interpolated within the histogram's bins."""
 
     def calculate_qparams(self) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[override]
-        share = torch.cumsum(self.histogram, 0) / self.histogram.sum()
+        share = torch.cumsum(self.histogram.double(), 0) / self.histogram.double().sum()
         edges = torch.linspace(float(self.min_val), float(self.max_val), self.bins + 1)
         outside = (1 - PERCENTILE / 100) / 2
         low, high = (_interpolate(at, share, edges) for at in (outside, 1 - outside))
@@ -62,7 +62,27 @@ def _interpolate(at: float, share: torch.Tensor, edges: torch.Tensor) -> torch.T
     bin_ = int(torch.searchsorted(share, at).clamp(max=len(share) - 1))
     below = share[bin_ - 1] if bin_ else share.new_zeros(())
     inside = (at - below) / (share[bin_] - below)
-    return edges[bin_] + inside.clamp(0, 1) * (edges[bin_ + 1] - edges[bin_])
+    return edges[bin_] + inside.clamp(0, 1).float() * (edges[bin_ + 1] - edges[bin_])
+
+
+class MseObserver(HistogramObserver):
+    """Of ``SHARES`` squared pairs of ends, the range that the middles of the histogram's bins lose least to."""
+
+    def calculate_qparams(self) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[override]
+        low, high = torch.cartesian_prod(self.min_val * SHARES, self.max_val * SHARES).unbind(1)
+        scale, zero_point = self._calculate_qparams(low, high)
+        edges = torch.linspace(float(self.min_val), float(self.max_val), self.bins + 1)
+        middles = ((edges[1:] + edges[:-1]) / 2).expand(len(scale), -1)
+        rounded = torch.fake_quantize_per_channel_affine(middles, scale, zero_point.int(), 0, 0, 255)
+        best = int(((rounded - middles) ** 2 @ self.histogram).argmin())
+        return scale[best], zero_point[best]
+
+
+OBSERVERS: dict[Statistic, type[ObserverBase]] = {
+    "min-max": MinMaxObserver,
+    "percentile": PercentileObserver,
+    "mse": MseObserver,
+}
 
 
 class Int8Linear(nn.Module):
@@ -86,26 +106,6 @@ class Int8Linear(nn.Module):
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """(..., in) to (..., out), float32."""
         return functional.linear(self.rounding(inputs), self.codes * self.scale, self.bias)
-
-
-class MseObserver(HistogramObserver):
-    """Of ``SHARES`` squared pairs of ends, the range that the middles of the histogram's bins lose least to."""
-
-    def calculate_qparams(self) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[override]
-        low, high = (torch.cartesian_prod(self.min_val * SHARES, self.max_val * SHARES)).unbind(1)
-        scale, zero_point = self._calculate_qparams(low, high)
-        edges = torch.linspace(float(self.min_val), float(self.max_val), self.bins + 1)
-        middles = ((edges[1:] + edges[:-1]) / 2).expand(len(scale), -1)
-        rounded = torch.fake_quantize_per_channel_affine(middles, scale, zero_point.int(), 0, 0, 255)
-        best = int(((rounded - middles) ** 2 @ self.histogram).argmin())
-        return scale[best], zero_point[best]
-
-
-OBSERVERS: dict[Statistic, type[ObserverBase]] = {
-    "min-max": MinMaxObserver,
-    "percentile": PercentileObserver,
-    "mse": MseObserver,
-}
 
 
 def observers(net: nn.Module, statistic: Statistic) -> Observers:
