@@ -7,19 +7,25 @@ vision transformer has one convolution.
 
 All of it happens in a process of its own, for the preparation runs a session with its threads. Files lie in a folder
 that is removed at once; the weights stay as a mapping of a file that has no name any more, so that replicates share
-them, a model may exceed the two GiB of a protobuf message, and a failure leaves nothing behind.
+them, a model may exceed the two GiB of a protobuf message, and a failure leaves nothing behind. A process that is
+killed can't tidy up: the next one does.
 
 Source: onnxruntime.ai, "Quantize ONNX models".
 """
 
+import os
+import shutil
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from torch import nn
 
@@ -29,6 +35,7 @@ from visionquant.precision import OnnxRuntimePrecision
 OPSET = 20  # the first with Gelu as one node
 INPUT, MODEL, WEIGHTS = "pixel_values", "model.onnx", "weights"
 APART = 1024  # bytes from which an initialiser lies outside the graph's own message
+SCRATCH = "visionquant-onnx-"
 INSTALL = 'ONNX Runtime is not installed: pip install --editable ".[onnx]"'
 
 
@@ -99,12 +106,22 @@ def export(net: nn.Module, precision: OnnxRuntimePrecision, images: torch.Tensor
     Raises:
         isolate.Failed: memory ran out, or an operation has no counterpart in ONNX.
     """
-    with tempfile.TemporaryDirectory(prefix="visionquant-") as name:
-        folder = Path(name)
+    with scratch() as folder:
         outputs = isolate.in_fork(lambda: _export(net, precision, images, folder))
         weights = np.memmap(folder / WEIGHTS, np.uint8, "r")  # outlives the file's name
         proto = (folder / MODEL).read_bytes()
     return Graph(proto, weights, outputs, str(getattr(net.config, "_attn_implementation", "unknown")))
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder of this process that is gone afterwards; those that killed processes left are removed on the way."""
+    for old in Path(tempfile.gettempdir()).glob(f"{SCRATCH}*-*"):
+        owner = old.name.removeprefix(SCRATCH).partition("-")[0]
+        if owner.isdigit() and not psutil.pid_exists(int(owner)):
+            shutil.rmtree(old, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f"{SCRATCH}{os.getpid()}-") as name:
+        yield Path(name)
 
 
 class _Tensors(nn.Module):

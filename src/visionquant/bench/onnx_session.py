@@ -5,7 +5,6 @@ with torch, and what the runtime answers becomes tensors as it is.
 """
 
 import json
-import tempfile
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from visionquant.bench.onnx_graph import INPUT, WEIGHTS, Graph
+from visionquant.bench.onnx_graph import INPUT, WEIGHTS, Graph, scratch
 from visionquant.precision import OnnxRuntimePrecision
 
 LEVELS = {"disable": "DISABLE_ALL", "basic": "ENABLE_BASIC", "extended": "ENABLE_EXTENDED", "all": "ENABLE_ALL"}
@@ -69,8 +68,8 @@ class Network(nn.Module):
 
     def kernels(self, images: torch.Tensor) -> Counter[str]:
         """What one pass really ran, node type to count, after all fusions: from a profile of its own session."""
-        with tempfile.TemporaryDirectory(prefix="visionquant-") as folder:
-            profiled = Network(self.graph, replace(self.options, profile_to=str(Path(folder) / "profile")))
+        with scratch() as folder:
+            profiled = Network(self.graph, replace(self.options, profile_to=str(folder / "profile")))
             profiled(images)
             events = json.loads(Path(profiled.session.end_profiling()).read_text())
         return Counter(

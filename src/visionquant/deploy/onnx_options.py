@@ -27,7 +27,7 @@ from visionquant.recipes import Recipe, Value
 
 NAME, MODEL = "onnxruntime", "vit-base-224-production"
 FLOAT, QUANTISED, BITSANDBYTES = "fp32_onnxruntime", "int8_onnxruntime", "int8"
-ROUNDS = {1: 9, 8: 5}  # batch size to rounds
+ROUNDS = {1: 7, 8: 5}  # batch size to rounds
 IMAGES = 8
 TORCH, RUNTIME = "torch", "ONNX Runtime"
 FLOATS = ("fp32", FLOAT)
