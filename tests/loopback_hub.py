@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
-LARGE = (".safetensors", ".bin")
+LARGE = (".safetensors", ".bin", ".png")
 
 
 @dataclass
@@ -131,9 +131,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(hub.status, b"{}", {}, body)
         elif hub.gated:
             self._send(403, b"{}", {"X-Error-Code": "GatedRepo"}, body)
-        elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/revision/(\w+)", path):
+        elif match := re.fullmatch(r"/api/(?:models|datasets)/([^/]+/[^/]+)/revision/(\w+)", path):
             self._listing(*match.groups(), body=body)
-        elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/(\w+)/(.+)", path):
+        elif match := re.fullmatch(r"/api/datasets/([^/]+/[^/]+)/tree/(\w+)", path):
+            self._tree(*match.groups(), body=body)
+        elif match := re.fullmatch(r"/(?:datasets/)?([^/]+/[^/]+)/resolve/(\w+)/(.+)", path):
             self._file(*match.groups(), body=body)
         else:
             self._send(404, b"{}", {}, body)
@@ -151,6 +153,16 @@ class _Handler(BaseHTTPRequestHandler):
             siblings.append(sibling)
         answer = {"id": repo_id, "modelId": repo_id, "sha": revision, "siblings": siblings, "private": False}
         self._send(200, json.dumps(answer).encode(), {"Content-Type": "application/json"}, body)
+
+    def _tree(self, repo_id: str, revision: str, body: bool) -> None:
+        files = self._files(repo_id, revision, body)
+        if files is None:
+            return
+        found = [
+            {"type": "file", "path": name, "size": len(content), "oid": etag(name, content)}
+            for name, content in files.items()
+        ]
+        self._send(200, json.dumps(found).encode(), {"Content-Type": "application/json"}, body)
 
     def _file(self, repo_id: str, revision: str, name: str, body: bool) -> None:
         files = self._files(repo_id, revision, body)

@@ -52,7 +52,7 @@ def edited(path: str, value: Any) -> dict[str, Any]:
     return raw
 
 
-REMOVED = object()
+REMOVED = "removed"
 BAD = [
     ("study.models", ["vit-hug-patch14-2020"], ["vit-hug-patch14-2020", "did you mean vit-huge-patch14-2020"]),
     ("study.precisions", ["fp8"], ["fp8", "nf4"]),

@@ -74,6 +74,7 @@ def settings(models: tuple[str, ...] = ("tiny-vit",), precisions: tuple[str, ...
     raw["protocols"]["tiny"] = dict(PROTOCOL)
     raw["training"] |= {
         "chosen": ["tiny-digits"],
+        "also": [],
         "folds": 2,
         "networks": {
             "tiny-digits": {

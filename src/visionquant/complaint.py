@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from visionquant.errors import StudyError
 
-METHODS = "float, bitsandbytes_int8, bitsandbytes_nf4"
+METHODS = "float, bitsandbytes_int8, bitsandbytes_nf4, mixed"
 
 
 def one_line(

@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError, model_validator
 from visionquant.assumptions import CostAssumptions, DecisionLimits, ReportChoice
 from visionquant.complaint import one_line
 from visionquant.errors import StudyError
+from visionquant.labelled import DataSet, EvaluationChoice
 from visionquant.paths import Project
 from visionquant.precision import FP32, ROWS, FloatPrecision, Precision
 from visionquant.row import Name, Row
@@ -130,6 +131,7 @@ class Params(Row):
     precisions: dict[Name, Precision]
     statistics: StatisticsChoice
     training: Training
+    evaluation: EvaluationChoice
     cost: CostAssumptions
     decision: DecisionLimits
     report: ReportChoice
@@ -180,6 +182,7 @@ def parse(raw: dict[str, Any]) -> Params:
     known("study.precisions", study.precisions, params.precisions)
     known("study.protocol", [study.protocol], params.protocols)
     known("training.chosen", params.training.chosen, params.training.networks)
+    known("training.also", params.training.also, params.precisions)
     known("training.run", map(str, params.training.run), map(str, range(params.training.folds)))
     known("cost.model", [params.cost.model], params.models)
     known("cost.precision", [params.cost.precision], params.precisions)
@@ -237,6 +240,7 @@ _ROWS: dict[str, dict[str, type[Row]]] = {
     "study": {"": StudyChoice},
     "statistics": {"": StatisticsChoice},
     "training": {"": Training},
+    "evaluation": {"": EvaluationChoice, "images": DataSet},
     "cost": {"": CostAssumptions},
     "decision": {"": DecisionLimits},
     "report": {"": ReportChoice},

@@ -68,6 +68,11 @@ class Project:
         return self.root / "data" / "evaluated"
 
     @property
+    def labelled(self) -> Path:
+        """What models with pretrained weights answered to labelled images."""
+        return self.root / "data" / "labelled.json"
+
+    @property
     def accuracy(self) -> Path:
         """Complete scores that came with the repository, a folder a platform."""
         return self.root / "data" / "accuracy"

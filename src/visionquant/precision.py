@@ -1,8 +1,9 @@
 """The precisions: every knob that decides what becomes of a model's parameters, as rows of params.yaml."""
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from visionquant.row import Row
 
@@ -45,10 +46,64 @@ class Nf4Precision(Row):
     skip: tuple[str, ...] = ()
 
 
+class Rule(Row):
+    """What becomes of the modules whose dotted name ``modules`` (a regular expression) matches, and of all below them.
+
+    ``int8`` and ``nf4`` take Linear layers alone, and leave other modules to the rules that follow.
+    """
+
+    modules: Annotated[str, Field(min_length=1)]
+    to: Literal["fp32", "fp16", "bf16", "int8", "nf4"]
+
+    @field_validator("modules")
+    @classmethod
+    def _compiles(cls, value: str) -> str:
+        try:
+            re.compile(value)
+        except re.error as error:
+            raise ValueError(f"no regular expression ({error})") from None
+        return value
+
+
+class MixedPrecision(Row):
+    """A policy: the first of ``rules`` that matches a module decides, and what none matches takes ``dtype``.
+
+    Values are converted where a module stands in another type than what surrounds it; on a CPU ``fp16`` stays FP16.
+    ``threshold`` is INT8's, ``blocksize`` and ``double_quantization`` are NF4's.
+    """
+
+    method: Literal["mixed"]
+    dtype: Dtype
+    cpu_dtype: Dtype
+    rules: Annotated[tuple[Rule, ...], Field(min_length=1)]
+    threshold: Annotated[float, Field(ge=0.0)] = 6.0
+    blocksize: Literal[64, 128, 256, 512, 1024, 2048, 4096] = 64
+    double_quantization: bool = False
+
+    @property
+    def int8(self) -> Int8Precision:
+        """The row of the layers that a rule sends to INT8."""
+        return Int8Precision(
+            method="bitsandbytes_int8", dtype=self.dtype, cpu_dtype=self.cpu_dtype, threshold=self.threshold
+        )
+
+    @property
+    def nf4(self) -> Nf4Precision:
+        """The row of the layers that a rule sends to NF4."""
+        return Nf4Precision(
+            method="bitsandbytes_nf4",
+            dtype=self.dtype,
+            cpu_dtype=self.cpu_dtype,
+            blocksize=self.blocksize,
+            double_quantization=self.double_quantization,
+        )
+
+
 FP32 = FloatPrecision(method="float", dtype="float32", cpu_dtype="float32", tf32=False)  # what all is compared with
-Precision = Annotated[FloatPrecision | Int8Precision | Nf4Precision, Field(discriminator="method")]
+Precision = Annotated[FloatPrecision | Int8Precision | Nf4Precision | MixedPrecision, Field(discriminator="method")]
 ROWS: dict[str, type[Row]] = {
     "float": FloatPrecision,
     "bitsandbytes_int8": Int8Precision,
     "bitsandbytes_nf4": Nf4Precision,
+    "mixed": MixedPrecision,
 }

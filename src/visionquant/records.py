@@ -56,13 +56,17 @@ class Code(Row):
 
 
 class Conversion(Row):
-    """Proof of the precision: what became of the parameters, and with which knobs."""
+    """Proof of the precision: what became of the parameters, and with which knobs.
+
+    Of a mixed policy also ``modules``: the type of each module that has parameters of its own.
+    """
 
     quantized_modules: int
     quantized_share: Annotated[float, Field(ge=0, le=1)]
     skipped_modules: tuple[str, ...]
     dtypes: dict[str, int]
     knobs: dict[str, str | int | float | bool]
+    modules: dict[str, str] | None = None
 
 
 class Size(Row):
@@ -76,7 +80,10 @@ class Size(Row):
 
 
 class Fidelity(Row):
-    """Agreement with FP32 on the fidelity images; ``logits_from`` says through which head the last two were taken."""
+    """Agreement with FP32 on the fidelity images; ``logits_from`` says through which head two of them were taken.
+
+    ``blocks_sqnr_db``: signal to noise after each block for the first image, None where it equals FP32's.
+    """
 
     images: int
     cosine: float | None
@@ -85,6 +92,7 @@ class Fidelity(Row):
     top1_agreement: float | None
     kl_nats: float | None
     logits_from: str
+    blocks_sqnr_db: tuple[float | None, ...] = ()
 
 
 class Record(Row):

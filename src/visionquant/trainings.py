@@ -25,11 +25,15 @@ class NetworkSpec(Row):
 
 
 class Training(Row):
-    """How the ``chosen`` networks are trained; of ``folds`` in cross-validation the pipeline trains ``run``."""
+    """How the ``chosen`` networks are trained; of ``folds`` in cross-validation the pipeline trains ``run``.
+
+    They are evaluated in the precisions of the study, and in those of ``also``.
+    """
 
     chosen: Annotated[tuple[Name, ...], Field(min_length=1)]
     folds: Annotated[int, Field(ge=2, le=10)]
     run: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+    also: tuple[Name, ...] = ()
     batch_size: Count
     weight_decay: Annotated[float, Field(ge=0)]
     seed: int

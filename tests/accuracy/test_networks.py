@@ -24,7 +24,7 @@ def opened(root: Path, precisions: tuple[str, ...] = ("fp32", "nf4")) -> tuple[P
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, Params, training.Trained]:
-    project, params = opened(tmp_path_factory.mktemp("trained"), ("fp32", "bf16", "int8", "nf4"))
+    project, params = opened(tmp_path_factory.mktemp("trained"), ("fp32", "bf16", "int8", "nf4", "mixed-sensitive"))
     spec = params.training.networks[NAME]
     done = training.train(spec, params.training, digits.load(spec.image_size), 0)
     training.save(project, NAME, 0, done.net)
@@ -70,7 +70,7 @@ def test_training_learns_and_is_the_same_twice(trained: tuple[Project, Params, t
 def test_every_precision_names_the_held_out_images(trained: tuple[Project, Params, training.Trained]) -> None:
     project, params, done = trained
     found = evaluation.evaluate(project, params, NAME, (0,), environment.probe("cpu"))
-    assert set(found.precisions) == {"fp32", "bf16", "int8", "nf4"}
+    assert set(found.precisions) == {"fp32", "bf16", "int8", "nf4", "mixed-sensitive"}
     right = {
         name: sum(a == b for a, b in zip(one.classes, found.labels, strict=True))
         for name, one in found.precisions.items()

@@ -178,3 +178,23 @@ def test_fidelity_agrees_with_independent_formulas() -> None:
     assert found.sqnr_db == pytest.approx(np.mean(power))
     assert found.cosine == pytest.approx(cosine(a.reshape(3, -1), noisy.reshape(3, -1)))
     assert found.top1_agreement == pytest.approx((b.argmax(1) == other.argmax(1)).mean())
+
+
+@pytest.mark.parametrize("model", tiny.CONFIGS)
+def test_noise_is_told_after_every_block(
+    model: str, study: tuple[Project, Params], networks: dict[str, nn.Module]
+) -> None:
+    _, params = study
+    pixels = images(params, model)
+    head, _ = fidelity.head_of(study[0], download(*study, model), 0)
+    reference = fidelity.outputs(networks[model], pixels, head, blocks=True)
+    row = params.precisions["nf4"]
+    net = convert.convert(copy.deepcopy(networks[model]), row, "cpu")
+    found = fidelity.compare(reference, fidelity.outputs(net, pixels.bfloat16(), head, blocks=True), "head")
+    stages = {"tiny-mobilevit": 5}
+    assert len(found.blocks_sqnr_db) == stages.get(model, 2)
+    assert all(ratio is not None and 0 < ratio < 60 for ratio in found.blocks_sqnr_db)
+    itself = fidelity.compare(reference, reference, "head")
+    assert set(itself.blocks_sqnr_db) == {None}
+    half = reference.blocks[0] * 0.9
+    assert fidelity.sqnr_db(reference.blocks[0], half) == pytest.approx(20.0, abs=0.01)

@@ -14,6 +14,7 @@ from torch import nn
 
 from visionquant.deploy import monitor
 from visionquant.deploy.monitor import AccuracyMonitor, Share
+from visionquant.deploy.watch import alarms
 from visionquant.errors import StudyError
 
 RNG = np.random.default_rng(20260101)
@@ -22,16 +23,6 @@ LIMIT = 0.95 * BASELINE
 CLASSES = 4
 
 Batch = tuple[torch.Tensor, torch.Tensor]
-
-
-def alarms(wrong: np.ndarray, limit: float, alarm_at: float) -> np.ndarray:
-    """(streams,) number of the answer at which each row of ``wrong`` raises the alarm, 0 where it never does."""
-    staked = np.zeros((len(wrong), len(monitor.FALLS)))
-    first = np.zeros(len(wrong), int)
-    for count in range(1, wrong.shape[1] + 1):
-        staked = monitor.staked_after(staked, wrong[:, count - 1, None], limit, count)
-        first[(monitor.capital(staked, count) >= alarm_at) & (first == 0)] = count
-    return first
 
 
 def most(probability: float, trials: int) -> float:

@@ -16,7 +16,7 @@ BATCH = 100
 
 
 def evaluate(project: Project, params: Params, network: str, folds: tuple[int, ...], machine: Environment) -> Scores:
-    """Every precision of the study on the held-out images of ``folds``.
+    """Every precision of the study, and those of ``training.also``, on the held-out images of ``folds``.
 
     Raises:
         StudyError: a fold was not trained yet, or a precision can't be put into effect.
@@ -25,10 +25,11 @@ def evaluate(project: Project, params: Params, network: str, folds: tuple[int, .
     data = digits.load(spec.image_size)
     split = digits.folds(data.labels, params.training.folds, params.training.seed)
     images = torch.cat([split[fold][1] for fold in folds])
-    named: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {name: [] for name in params.study.precisions}
+    names = tuple(dict.fromkeys((*params.study.precisions, *params.training.also)))
+    named: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {name: [] for name in names}
     quantised: dict[str, int] = {}
     for fold in folds:
-        for name in params.study.precisions:
+        for name in names:
             row = params.precisions[name]
             net = training.restore(project, network, spec, params.training, fold)
             net = convert.convert(net, row, machine.device)

@@ -9,15 +9,17 @@ Neural Networks, ICML 2017.
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from scipy import stats
 
-from visionquant import scores
+from visionquant import labelled, scores
 from visionquant.analysis.evidence import BASELINE, Evidence
-from visionquant.scores import Named, Scores
+from visionquant.labelled import Judged
+from visionquant.scores import Named as Answered
+from visionquant.scores import Scores
 
 BINS = 10
 COLUMNS = ("model", "precision", "metric", "value", "low", "high", "n", "unit", "source", "why")
@@ -84,7 +86,7 @@ def calibration_error(right: Sequence[bool], confidence: Sequence[float]) -> flo
     return 100 * float(np.sum(gaps)) / len(hit)
 
 
-def right(one: Named, found: Scores) -> list[bool]:
+def right(one: Answered, found: Scores) -> list[bool]:
     """Whether each image was named rightly."""
     return [a == b for a, b in zip(one.classes, found.labels, strict=True)]
 
@@ -101,12 +103,7 @@ def measured(found: Sequence[Scores], confidence: float) -> tuple[Measured, ...]
             rows.append(Measured(each.network, name, share(mine, confidence), error, against))
     levels = _holm([row.contrast.p for row in rows if row.contrast], 1 - confidence)
     told = iter(levels)
-    return tuple(
-        Measured(row.network, row.precision, row.top1, row.calibration, row.contrast, row.contrast.word(next(told)))
-        if row.contrast
-        else row
-        for row in rows
-    )
+    return tuple(replace(row, word=row.contrast.word(next(told))) if row.contrast else row for row in rows)
 
 
 def _holm(ps: Sequence[float], alpha: float) -> list[float]:
@@ -117,6 +114,55 @@ def _holm(ps: Sequence[float], alpha: float) -> list[float]:
         open_ = open_ and ps[index] < level
         levels[index] = level if open_ else 0.0
     return levels
+
+
+@dataclass(frozen=True)
+class Named:
+    """One precision of one model with pretrained weights; shares are None where it has no head.
+
+    ``neighbours`` is the share of images that their neighbours name rightly, ``agreement`` the share where they name
+    the same class as in FP32, in percent.
+    """
+
+    model: str
+    precision: str
+    top1: Share | None
+    top5: Share | None
+    contrast: Contrast | None
+    neighbours: Share
+    agreement: float
+    cka: float
+    word: str = ""
+
+
+def named(found: Sequence[Judged], confidence: float) -> tuple[Named, ...]:
+    """Every precision of every judged model; the words are corrected (Holm) over all contrasts."""
+    rows = []
+    for one in found:
+        wanted = [one.targets[label] for label in one.labels] if one.targets else []
+        base = one.precisions.get(BASELINE)
+        for name, answers in one.precisions.items():
+            first = [five[0] == label for five, label in zip(answers.top5, wanted, strict=bool(wanted))]
+            five = [label in five for five, label in zip(answers.top5, wanted, strict=bool(wanted))]
+            voted = [a == b for a, b in zip(answers.neighbours, one.labels, strict=True)]
+            against = None
+            if base is not None and name != BASELINE and wanted:
+                against = contrast([best[0] == label for best, label in zip(base.top5, wanted, strict=True)], first)
+            same = base.neighbours if base is not None else answers.neighbours
+            rows.append(
+                Named(
+                    one.model,
+                    name,
+                    share(first, confidence) if wanted else None,
+                    share(five, confidence) if wanted else None,
+                    against,
+                    share(voted, confidence),
+                    100 * float(np.mean([a == b for a, b in zip(answers.neighbours, same, strict=True)])),
+                    answers.cka,
+                )
+            )
+    told = iter(_holm([row.contrast.p for row in rows if row.contrast], 1 - confidence))
+    return tuple(replace(row, word=row.contrast.word(next(told))) if row.contrast else row for row in rows)
 
 
 def sets(evidence: Evidence) -> dict[str, tuple[Scores, ...]]:
@@ -138,6 +184,16 @@ def contents(evidence: Evidence) -> dict[Path, str]:
             if row.contrast:
                 why = f"{row.word}: {row.contrast.only_base} right in FP32 alone, {row.contrast.only_other} here alone"
                 writer.writerow([*key, "mcnemar_p", _digits(row.contrast.p), "", "", top1.n, "1", source, why])
+    judged = labelled.read(evidence.project)
+    for one in named(judged.judged if judged else (), evidence.params.statistics.confidence):
+        key = (one.model, one.precision)
+        for metric, part in (("top1", one.top1), ("top5", one.top5), ("knn_top1", one.neighbours)):
+            if part is not None:
+                figures = map(_digits, (part.value, part.low, part.high))
+                writer.writerow([*key, metric, *figures, part.n, "%", "local", "pretrained weights"])
+        n = one.neighbours.n
+        writer.writerow([*key, "knn_agreement", _digits(one.agreement), "", "", n, "%", "local", "pretrained weights"])
+        writer.writerow([*key, "cka", _digits(one.cka), "", "", n, "1", "local", "pretrained weights"])
     return {evidence.project.tables / "accuracy.csv": buffer.getvalue()}
 
 

@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 
 from visionquant.analysis.evidence import Evidence, RecordSet
+from visionquant.analysis.prices import Price
 from visionquant.assumptions import CostAssumptions
 
 # Assumptions that the sensitivity figure moves.
@@ -94,6 +95,11 @@ def measured(evidence: Evidence, records_: RecordSet, model: str, precision: str
 def on_cuda(records_: RecordSet) -> bool:
     """Whether a set was measured on a GPU."""
     return records_.environment is not None and records_.environment.device == "cuda"
+
+
+def fits(records_: RecordSet, price: Price) -> bool:
+    """Whether the instance of a price has a GPU if, and only if, the set was measured on one."""
+    return on_cuda(records_) == (price.gpus > 0)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from visionquant.analysis.claims.measures import counts
 from visionquant.analysis.claims.trial import Trial, Tried
 
 SHOWN = 5
@@ -20,13 +21,14 @@ def tell(trial: Trial) -> tuple[Part, ...]:
     """The three answers."""
     internal, measured = trial.counted("internal"), trial.counted("reproduction")
     total, runs = len(trial.tried), sum(bool(one.claim.entry.outcome) for one in trial.tried)
+    counted = sum(one.reproduction == "supported" and counts(one.claim.entry.measures) for one in trial.tried)
     works = sum(one.claim.entry.outcome == "works" for one in trial.tried)
     return (
         Part(
             "What holds",
             f"Of {total} claims {internal['follows']} follow from what the supplement itself prints, from counts of "
             f"its networks or from a run of a listing ({works} of {runs}). {measured['supported']} are supported here, "
-            "most of them by bytes and parameters counted, which are the same on every machine.",
+            f"{counted} of them by bytes and parameters counted, which are the same on every machine.",
             _cases([one for one in trial.tried if _holds(one)]),
         ),
         Part(

@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from visionquant.bench import mixed
+from visionquant.bench.layers import quantised
 from visionquant.errors import StudyError
-from visionquant.precision import FloatPrecision, Int8Precision, Nf4Precision, Precision
+from visionquant.precision import FloatPrecision, Int8Precision, MixedPrecision, Precision
 from visionquant.records import Conversion
 
 QUANTISED = ("Linear8bitLt", "Linear4bit")  # bitsandbytes' classes
@@ -29,9 +31,11 @@ def convert(model: nn.Module, precision: Precision, device: str) -> nn.Module:
     """Put ``model`` (FP32, on the CPU) into ``precision`` on ``device``; the model is changed and returned.
 
     Raises:
-        StudyError: nothing was quantised by a precision that quantises.
+        StudyError: nothing was quantised by a precision that quantises, or a rule matches nothing.
     """
     dtype = dtype_of(precision, device)
+    if isinstance(precision, MixedPrecision):
+        return mixed.convert(model, precision, dtype).to(device).eval()
     model.to(dtype)
     if not isinstance(precision, FloatPrecision):
         names = [name for name, module in model.named_modules() if type(module) is nn.Linear]
@@ -42,45 +46,12 @@ def convert(model: nn.Module, precision: Precision, device: str) -> nn.Module:
             )
         for name in chosen:
             parent, _, leaf = name.rpartition(".")
-            setattr(model.get_submodule(parent), leaf, _quantised(model.get_submodule(name), precision, dtype))
+            setattr(model.get_submodule(parent), leaf, quantised(model.get_submodule(name), precision, dtype))
     return model.to(device).eval()
 
 
 def _skipped(name: str, skip: tuple[str, ...]) -> bool:
     return any(part in skip for part in name.split("."))
-
-
-def _quantised(linear: nn.Module, precision: Int8Precision | Nf4Precision, dtype: torch.dtype) -> nn.Module:
-    import bitsandbytes as bnb
-
-    assert isinstance(linear, nn.Linear)
-    shape: dict[str, Any] = {
-        "input_features": linear.in_features,
-        "output_features": linear.out_features,
-        "bias": linear.bias is not None,
-        "device": "meta",
-    }
-    layer: nn.Module
-    if isinstance(precision, Int8Precision):
-        layer = bnb.nn.Linear8bitLt(**shape, has_fp16_weights=False, threshold=precision.threshold)
-        layer.weight = bnb.nn.Int8Params(linear.weight.data, requires_grad=False, has_fp16_weights=False)
-    else:
-        layer = bnb.nn.Linear4bit(
-            **shape, compute_dtype=dtype, compress_statistics=precision.double_quantization, quant_type="nf4"
-        )
-        layer.weight = bnb.nn.Params4bit(
-            linear.weight.data,
-            requires_grad=False,
-            compress_statistics=precision.double_quantization,
-            blocksize=precision.blocksize,
-            quant_type="nf4",
-            module=layer,
-        )
-        # The repacked CPU kernel wants whole blocks in a row, and rows by 32.
-        if linear.in_features % max(32, precision.blocksize) or linear.out_features % 32:
-            layer.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
-    layer.bias = linear.bias
-    return layer.eval()
 
 
 def prove(model: nn.Module, precision: Precision, device: str) -> Conversion:
@@ -94,7 +65,7 @@ def prove(model: nn.Module, precision: Precision, device: str) -> Conversion:
         name: module for name, module in model.named_modules() if type(module).__name__ in QUANTISED
     }
     kept = tuple(name for name, module in model.named_modules() if type(module) is nn.Linear)
-    quantised = sum(module.in_features * module.out_features for module in layers.values())
+    weights = sum(module.in_features * module.out_features for module in layers.values())
     dtypes: dict[str, int] = {}
     for parameter in model.parameters():
         name = str(parameter.dtype).removeprefix("torch.")
@@ -107,12 +78,18 @@ def prove(model: nn.Module, precision: Precision, device: str) -> Conversion:
     }
     if device == "cuda":
         knobs |= {"cuda": str(torch.version.cuda), "cudnn": int(torch.backends.cudnn.version() or 0)}  # type: ignore[no-untyped-call]
+    modules: dict[str, str] | None = None
     if isinstance(precision, FloatPrecision):
         knobs["tf32"] = precision.tf32
         expected = {str(dtype_of(precision, device)).removeprefix("torch.")}
         if set(dtypes) != expected or layers:
             raise StudyError(f"precision {precision.method}", f"parameters are {dtypes}", "report this defect")
         kept = ()
+    elif isinstance(precision, MixedPrecision):
+        modules = mixed.prove(model, precision, dtype_of(precision, device))
+        knobs |= {"threshold": precision.threshold, "blocksize": precision.blocksize}
+        knobs |= {"double_quantization": precision.double_quantization}
+        kept = tuple(name for name in kept if modules[name] not in ("int8", "nf4"))
     elif isinstance(precision, Int8Precision):
         knobs["threshold"] = precision.threshold
         wrong = [name for name, module in layers.items() if module.weight.dtype != torch.int8]
@@ -126,8 +103,9 @@ def prove(model: nn.Module, precision: Precision, device: str) -> Conversion:
             raise StudyError("precision nf4", f"{len(good)} of {len(layers)} layers are nf4", "report this defect")
     return Conversion(
         quantized_modules=len(layers),
-        quantized_share=quantised / (quantised + others) if quantised else 0.0,
+        quantized_share=weights / (weights + others) if weights else 0.0,
         skipped_modules=kept,
         dtypes=dtypes,
         knobs=knobs,
+        modules=modules,
     )

@@ -22,15 +22,17 @@ from visionquant.paths import Project
 from visionquant.records import Fidelity
 
 CLASSES = 1000
+OWN_HEAD = "the checkpoint's own head"
 Head = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """Of n images: features (n, ...) and logits (n, classes), float32."""
+    """Of n images: features (n, ...) and logits (n, classes); of the first of them what each block gave; float32."""
 
     features: np.ndarray
     logits: np.ndarray
+    blocks: tuple[np.ndarray, ...] = ()
 
 
 def image_count(macs: int, most: int, gmacs: float) -> int:
@@ -52,14 +54,39 @@ def features_of(result: Any) -> torch.Tensor:
     return features
 
 
-def outputs(model: nn.Module, images: torch.Tensor, head: Head) -> Outputs:
-    """One pass over ``images``; the head runs in FP32 on the CPU whatever the precision."""
+def outputs(model: nn.Module, images: torch.Tensor, head: Head, blocks: bool = False) -> Outputs:
+    """One pass over ``images``, and with ``blocks`` another over the first, block by block.
+
+    The head runs in FP32 on the CPU whatever the precision.
+    """
     with torch.inference_mode():
         result = model(images)
         features = features_of(result).float().cpu()
         pooled = getattr(result, "pooler_output", None)
         logits = head(features, None if pooled is None else pooled.float().cpu())
-    return Outputs(features.numpy(), logits.numpy())
+    return Outputs(features.numpy(), logits.numpy(), _after_blocks(model, images[:1]) if blocks else ())
+
+
+def _after_blocks(model: nn.Module, image: torch.Tensor) -> tuple[np.ndarray, ...]:
+    """What each block of the outermost list of blocks (layers of a transformer, stages of a MobileViT) answers."""
+    lists = (module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) > 1)
+    blocks = next(lists, None)
+    if blocks is None:
+        return ()
+    found: list[np.ndarray] = []
+
+    def keep(_: nn.Module, __: Any, output: Any) -> None:
+        value = output[0] if isinstance(output, tuple) else output
+        found.append(value.float().cpu().numpy())
+
+    hooks = [block.register_forward_hook(keep) for block in blocks]
+    try:
+        with torch.inference_mode():
+            model(image)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return tuple(found)
 
 
 def compare(reference: Outputs, found: Outputs, logits_from: str) -> Fidelity:
@@ -82,19 +109,30 @@ def compare(reference: Outputs, found: Outputs, logits_from: str) -> Fidelity:
     a = reference.features.reshape(count, -1).astype(np.float64)
     b = found.features.reshape(count, -1).astype(np.float64)
     cosine = (a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
-    noise = ((a - b) ** 2).sum(1)
-    noisy = noise > 0
-    sqnr = 10 * np.log10((a**2).sum(1)[noisy] / noise[noisy])
+    noises = [one for one in (sqnr_db(x, y) for x, y in zip(a, b, strict=True)) if one is not None]
     p, q = _log_softmax(reference.logits), _log_softmax(found.logits)
     return Fidelity(
         images=count,
         cosine=float(cosine.mean()),
-        sqnr_db=float(sqnr.mean()) if noisy.any() else None,
+        sqnr_db=float(np.mean(noises)) if noises else None,
         nan_count=0,
         top1_agreement=float((reference.logits.argmax(1) == found.logits.argmax(1)).mean()),
         kl_nats=float((np.exp(p) * (p - q)).sum(1).mean()),
         logits_from=logits_from,
+        blocks_sqnr_db=tuple(
+            None if ratio is None else float(f"{ratio:.5g}")
+            for ratio in (sqnr_db(x, y) for x, y in zip(reference.blocks, found.blocks, strict=True))
+        )
+        if found.blocks
+        else (),
     )
+
+
+def sqnr_db(signal: np.ndarray, found: np.ndarray) -> float | None:
+    """Signal to quantisation noise of two arrays, in dB; None where they are equal or the noise is no number."""
+    a = signal.astype(np.float64)
+    noise = float(((a - found) ** 2).sum())
+    return 10 * float(np.log10((a**2).sum() / noise)) if noise > 0 and np.isfinite(noise) else None
 
 
 def head_of(project: Project, manifest: Manifest, seed: int) -> tuple[Head, str]:
@@ -103,7 +141,7 @@ def head_of(project: Project, manifest: Manifest, seed: int) -> tuple[Head, str]
         folder = hub.resolve(project, manifest)
         own = _own_head(folder)
         if own is not None:
-            return own, "the checkpoint's own head"
+            return own, OWN_HEAD
     return _projection(seed), f"a fixed seeded projection to {CLASSES} classes"
 
 

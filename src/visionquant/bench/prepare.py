@@ -32,7 +32,7 @@ from visionquant.bench import (
 from visionquant.bench.cell import GIB, Host
 from visionquant.manifest import Manifest
 from visionquant.paths import Project
-from visionquant.precision import Int8Precision, Nf4Precision
+from visionquant.precision import Int8Precision
 from visionquant.records import Conversion, Fidelity, Settings, Size
 
 
@@ -89,7 +89,7 @@ def serve(
     build = _builder(net, settings)
     head, _ = fidelity.head_of(project, manifest, protocol.seed)
     seen = isolate.in_fork(lambda: _look(build, settings, dtype, images, known_reference, head, counts))
-    if isinstance(precision, Nf4Precision) and device == "cpu" and seen.facts.fidelity is not None:
+    if device == "cpu" and seen.facts.fidelity is not None and _has_nf4(build()):
         _settle(build(), images[:1].to(dtype))
     known = audit.Known(seen.features, seen.alone, seen.worst, dtype == torch.float32)
     subject = replicate.Subject(
@@ -131,6 +131,10 @@ def _builder(net: nn.Module, settings: Settings) -> Callable[[], nn.Module]:
     return lambda: converted
 
 
+def _has_nf4(net: nn.Module) -> bool:
+    return any(type(module).__name__ == "Linear4bit" for module in net.modules())
+
+
 def _settle(net: nn.Module, image: torch.Tensor) -> None:
     """One pass here, on one thread, so that NF4 layers are repacked once and not by every replicate.
 
@@ -167,7 +171,7 @@ def _look(
         return nothing
     count = len(known_reference.outputs.features)
     try:
-        found = fidelity.outputs(net, images[:count].to(settings.device, dtype), head)
+        found = fidelity.outputs(net, images[:count].to(settings.device, dtype), head, blocks=True)
         with operations.Counter() as counter, torch.inference_mode():
             alone = fidelity.features_of(net(images[:1].to(settings.device, dtype)))
     except (RuntimeError, MemoryError, NotImplementedError) as error:

@@ -4,6 +4,7 @@ import io
 import json
 import zipfile
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -79,7 +80,7 @@ def make(project: Project, params: Params, model: str) -> None:
         head, description = fidelity.head_of(project, manifest, protocol.seed)
         converted = convert.convert(net, FP32, device)
         batch = photographs.batch(images, prepared, spec.input_size).to(device)
-        return fidelity.outputs(converted, batch, head), description, count
+        return fidelity.outputs(converted, batch, head, blocks=True), description, count
 
     found = Reference(key, None, "", known_macs)
     try:
@@ -99,7 +100,8 @@ def _packed(found: Reference) -> bytes:
     about = {"identity": found.identity, "logits_from": found.logits_from, "macs": found.macs, "reason": found.reason}
     empty = fidelity.Outputs(np.empty(0), np.empty(0))
     outputs, buffer = found.outputs or empty, io.BytesIO()
-    np.savez(buffer, about=np.array(json.dumps(about)), features=outputs.features, logits=outputs.logits)
+    named: dict[str, Any] = {f"block{number:03}": value for number, value in enumerate(outputs.blocks)}
+    np.savez(buffer, about=np.array(json.dumps(about)), features=outputs.features, logits=outputs.logits, **named)
     return buffer.getvalue()
 
 
@@ -129,7 +131,8 @@ def read(project: Project, model: str) -> Reference:
     try:
         with np.load(path, allow_pickle=False) as stored:
             about = json.loads(str(stored["about"]))
-            outputs = None if about["reason"] else fidelity.Outputs(stored["features"], stored["logits"])
+            blocks = tuple(stored[name] for name in sorted(stored.files) if name.startswith("block"))
+            outputs = None if about["reason"] else fidelity.Outputs(stored["features"], stored["logits"], blocks)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):
         raise StudyError(
             f"data/references/{model}.npz", "missing or broken", f"run `visionquant reference --model {model}`"

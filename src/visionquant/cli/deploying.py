@@ -11,7 +11,10 @@ from visionquant.errors import StudyError
 from visionquant.params import known
 
 # Each module has ``run(project, params, machine)`` that gives a :class:`visionquant.recipes.Recipe`.
-RECIPES: dict[str, str] = {}
+RECIPES: dict[str, str] = {
+    "monitor": "visionquant.deploy.watch",
+    "validation": "visionquant.deploy.validation",
+}
 
 
 @app.command()

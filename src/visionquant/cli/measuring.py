@@ -178,6 +178,21 @@ def accuracy(
 
 
 @app.command()
+def judge() -> None:
+    """Ask the models that have pretrained weights for the labels of evaluation.images, in every precision."""
+    from visionquant import environment as machine
+    from visionquant.accuracy import judging
+    from visionquant.bench import backend
+
+    project, params = opened()
+    found_machine = machine.probe(params.study.device)
+    backend.quiet(found_machine.device)
+    found = judging.judge(project, params, found_machine, print)
+    for why in sorted(set(found.missing.values())):
+        print(f"not judged, {sum(one == why for one in found.missing.values())} models: {why}")
+
+
+@app.command()
 def record(
     platform: Annotated[str, typer.Option("--platform", help="A name for this machine, e.g. rtx-4090.")],
     partial: Annotated[bool, typer.Option("--partial", help="Though pairs of the study are missing.")] = False,

@@ -13,7 +13,7 @@ from typing import Literal
 from visionquant.analysis.claims import bounded, formula
 from visionquant.analysis.claims.bounded import Bounded
 from visionquant.analysis.claims.claim import Claim
-from visionquant.analysis.claims.tables import Lookup, Tables
+from visionquant.analysis.claims.tables import Lookup, Tables, with_rounding
 
 Internal = Literal["follows", "contradicted", "underdetermined"]
 
@@ -73,7 +73,8 @@ def stretched(claim: Claim) -> Bounded:
     """The claim's printed figure with its rounding and its tolerance."""
     if claim.printed is None:
         raise ValueError(f"{claim.id} has no figure")
-    base, tolerance = bounded.of_printed(claim.printed), claim.entry.tolerance
+    entry = claim.entry
+    base, tolerance = with_rounding(claim.printed, entry.table, claim.row, entry.column), entry.tolerance
     if tolerance is None:
         return base
     share = abs(base.value) * tolerance.share

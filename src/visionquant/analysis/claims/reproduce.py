@@ -64,7 +64,7 @@ def _word(claim: Claim, court: Court, found: Figure) -> tuple[Word, str]:
         return "not comparable", court.why_not
     printed = judge.stretched(claim)
     share = 0.0 if found.anywhere else SHARE * abs(claim.printed.value)
-    low, high = printed.low - share, printed.high + share
+    low, high = printed.low - share - found.slack, printed.high + share + found.slack
     if found.low is None or found.high is None:
         if not found.anywhere:
             return "undecided", f"{found.why}; one process: no interval".lstrip("; ")

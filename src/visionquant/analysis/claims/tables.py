@@ -58,8 +58,13 @@ class Tables:
     def bounded(self, table: str, row: str, column: str) -> Bounded:
         """One cell with half a unit of its last decimal on either side; a count has no doubt."""
         printed = self.printed(table, row, column)
-        counted = (table, column) in COUNTED or (table, row) in COUNTED_ROWS
-        return bounded.exact(printed.value) if counted else bounded.of_printed(printed)
+        return with_rounding(printed, table, row, column)
+
+
+def with_rounding(printed: Printed, table: str, row: str, column: str) -> Bounded:
+    """A printed figure with the bounds that its rounding leaves; a count has none."""
+    counted = (table, column) in COUNTED or (table, row) in COUNTED_ROWS
+    return bounded.exact(printed.value) if counted else bounded.of_printed(printed)
 
 
 @dataclass

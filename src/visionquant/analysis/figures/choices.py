@@ -76,7 +76,7 @@ def tornado(evidence: Evidence, records_: RecordSet) -> Figure:
     label = blocks.precision_label(assumed.precision)
     with canvas.drawing(9.0, 3.6) as (figure, axes):
         caption = "no measured throughput of both precisions within the limits, or a price of another kind of machine"
-        if base and other and cost.on_cuda(records_) == (listed.gpus > 0):
+        if base and other and cost.fits(records_, listed):
             middle, swings = cost.swings(assumed, price, base, other)
             for row, one in enumerate(swings):
                 axes.barh([row], [one.at_low - middle], left=middle, height=0.55, color=canvas.colour("fp16"))

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
+from visionquant import labelled
 from visionquant.analysis import accuracy, table
-from visionquant.analysis.accuracy import Measured
+from visionquant.analysis.accuracy import Measured, Share
 from visionquant.analysis.evidence import Evidence
 from visionquant.analysis.table import Column, Item, Table
 from visionquant.analysis.tables import blocks
@@ -23,6 +24,51 @@ def top1(evidence: Evidence) -> tuple[Table, ...]:
             _source(each),
         )
         for i, (source, each) in enumerate(found.items())
+    )
+
+
+def pretrained(evidence: Evidence) -> Table:
+    """Models of the study with pretrained weights on the reader's labelled images."""
+    found = labelled.read(evidence.project)
+    judged = found.judged if found else ()
+    reasons = (
+        found.missing
+        if found and found.missing
+        else dict.fromkeys(evidence.params.study.models, "`visionquant judge` has not run")
+    )
+    rows: list[tuple[Item, ...]] = []
+    for one in accuracy.named(judged, evidence.params.statistics.confidence):
+        rows.append(
+            (
+                table.text(one.model),
+                table.text(blocks.precision_label(one.precision)),
+                _share(one.top1, one.word),
+                _share(one.top5, ""),
+                _share(one.neighbours, ""),
+                table.number(one.agreement, 2, "number measured"),
+                table.number(one.cka, 4, "number measured"),
+            )
+        )
+    for model, why in reasons.items():
+        rows.append((table.text(model), table.text("all"), *[table.missing("not_measured", why)] * 5))
+    return Table(
+        "pretrained",
+        "Models with pretrained weights",
+        "Images of `evaluation.images` in params.yaml. Top-1 and top-5 through the checkpoint's own head; LOWER or "
+        "HIGHER than FP32 by McNemar's exact test, corrected (Holm) over the table. For models without a head: the "
+        "share of images that their nearest neighbours by features name rightly, how often that is the class that "
+        "FP32's features give, and linear CKA with FP32's features.",
+        (
+            Column("Model", css="text"),
+            Column("Precision", css="text"),
+            Column("top-1, %", css="number measured"),
+            Column("top-5, %", css="number measured"),
+            Column("neighbours, %", css="number measured"),
+            Column("same as FP32's, %", css="number measured"),
+            Column("CKA", css="number measured"),
+        ),
+        tuple(rows),
+        f"{judged[0].environment.title}; {len(judged[0].labels)} images." if judged else "data/labelled.json.",
     )
 
 
@@ -68,19 +114,20 @@ def _row(one: Measured) -> tuple[Item, ...]:
     return (
         table.text(one.network),
         table.text(blocks.precision_label(one.precision)),
-        Item(
-            f"{top.value:.2f}",
-            top.value,
-            f"{top.low:.2f}–{top.high:.2f}",  # noqa: RUF001
-            "number measured",
-            f"{top.count} of {top.n}",
-            word=one.word,
-        ),
+        _share(top, one.word),
         table.number(against.only_base if against else None, 0, "number measured", why="FP32 itself"),
         table.number(against.only_other if against else None, 0, "number measured", why="FP32 itself"),
         table.number(against.p if against else None, 3, "number measured", why="FP32 itself"),
         table.number(one.calibration, 2, "number measured"),
     )
+
+
+def _share(found: Share | None, word: str) -> Item:
+    if found is None:
+        return table.missing("not_available", "it has no head")
+    bounds = f"{found.low:.2f}–{found.high:.2f}"  # noqa: RUF001
+    note = f"{found.count} of {found.n}"
+    return Item(f"{found.value:.2f}", found.value, bounds, "number measured", note, word=word)
 
 
 def _table(name: str, title: str, rows: tuple[tuple[Item, ...], ...], source: str) -> Table:

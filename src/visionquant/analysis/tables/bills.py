@@ -1,7 +1,5 @@
 """The cost model: list prices beside the implied ones, the bill of every model and precision, and what it rests on."""
 
-from collections.abc import Callable
-
 from visionquant.analysis import cost, prices, table
 from visionquant.analysis.cost import Capacity
 from visionquant.analysis.evidence import BASELINE, Evidence, RecordSet
@@ -54,18 +52,46 @@ def listed(evidence: Evidence) -> Table:
 def models(evidence: Evidence, records_: RecordSet) -> Table:
     """Instances and money for the assumed load, a row a model, from measured throughput."""
 
-    def capacity(model: str, precision: str) -> Capacity:
-        return cost.measured(evidence, records_, model, precision)
-
-    price = prices.of(prices.load(evidence.project), evidence.params.cost.instance)
-    return _bills(
-        evidence,
+    assumed = evidence.params.cost
+    price = prices.of(prices.load(evidence.project), assumed.instance)
+    others = blocks.compared(evidence)
+    fits = cost.fits(records_, price)
+    rows = []
+    for model in evidence.models:
+        rates = {one: cost.measured(evidence, records_, model, one) for one in (BASELINE, *others)}
+        base = rates[BASELINE]
+        items: list[Item] = [table.text(model), _count(assumed, base)]
+        for precision in others:
+            mine = rates[precision]
+            items.append(_count(assumed, mine))
+            if base.images_per_s is None or mine.images_per_s is None:
+                why = mine.why or base.why or "no FP32 to compare with"
+                items += [table.missing("not_available", why)] * 2
+                continue
+            if not fits:
+                items += [table.missing("not_available", MISFIT)] * 2
+                continue
+            found = cost.bill(base.images_per_s, mine.images_per_s, price.now, assumed)
+            items.append(Item(f"{found.saved_monthly:,.0f}", found.saved_monthly, css="number"))
+            months = found.break_even_months
+            items.append(table.number(months, 0, why="nothing is saved"))
+        rows.append(tuple(items))
+    return Table(
         "bills",
         "The bill of the measured machine",
         f"{_assumed(evidence)} An instance is taken to do what the measured machine did, at {price.now:g} dollars an "
         f"hour ({price.instance}).",
-        capacity,
-        records_,
+        (
+            Column("Model", css="text"),
+            Column("instances", "FP32"),
+            *(
+                Column(heading, blocks.precision_label(precision))
+                for precision in others
+                for heading in ("instances", "saved a month, USD", "break-even, months")
+            ),
+        ),
+        tuple(rows),
+        blocks.source(records_),
     )
 
 
@@ -88,62 +114,6 @@ def as_published(evidence: Evidence) -> Table:
     )
 
 
-def _bills(
-    evidence: Evidence,
-    name: str,
-    title: str,
-    caption: str,
-    capacity: Callable[[str, str], Capacity],
-    records_: RecordSet,
-) -> Table:
-    assumed = evidence.params.cost
-    price = prices.of(prices.load(evidence.project), assumed.instance).now
-    others = blocks.compared(evidence)
-    fits = _fits(evidence, records_)
-    rows = []
-    for model in evidence.models:
-        rates = {one: capacity(model, one) for one in (BASELINE, *others)}
-        base = rates[BASELINE]
-        items: list[Item] = [table.text(model), _count(assumed, base)]
-        for precision in others:
-            mine = rates[precision]
-            items.append(_count(assumed, mine))
-            if base.images_per_s is None or mine.images_per_s is None:
-                why = mine.why or base.why or "no FP32 to compare with"
-                items += [table.missing("not_available", why)] * 2
-                continue
-            if not fits:
-                items += [table.missing("not_available", MISFIT)] * 2
-                continue
-            found = cost.bill(base.images_per_s, mine.images_per_s, price, assumed)
-            items.append(Item(f"{found.saved_monthly:,.0f}", found.saved_monthly, css="number"))
-            months = found.break_even_months
-            items.append(table.number(months, 0, why="nothing is saved"))
-        rows.append(tuple(items))
-    return Table(
-        name,
-        title,
-        caption,
-        (
-            Column("Model", css="text"),
-            Column("instances", "FP32"),
-            *(
-                Column(heading, blocks.precision_label(precision))
-                for precision in others
-                for heading in ("instances", "saved a month, USD", "break-even, months")
-            ),
-        ),
-        tuple(rows),
-        blocks.source(records_),
-    )
-
-
-def _fits(evidence: Evidence, records_: RecordSet) -> bool:
-    """Whether the instance of the price has a GPU if, and only if, the set was measured on one."""
-    price = prices.of(prices.load(evidence.project), evidence.params.cost.instance)
-    return cost.on_cuda(records_) == (price.gpus > 0)
-
-
 def _count(assumed: CostAssumptions, capacity: Capacity) -> Item:
     if capacity.images_per_s is None:
         return table.missing("not_available", capacity.why)
@@ -164,19 +134,19 @@ def _assumed(evidence: Evidence) -> str:
 def totals(evidence: Evidence, records_: RecordSet) -> Table:
     """Total cost of ownership over the years for the model of the sensitivity figure, a row a precision."""
     assumed = evidence.params.cost
-    price = prices.of(prices.load(evidence.project), assumed.instance).now
+    price = prices.of(prices.load(evidence.project), assumed.instance)
     base = cost.measured(evidence, records_, assumed.model, BASELINE)
     rows = []
     for precision in evidence.precisions:
         mine = cost.measured(evidence, records_, assumed.model, precision)
         label = table.text(blocks.precision_label(precision))
-        if not _fits(evidence, records_):
+        if not cost.fits(records_, price):
             rows.append((label, *[table.missing("not_available", MISFIT)] * 5))
             continue
         if base.images_per_s is None or mine.images_per_s is None:
             rows.append((label, *[table.missing("not_available", mine.why or base.why)] * 5))
             continue
-        found = cost.bill(base.images_per_s, mine.images_per_s, price, assumed, base=precision == BASELINE)
+        found = cost.bill(base.images_per_s, mine.images_per_s, price.now, assumed, base=precision == BASELINE)
         rows.append(
             (
                 label,

@@ -1,7 +1,9 @@
 """How far each precision's outputs are from FP32's. Not accuracy, and every caption says so."""
 
+from visionquant.analysis import depth as traces
+from visionquant.analysis import table
 from visionquant.analysis.evidence import Evidence, RecordSet
-from visionquant.analysis.table import Table
+from visionquant.analysis.table import Column, Table
 from visionquant.analysis.tables import blocks
 
 
@@ -38,6 +40,46 @@ def decisions(evidence: Evidence, records_: RecordSet) -> Table:
             blocks.measured(evidence, records_, "KL, nats", "kl_divergence", blocks.compared(evidence), 1),
         ],
         blocks.source(records_),
+    )
+
+
+def depth(evidence: Evidence, records_: RecordSet) -> Table:
+    """Where noise enters: after the first block, after the last, and the block that costs most."""
+    rows = []
+    for model in evidence.models:
+        for name in traces.traced(records_):
+            ratios = traces.after_blocks(records_, model, name)
+            if not ratios:
+                continue
+            worst, lost = traces.steepest(ratios)
+            rows.append(
+                (
+                    table.text(model),
+                    table.text(blocks.precision_label(name)),
+                    table.number(len(ratios), 0),
+                    table.number(ratios[0], 1, "number measured", why="equal to FP32"),
+                    table.number(ratios[-1], 1, "number measured", why="equal to FP32"),
+                    table.number(lost, 1, "number measured", why="no block lowers it"),
+                    table.number(worst, 0, "number measured", why="no block lowers it"),
+                )
+            )
+    return Table(
+        "noise-depth",
+        "Where the error enters",
+        "Signal to quantisation noise of the first photograph after the first block and after the last, and the block "
+        f"after which it falls most. {_weights(records_)}",
+        (
+            Column("Model", css="text"),
+            Column("Precision", css="text"),
+            Column("blocks"),
+            Column("after the first", "SQNR, dB", "number measured"),
+            Column("after the last", "SQNR, dB", "number measured"),
+            Column("largest fall, dB", css="number measured"),
+            Column("at block", css="number measured"),
+        ),
+        tuple(rows),
+        blocks.source(records_),
+        filters=("Model", "Precision"),
     )
 
 

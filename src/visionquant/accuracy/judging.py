@@ -1,0 +1,190 @@
+"""Models with pretrained weights on labelled images: top-1 and top-5 through their own head, features by neighbours.
+
+The backbone runs in each precision of the study, the head in FP32 on its features, as everywhere in the study. A model
+without a head is asked whether its features still find the same neighbours (leave-one-out, by cosine) and whether they
+span the same space as FP32's (linear CKA). A rerun goes on with the models that are missing.
+Source: Kornblith et al., Similarity of Neural Network Representations Revisited, ICML 2019, for CKA.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+
+from visionquant import hub, labelled
+from visionquant.accuracy import images
+from visionquant.accuracy.images import Images
+from visionquant.bench import convert, fidelity, load, photographs
+from visionquant.environment import Environment
+from visionquant.errors import StudyError
+from visionquant.labelled import Answers, Judged, Labelled
+from visionquant.manifest import Manifest
+from visionquant.params import Params
+from visionquant.paths import Project
+from visionquant.precision import FP32, Precision
+from visionquant.records import sha256_of
+
+BATCH = 16
+OFF = "evaluation.images is null in params.yaml"
+SEEDED = "seeded weights name nothing"
+
+
+def judge(project: Project, params: Params, machine: Environment, tell: Callable[[str], None]) -> Labelled:
+    """Every model of the study that has pretrained weights, in every precision; written model by model.
+
+    Raises:
+        StudyError: images or weights are missing or broken, or a class has no label of its name in a model's head.
+    """
+    known = labelled.read(project)
+    before = {one.key: one for one in known.judged} if known else {}
+    judged: list[Judged] = []
+    missing: dict[str, str] = {}
+    given = images.find(project, params.evaluation) if params.evaluation.images is not None else None
+    for model in params.study.models:
+        manifest = Manifest.load(project.manifest(model), params.models[model].source)
+        if given is None or manifest.weights == "seeded":
+            missing[model] = OFF if given is None else SEEDED
+            continue
+        rows = {name: params.precisions[name] for name in params.study.precisions}
+        asked = [rows[name].model_dump(mode="json") for name in rows]
+        key = sha256_of(
+            [model, manifest.sha256(), machine.key(), _identity(given), params.evaluation.neighbours, asked]
+        )
+        if key not in before:
+            tell(f"{model}: {len(given.paths)} images, {len(rows)} precisions")
+        judged.append(before.get(key) or _model(project, params, model, manifest, given, rows, machine, key))
+        labelled.write(project, Labelled(judged=tuple(judged), missing=missing))
+    found = Labelled(judged=tuple(judged), missing=missing)
+    labelled.write(project, found)
+    return found
+
+
+def _identity(given: Images) -> list[object]:
+    return [given.classes, given.labels, [(path, (given.root / path).stat().st_size) for path in given.paths]]
+
+
+def _model(
+    project: Project,
+    params: Params,
+    model: str,
+    manifest: Manifest,
+    given: Images,
+    rows: dict[str, Precision],
+    machine: Environment,
+    key: str,
+) -> Judged:
+    folder = hub.resolve(project, manifest)
+    head, description = fidelity.head_of(project, manifest, params.protocol.seed)
+    own = description == fidelity.OWN_HEAD
+    targets = _targets(folder, model, given.classes) if own else None
+    base, _ = _run(project, params, model, manifest, given, FP32, machine.device, head)
+    answers = {}
+    for name, row in rows.items():
+        found, quantised = _run(project, params, model, manifest, given, row, machine.device, head)
+        features = _pooled(found.features)
+        best = np.argsort(-found.logits, axis=1, kind="stable")[:, :5] if own else np.empty((0, 5), int)
+        answers[name] = Answers(
+            precision=row,
+            quantized_modules=quantised,
+            top5=tuple(tuple(int(one) for one in five) for five in best),
+            neighbours=vote(features, given.labels, params.evaluation.neighbours),
+            cka=round(cka(_pooled(base.features), features), 6),
+        )
+    return Judged(
+        key=key,
+        model=model,
+        weights=manifest.source,
+        environment=machine,
+        images=given.paths,
+        classes=given.classes,
+        targets=targets,
+        labels=given.labels,
+        precisions=answers,
+    )
+
+
+def _targets(folder: object, model: str, classes: tuple[str, ...]) -> tuple[int, ...]:
+    """The head's label of each class folder: its number, its name, or one of the names joined by commas."""
+    from transformers import AutoConfig
+
+    labels = {int(number): str(name) for number, name in AutoConfig.from_pretrained(folder).id2label.items()}
+    by_name = {part.strip().lower(): number for number, name in labels.items() for part in [name, *name.split(",")]}
+    found = []
+    for name in classes:
+        number = int(name) if name.isdigit() and int(name) in labels else by_name.get(name.replace("_", " ").lower())
+        number = by_name.get(name.lower()) if number is None else number
+        if number is None:
+            shown = ", ".join(list(labels.values())[:3])
+            raise StudyError(
+                images.KEY, f"{model} has no label {name!r} (it has {len(labels)}, e.g. {shown})",
+                "name class folders by the number or the name of its labels",
+            )  # fmt: skip
+        found.append(number)
+    return tuple(found)
+
+
+def _run(
+    project: Project,
+    params: Params,
+    model: str,
+    manifest: Manifest,
+    given: Images,
+    row: Precision,
+    device: str,
+    head: fidelity.Head,
+) -> tuple[fidelity.Outputs, int]:
+    """Pooled features (n, width) and logits (n, labels) of all images, and how many layers were quantised."""
+    spec, protocol = params.models[model], params.protocol
+    net = load.load(project, model, spec, manifest, protocol.attention, protocol.seed)
+    net = convert.convert(net, row, device)
+    proof = convert.prove(net, row, device)
+    prepared = load.preprocessing(project, model, hub.resolve(project, manifest))
+    features, logits = [], []
+    for start in range(0, len(given.paths), BATCH):
+        pixels = np.stack(
+            [_open(given, path, prepared, spec.input_size) for path in given.paths[start : start + BATCH]]
+        )
+        batch = torch.from_numpy(pixels).to(device, convert.dtype_of(row, device))
+        found = fidelity.outputs(net, batch, head)
+        features.append(_pooled(found.features))
+        logits.append(found.logits)
+    every = fidelity.Outputs(np.concatenate(features), np.concatenate(logits))
+    if not (np.isfinite(every.features).all() and np.isfinite(every.logits).all()):
+        raise StudyError(f"{model} in {row.method}", "answers that are not finite", "leave it out of the study")
+    return every, proof.quantized_modules
+
+
+def _open(given: Images, path: str, prepared: dict[str, object], side: int) -> np.ndarray:
+    try:
+        with Image.open(given.root / path) as image:
+            return photographs.prepare(image, prepared, side)
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError):
+        raise StudyError(images.KEY, f"{path} is no readable image", "remove or mend it") from None
+
+
+def _pooled(features: np.ndarray) -> np.ndarray:
+    """One vector an image: the mean of a map (n, c, h, w), the first token of a sequence (n, tokens, width)."""
+    if features.ndim == 4:
+        return features.mean((2, 3))
+    return features[:, 0] if features.ndim == 3 else features
+
+
+def vote(features: np.ndarray, labels: tuple[int, ...], neighbours: int) -> tuple[int, ...]:
+    """The class that the nearest other images vote for, by cosine; a tie goes to the class of the nearest of them."""
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    near = unit @ unit.T
+    np.fill_diagonal(near, -np.inf)
+    order = np.argsort(-near, axis=1, kind="stable")[:, : min(neighbours, len(labels) - 1)]
+    voted = []
+    for row in np.asarray(labels)[order]:
+        counts = np.bincount(row)
+        voted.append(next(int(one) for one in row if counts[one] == counts.max()))
+    return tuple(voted)
+
+
+def cka(a: np.ndarray, b: np.ndarray) -> float:
+    """Linear centred kernel alignment of features (n, p) and (n, q) of the same images, 0 to 1."""
+    x, y = (one.astype(np.float64) - one.astype(np.float64).mean(0) for one in (a, b))
+    across = np.linalg.norm(y.T @ x) ** 2
+    return float(across / (np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y)))

@@ -1,0 +1,101 @@
+"""Labelled images, and what models with pretrained weights answered to them: settings, and one file of answers.
+
+``data/labelled.json`` keeps answers image by image, so that every statistic can be derived again.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from visionquant.environment import Environment
+from visionquant.errors import StudyError
+from visionquant.paths import Project, write_atomically
+from visionquant.precision import Precision
+from visionquant.row import Row
+
+Count = Annotated[int, Field(ge=1)]
+
+
+class DataSet(Row):
+    """A hub data set in the layout of an image folder, pinned (40 hex digits); ``folder`` is where the classes lie."""
+
+    repo_id: str
+    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+    folder: str = ""
+
+
+class EvaluationChoice(Row):
+    """``images`` is a folder with a folder for each class, a hub data set, or null.
+
+    At most ``most_images`` are used, evenly over the classes; ``neighbours`` vote in the classification by features.
+    """
+
+    images: str | DataSet | None
+    most_images: Count
+    neighbours: Count
+
+
+class Part(BaseModel):
+    """A frozen part of the file without room for unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Answers(Part):
+    """One precision. ``top5`` are the five best labels of each image; empty for a model without a head.
+
+    ``neighbours`` is the class that the nearest other images vote for by this precision's features; ``cka`` the linear
+    centred kernel alignment of them with FP32's.
+    """
+
+    precision: Precision
+    quantized_modules: int
+    top5: tuple[tuple[int, ...], ...]
+    neighbours: tuple[int, ...]
+    cka: float
+
+
+class Judged(Part):
+    """One model: ``labels`` are classes by their number in ``classes``, ``targets`` the head's label of each class."""
+
+    key: str
+    model: str
+    weights: str
+    environment: Environment
+    images: tuple[str, ...]
+    classes: tuple[str, ...]
+    targets: tuple[int, ...] | None
+    labels: tuple[int, ...]
+    precisions: dict[str, Answers]
+
+
+class Labelled(Part):
+    """All models that were judged, and why each other model of the study was not."""
+
+    judged: tuple[Judged, ...]
+    missing: dict[str, str]
+
+
+def write(project: Project, found: Labelled) -> None:
+    """Write ``data/labelled.json``."""
+    write_atomically(project.labelled, found.model_dump_json() + "\n")
+
+
+def read(project: Project) -> Labelled | None:
+    """The file, or None where the stage has not run.
+
+    Raises:
+        StudyError: it is broken.
+    """
+    if not project.labelled.is_file():
+        return None
+    try:
+        return Labelled.model_validate_json(project.labelled.read_text())
+    except (OSError, ValidationError) as error:
+        first = str(error).splitlines()[0]
+        raise StudyError(_name(project.labelled), f"broken: {first}", "delete it, run `visionquant judge`") from None
+
+
+def _name(path: Path) -> str:
+    return f"data/{path.name}"

@@ -1,0 +1,185 @@
+"""Labelled images of the reader's own: found, named through a checkpoint's head, and refused in one line."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import loopback_hub
+import numpy as np
+import pytest
+import tiny
+import torch
+from PIL import Image
+
+from visionquant import environment, labelled
+from visionquant.accuracy import images, judging
+from visionquant.errors import StudyError
+from visionquant.hub import download
+from visionquant.params import Params
+from visionquant.paths import Project
+
+CLASSES = ("blue", "green", "red")
+REVISION = "a" * 40
+
+
+def paint(root: Path, each: int = 4) -> None:
+    """Noisy squares of one colour, a folder a class."""
+    noise = np.random.default_rng(0)
+    for channel, name in enumerate(reversed(CLASSES)):
+        (root / name).mkdir(parents=True)
+        for i in range(each):
+            pixels = noise.integers(0, 90, (40, 48, 3), dtype=np.uint8)
+            pixels[..., channel] += 160
+            Image.fromarray(pixels).save(root / name / f"{i}.png")
+
+
+def checkpoint(folder: Path, head: bool) -> None:
+    """A tiny ViT with seeded weights in the hub's layout; its head knows the three colours and two more labels."""
+    from transformers import ViTConfig, ViTForImageClassification, ViTModel
+
+    torch.manual_seed(1)
+    labels = {0: "black", 1: "red, crimson", 2: "green", 3: "blue", 4: "white"}
+    config = ViTConfig(
+        **{key: value for key, value in tiny.CONFIGS["tiny-vit"].items() if key != "model_type"},
+        id2label=labels,
+        label2id={name: number for number, name in labels.items()},
+    )
+    net = ViTForImageClassification(config) if head else ViTModel(config)
+    net.save_pretrained(folder)
+
+
+def opened(root: Path, head: bool = True, given: Any = "photographs") -> tuple[Project, Params]:
+    raw = tiny.settings(("mine", "tiny-vit"), ("fp32", "int8"))
+    raw["study"]["weights"] = "auto"
+    raw["models"]["mine"] = {"path": "mine", "input_size": 32, "group": "tiny"}
+    raw["models"]["tiny-vit"] = {"repo_id": "tiny/tiny-vit", "revision": "0" * 40, "input_size": 32, "group": "tiny"}
+    raw["evaluation"] = {"images": given, "most_images": 12, "neighbours": 3}
+    root.mkdir(exist_ok=True)
+    project, params = tiny.project(root, raw)
+    if not (root / "photographs").exists():
+        paint(root / "photographs")
+    checkpoint(root / "mine", head)
+    seeded = params.model_copy(update={"study": params.study.model_copy(update={"weights": "seeded"})})
+    download(project, params, "mine")
+    download(project, seeded, "tiny-vit")
+    return project, params
+
+
+def run(project: Project, params: Params) -> labelled.Labelled:
+    return judging.judge(project, params, environment.probe("cpu"), lambda line: None)
+
+
+def test_a_checkpoint_with_a_head_names_the_images_as_the_whole_classifier_does(tmp_path: Path) -> None:
+    from transformers import ViTForImageClassification
+
+    project, params = opened(tmp_path)
+    found = run(project, params)
+    assert found.missing == {"tiny-vit": "seeded weights name nothing"}
+    (mine,) = found.judged
+    assert mine.classes == CLASSES
+    assert mine.targets == (3, 2, 1)  # "red" is one of the names of "red, crimson"
+    assert mine.labels == (0,) * 4 + (1,) * 4 + (2,) * 4
+    whole = ViTForImageClassification.from_pretrained(tmp_path / "mine").eval()
+    given = images.find(project, params.evaluation)
+    from visionquant.bench import load, photographs
+
+    prepared = load.preprocessing(project, "mine", tmp_path / "mine")
+    pixels = [photographs.prepare(Image.open(given.root / path), prepared, 32) for path in given.paths]
+    with torch.inference_mode():
+        logits = whole(torch.from_numpy(np.stack(pixels))).logits
+    assert [five[0] for five in mine.precisions["fp32"].top5] == logits.argmax(1).tolist()
+    assert mine.precisions["fp32"].cka == pytest.approx(1.0)
+    assert 0.9 < mine.precisions["int8"].cka < 1.0
+    assert mine.precisions["int8"].quantized_modules == 12
+    assert mine.precisions["fp32"].neighbours == mine.labels  # colours are told apart by any network
+    assert labelled.read(project) == found
+
+
+def test_a_model_without_a_head_is_judged_by_its_features_alone(tmp_path: Path) -> None:
+    project, params = opened(tmp_path, head=False)
+    (mine,) = run(project, params).judged
+    assert mine.targets is None
+    assert mine.precisions["fp32"].top5 == ()
+    assert len(mine.precisions["fp32"].neighbours) == 12
+
+
+def test_a_rerun_goes_on_with_what_is_missing(tmp_path: Path) -> None:
+    project, params = opened(tmp_path)
+    first = run(project, params)
+    told: list[str] = []
+    assert judging.judge(project, params, environment.probe("cpu"), told.append) == first
+    assert told == []
+    Image.new("RGB", (64, 64)).save(tmp_path / "photographs" / "red" / "0.png")
+    judging.judge(project, params, environment.probe("cpu"), told.append)
+    assert told == ["mine: 12 images, 2 precisions"]
+
+
+def test_images_are_fetched_from_a_hub_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paint(tmp_path / "source")
+    files = {f"validation/{p.relative_to(tmp_path / 'source')}": p.read_bytes() for p in tmp_path.rglob("*.png")}
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    with loopback_hub.serving() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        hub.repositories["tiny/colours", REVISION] = {**files, "README.md": b"colours"}
+        asked = {"repo_id": "tiny/colours", "revision": REVISION, "folder": "validation"}
+        project, params = opened(tmp_path / "study", given=asked)
+        (mine,) = run(project, params).judged
+        assert mine.images[0] == "blue/0.png"
+        assert hub.sent("README.md") == []
+        shutil.rmtree(tmp_path / "cache")
+        hub.altered = {"validation/red/0.png"}
+        with pytest.raises(StudyError, match=r"tiny/colours@aaaaaaaaaaaa: 0\.png has another hash"):
+            images.find(project, params.evaluation)
+        hub.repositories.clear()
+        with pytest.raises(StudyError, match="not on the hub"):
+            images.find(project, params.evaluation)
+
+
+def test_without_images_nothing_is_judged_and_the_file_says_so(tmp_path: Path) -> None:
+    project, params = opened(tmp_path, given=None)
+    found = run(project, params)
+    assert found.judged == ()
+    assert set(found.missing.values()) == {"evaluation.images is null in params.yaml"}
+
+
+def test_what_can_not_be_judged_is_one_line(tmp_path: Path) -> None:
+    project, params = opened(tmp_path)
+    with pytest.raises(StudyError, match="no folder"):
+        images.read(tmp_path / "nowhere", 5)
+    (tmp_path / "empty" / "red").mkdir(parents=True)
+    with pytest.raises(StudyError, match="no class folder with images"):
+        images.read(tmp_path / "empty", 5)
+    with pytest.raises(StudyError, match="2 images of 3 classes"):
+        images.read(tmp_path / "photographs", 2)
+    (tmp_path / "photographs" / "red" / "1.png").write_bytes(b"no image")
+    with pytest.raises(StudyError, match=r"red/1\.png is no readable image"):
+        run(project, params)
+    (tmp_path / "photographs" / "red").rename(tmp_path / "photographs" / "purple")
+    with pytest.raises(StudyError, match="mine has no label 'purple'"):
+        run(project, params)
+
+
+def test_the_images_are_spread_evenly_over_the_classes(tmp_path: Path) -> None:
+    paint(tmp_path / "photographs")
+    found = images.read(tmp_path / "photographs", 7)
+    assert [found.labels.count(number) for number in range(3)] == [3, 2, 2]
+
+
+def test_votes_and_alignment_are_those_of_independent_computations() -> None:
+    from sklearn.neighbors import KNeighborsClassifier
+
+    generator = np.random.default_rng(3)
+    features, labels = generator.normal(size=(40, 6)), tuple(int(one) for one in generator.integers(0, 3, 40))
+    expected = []
+    for i in range(40):
+        rest = [j for j in range(40) if j != i]
+        near = KNeighborsClassifier(1, metric="cosine").fit(features[rest], np.asarray(labels)[rest])
+        expected.append(int(near.predict(features[i : i + 1])[0]))
+    assert list(judging.vote(features, labels, 1)) == expected
+    turned, _ = np.linalg.qr(generator.normal(size=(6, 6)))
+    assert judging.cka(features, 3 * features @ turned + 1) == pytest.approx(1.0)
+    x, y = features - features.mean(0), generator.normal(size=(40, 4))
+    centre = np.eye(40) - 1 / 40
+    k, kernel = centre @ x @ x.T @ centre, centre @ y @ y.T @ centre
+    assert judging.cka(x, y) == pytest.approx((k * kernel).sum() / np.linalg.norm(k) / np.linalg.norm(kernel))
