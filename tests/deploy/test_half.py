@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModel
 
 from visionquant.accuracy import digits, networks, training
 from visionquant.bench import load
-from visionquant.deploy import checkpointing, compute, half, mixed
+from visionquant.deploy import amp, checkpointing, compute, half
 from visionquant.errors import StudyError
 from visionquant.params import parse
 from visionquant.trainings import NetworkSpec, Training
@@ -161,7 +161,7 @@ def test_mixed_precision_learns_the_digits_with_weights_in_fp32(
     dtype: torch.dtype, task: tuple[NetworkSpec, Training, digits.Digits]
 ) -> None:
     spec, settings, data = task
-    done = training.train(spec, settings, data, 0, mixed.stepper(dtype=dtype))
+    done = training.train(spec, settings, data, 0, amp.stepper(dtype=dtype))
     assert {one.dtype for one in done.net.parameters()} == {torch.float32}
     assert done.correct > 3 * 0.1 * done.held_out  # chance is a tenth
 
@@ -172,7 +172,7 @@ def test_without_a_half_type_the_step_is_the_plain_one_bit_by_bit(
     spec, settings, data = task
     short = spec.model_copy(update={"epochs": 1})
     plain = training.train(short, settings, data, 0)
-    done = training.train(short, settings, data, 0, mixed.stepper(dtype=torch.float32))
+    done = training.train(short, settings, data, 0, amp.stepper(dtype=torch.float32))
     assert all(torch.equal(a, b) for a, b in zip(plain.net.parameters(), done.net.parameters(), strict=True))
 
 
@@ -188,9 +188,9 @@ def test_a_step_that_overflows_is_left_out(task: tuple[NetworkSpec, Training, di
     with torch.no_grad():
         net.classifier.weight.mul_(3e4)  # gradients of what is before it do not fit into FP16 once they are scaled
     before = [one.detach().clone() for one in net.parameters()]
-    assert not one_step(net, data.images[:8], data.labels[:8], mixed.stepper(dtype=torch.float16))
+    assert not one_step(net, data.images[:8], data.labels[:8], amp.stepper(dtype=torch.float16))
     assert all(map(torch.equal, before, net.parameters()))
-    assert one_step(net, data.images[:8], data.labels[:8], mixed.stepper(dtype=torch.bfloat16))
+    assert one_step(net, data.images[:8], data.labels[:8], amp.stepper(dtype=torch.bfloat16))
     assert not all(map(torch.equal, before, net.parameters()))
 
 
@@ -208,7 +208,7 @@ def test_the_listings_half_model_has_gradients_that_the_scaler_refuses(
     with pytest.raises(ValueError, match="Attempting to unscale FP16 gradients"):
         scaler.step(optimizer)
     with pytest.raises(StudyError, match=r"torch\.float16; start from the model in float32"):
-        mixed.stepper(dtype=torch.float16)(net, optimizer)
+        amp.stepper(dtype=torch.float16)(net, optimizer)
 
 
 # --- gradient checkpointing
@@ -239,7 +239,7 @@ def test_training_with_checkpoints_is_the_same_training(task: tuple[NetworkSpec,
     spec, settings, data = task
     short = spec.model_copy(update={"epochs": 1})
     found = [
-        training.train(short, settings, data, 0, mixed.stepper(dtype=torch.bfloat16, checkpoint=flag)).net
+        training.train(short, settings, data, 0, amp.stepper(dtype=torch.bfloat16, checkpoint=flag)).net
         for flag in (False, True)
     ]
     assert all(map(torch.equal, found[0].parameters(), found[1].parameters()))

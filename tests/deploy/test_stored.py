@@ -31,6 +31,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning
 PARAMS = parse(tiny.settings())
 ROWS: dict[str, Precision] = {name: PARAMS.precisions[name] for name in ("fp32", "fp16", "bf16", "int8", "nf4")}
 ROWS["nf4-double"] = ROWS["nf4"].model_copy(update={"double_quantization": True})
+MIXED = PARAMS.precisions["mixed-sensitive"]
 
 
 def network(name: str, hidden_size: int | None = None) -> nn.Module:
@@ -70,6 +71,14 @@ def test_what_comes_back_answers_the_same_to_the_last_bit(name: str, precision: 
     assert again.description == made
     assert not again.net.training
     assert convert.prove(again.net, row, "cpu") == convert.prove(net, row, "cpu")
+
+
+def test_a_mixed_policy_comes_back_too(tmp_path: Path) -> None:
+    net = convert.convert(network("tiny-vit"), MIXED, "cpu")
+    save(net, MIXED, tmp_path / "stored")
+    again = stored.restore(tmp_path / "stored").net
+    assert torch.equal(answer(again, images("tiny-vit"), MIXED), answer(net, images("tiny-vit"), MIXED))
+    assert convert.prove(again, MIXED, "cpu") == convert.prove(net, MIXED, "cpu")
 
 
 def test_quantised_files_are_smaller_by_what_the_precision_saves(tmp_path: Path) -> None:

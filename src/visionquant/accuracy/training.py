@@ -1,7 +1,7 @@
 """Training of one fold: AdamW under a one-cycle schedule, images shifted by up to a pixel; seeded.
 
 A minute or so on two cores in FP32. How a single step is taken can be given, which is how training in mixed precision
-shares this loop (``deploy.mixed``). The weights are a safetensors file that stays out of git; what they are worth is in
+shares this loop (``deploy.amp``). The weights are a safetensors file that stays out of git; what they are worth is in
 the scores, which are committed.
 """
 

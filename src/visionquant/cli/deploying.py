@@ -14,6 +14,10 @@ from visionquant.params import known
 RECIPES: dict[str, str] = {
     "monitor": "visionquant.deploy.watch",
     "validation": "visionquant.deploy.validation",
+    "half": "visionquant.deploy.halves",
+    "storage": "visionquant.deploy.storage",
+    "checkpointing": "visionquant.deploy.recomputed",
+    "compile": "visionquant.deploy.compilation",
 }
 
 

@@ -64,10 +64,12 @@ def pull(repo_id: str, revision: str, folder: Path) -> Description:
     with _explained(asked):
         for name in (description.NAME, description.CONFIG, description.TENSORS, description.PREPROCESSOR):
             try:
-                path = hf_hub_download(repo_id, name, revision=revision, endpoint=_endpoint(), cache_dir=cache.root())
+                arrived = hf_hub_download(
+                    repo_id, name, revision=revision, endpoint=_endpoint(), cache_dir=cache.root()
+                )
             except errors.RemoteEntryNotFoundError:
                 continue  # whether it should be there is said in the description
-            found[name] = Path(path)
+            found[name] = Path(arrived)
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
