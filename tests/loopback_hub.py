@@ -1,5 +1,6 @@
-"""A model hub on loopback that speaks the hub's HTTP protocol, with switches for what can go wrong."""
+"""A model hub on loopback that speaks the hub's HTTP protocol both ways, with switches for what can go wrong."""
 
+import base64
 import hashlib
 import json
 import re
@@ -26,6 +27,8 @@ class Hub:
     gated: bool = False
     claimed_bytes: dict[str, int] = field(default_factory=dict)  # sizes that are listed instead of the true ones
     requests: list[str] = field(default_factory=list)  # "GET path [range]", in order
+    objects: dict[str, bytes] = field(default_factory=dict)  # large files that were uploaded, by sha256
+    token: str | None = None  # that writing takes; None: none
     url: str = ""
 
     def sent(self, name: str) -> list[str]:
@@ -52,6 +55,74 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self._answer(body=True)
+
+    def do_POST(self) -> None:
+        self._write()
+
+    def do_PUT(self) -> None:
+        self._write()
+
+    def _write(self) -> None:
+        hub, path = self.hub, urlsplit(self.path).path
+        content = self._content()
+        hub.requests.append(f"{self.command} {path}")
+        if hub.status is not None:
+            self._send(hub.status, b"{}", {}, True)
+        elif match := re.fullmatch(r"/lfs/(\w+)", path):  # what is signed needs no token
+            right = hashlib.sha256(content).hexdigest() == match[1]
+            hub.objects |= {match[1]: content} if right else {}
+            self._send(200 if right else 400, b"", {}, True)
+        elif hub.token is not None and self.headers.get("Authorization") != f"Bearer {hub.token}":
+            self._send(401, b"{}", {}, True)
+        elif path == "/api/repos/create":
+            asked = json.loads(content)
+            repo_id = f"{asked.get('organization') or 'somebody'}/{asked['name']}"
+            there = any(name == repo_id for name, _ in hub.repositories)
+            hub.repositories.setdefault((repo_id, "main"), {})
+            self._json({"url": f"{hub.url}/{repo_id}"}, 409 if there else 200)
+        elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/preupload/main", path):
+            names = [file["path"] for file in json.loads(content)["files"]]
+            modes = ["lfs" if name.endswith(LARGE) else "regular" for name in names]
+            files = [{"path": n, "uploadMode": m, "shouldIgnore": False} for n, m in zip(names, modes, strict=True)]
+            self._json({"files": files})
+        elif re.fullmatch(r"/[^/]+/[^/]+\.git/info/lfs/objects/batch", path):
+            self._json({"transfer": "basic", "objects": list(map(self._place, json.loads(content)["objects"]))})
+        elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/commit/main", path):
+            self._commit(match[1], [json.loads(line) for line in content.splitlines()])
+        else:
+            self._send(404, b"{}", {}, True)
+
+    def _place(self, wanted: dict[str, str]) -> dict[str, object]:
+        if wanted["oid"] in self.hub.objects:
+            return dict(wanted)
+        return {**wanted, "actions": {"upload": {"href": f"{self.hub.url}/lfs/{wanted['oid']}"}}}
+
+    def _commit(self, repo_id: str, lines: list[dict[str, dict[str, str]]]) -> None:
+        files = dict(self.hub.repositories[repo_id, "main"])
+        for line in lines:
+            value = line["value"]
+            if line["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif line["key"] == "lfsFile":
+                files[value["path"]] = self.hub.objects[value["oid"]]
+        hashes = sorted((name, etag(name, content)) for name, content in files.items())
+        revision = hashlib.sha1(json.dumps(hashes).encode()).hexdigest()
+        self.hub.repositories[repo_id, "main"] = self.hub.repositories[repo_id, revision] = files
+        url = f"{self.hub.url}/{repo_id}/commit/{revision}"
+        self._json({"success": True, "commitOid": revision, "commitUrl": url, "hookOutput": ""})
+
+    def _content(self) -> bytes:
+        if "chunked" not in self.headers.get("Transfer-Encoding", ""):
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        parts = []
+        while size := int(self.rfile.readline(), 16):
+            parts.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(parts)
+
+    def _json(self, answer: object, status: int = 200) -> None:
+        self._send(status, json.dumps(answer).encode(), {"Content-Type": "application/json"}, True)
 
     def _answer(self, body: bool) -> None:
         hub, path = self.hub, urlsplit(self.path).path

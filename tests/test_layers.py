@@ -61,6 +61,7 @@ LAYERS = {
     "deploy": {
         "accuracy",
         "bench",
+        "cache",
         "environment",
         "errors",
         "hub",
@@ -69,6 +70,8 @@ LAYERS = {
         "paths",
         "precision",
         "recipes",
+        "records",
+        "row",
         "trainings",
     },
     "sweep": {"errors", "paths", "params", "environment", "records", "hub", "bench"},

@@ -1,10 +1,12 @@
-"""Training of one fold: AdamW under a one-cycle schedule, images shifted by up to a pixel; seeded, FP32.
+"""Training of one fold: AdamW under a one-cycle schedule, images shifted by up to a pixel; seeded.
 
-A minute or so on two cores. The weights are a safetensors file that stays out of git; what they are worth is in the
-scores, which are committed.
+A minute or so on two cores in FP32. How a single step is taken can be given, which is how training in mixed precision
+shares this loop (``deploy.amp``). The weights are a safetensors file that stays out of git; what they are worth is in
+the scores, which are committed.
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +19,10 @@ from visionquant.errors import StudyError
 from visionquant.paths import Project
 from visionquant.trainings import NetworkSpec, Training
 
+# One step on (images, labels): the loss, detached, and whether the weights were changed.
+Step = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, bool]]
+Stepper = Callable[[nn.Module, torch.optim.Optimizer], Step]
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -28,38 +34,56 @@ class Trained:
     held_out: int
 
 
-def train(spec: NetworkSpec, training: Training, data: Digits, fold: int) -> Trained:
-    """Train on all folds but ``fold``.
+def loss_of(net: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of a batch with smoothed labels, in FP32 whatever the logits are in."""
+    return functional.cross_entropy(net(images).logits.float(), labels, label_smoothing=0.05)
+
+
+def full(net: nn.Module, optimizer: torch.optim.Optimizer) -> Step:
+    """Steps in FP32."""
+
+    def step(images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, bool]:
+        loss = loss_of(net, images, labels)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        return loss.detach(), True
+
+    return step
+
+
+def train(
+    spec: NetworkSpec, training: Training, data: Digits, fold: int, stepper: Stepper = full, device: str = "cpu"
+) -> Trained:
+    """Train on all folds but ``fold``; the network stays on ``device``.
 
     Raises:
         StudyError: the loss is no number.
     """
     begun = time.perf_counter()
     learn, held = digits.folds(data.labels, training.folds, training.seed)[fold]
-    net = networks.build(spec, training.seed + fold)
+    net = networks.build(spec, training.seed + fold).to(device)
     generator = torch.Generator().manual_seed(training.seed + fold)
     optimizer = torch.optim.AdamW(net.parameters(), lr=spec.learning_rate, weight_decay=training.weight_decay)
     steps = spec.epochs * -(-len(learn) // training.batch_size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=spec.learning_rate, total_steps=steps)
     net.train()
+    take = stepper(net, optimizer)
     for _ in range(spec.epochs):
         shuffled = learn[torch.randperm(len(learn), generator=generator)]
         for batch in torch.split(shuffled, training.batch_size):
             images = digits.shifted(data.images[batch], generator)
-            loss = functional.cross_entropy(net(images).logits, data.labels[batch], label_smoothing=0.05)
+            loss, changed = take(images.to(device), data.labels[batch].to(device))
             if not torch.isfinite(loss):
-                raise StudyError(
-                    "training", f"the loss became {float(loss.detach())}", "lower learning_rate in params.yaml"
-                )
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            schedule.step()
+                raise StudyError("training", f"the loss became {float(loss)}", "lower learning_rate in params.yaml")
+            if changed:
+                schedule.step()
     net.eval()
     right = 0
     with torch.inference_mode():
         for part in torch.split(held, 100):
-            right += int((net(data.images[part]).logits.argmax(1) == data.labels[part]).sum())
+            found = net(data.images[part].to(device)).logits.argmax(1).cpu()
+            right += int((found == data.labels[part]).sum())
     return Trained(net, time.perf_counter() - begun, right, len(held))
 
 

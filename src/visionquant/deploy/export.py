@@ -1,0 +1,71 @@
+"""A model of the study, or a network trained here, converted and stored as a folder."""
+
+from pathlib import Path
+from typing import Literal
+
+from torch import nn
+
+from visionquant import hub
+from visionquant.accuracy import training
+from visionquant.bench import backend, convert, load
+from visionquant.deploy import stored
+from visionquant.deploy.description import Description
+from visionquant.errors import StudyError
+from visionquant.manifest import Manifest
+from visionquant.params import Params
+from visionquant.paths import Project
+from visionquant.precision import Int8Precision
+
+Device = Literal["cpu", "cuda"]
+
+
+def model(project: Project, params: Params, name: str, precision: str, device: Device, folder: Path) -> Description:
+    """Export a row of ``models`` with the weights that its manifest names, to run on ``device``.
+
+    Raises:
+        StudyError: there is no manifest yet, the weights are not what it says, or the folder is there already.
+    """
+    spec, protocol = params.models[name], params.protocol
+    manifest = Manifest.load(project.manifest(name), spec.source)
+    backend.quiet("cpu")
+    net = load.load(project, name, spec, manifest, protocol.attention, protocol.seed)
+    checkpoint = hub.resolve(project, manifest) if manifest.weights == "pretrained" else None
+    return stored.save(
+        _converted(net, params, precision, device),
+        params.precisions[precision],
+        folder,
+        device=device,
+        input_size=spec.input_size,
+        weights=manifest.weights,
+        source=manifest.source,
+        preprocessing=load.preprocessing(project, name, checkpoint),
+    )
+
+
+def network(
+    project: Project, params: Params, name: str, fold: int, precision: str, device: Device, folder: Path
+) -> Description:
+    """Export a row of ``training.networks`` as it was trained on all folds but ``fold``, to run on ``device``.
+
+    Raises:
+        StudyError: it was not trained yet, or the folder is there already.
+    """
+    spec = params.training.networks[name]
+    backend.quiet("cpu")
+    net = training.restore(project, name, spec, params.training, fold)
+    return stored.save(
+        _converted(net, params, precision, device),
+        params.precisions[precision],
+        folder,
+        device=device,
+        input_size=spec.image_size,
+        weights="trained here",
+        source=f"{name}, digits fold {fold} held out",
+    )
+
+
+def _converted(net: nn.Module, params: Params, precision: str, device: Device) -> nn.Module:
+    row = params.precisions[precision]
+    if isinstance(row, Int8Precision) and row.outliers:
+        raise StudyError(f"precision {precision}", "its outliers are planted to measure with", "export int8")
+    return convert.convert(net, stored.precision_on(row, device), "cpu")

@@ -1,0 +1,122 @@
+"""The guide's recipes on tiny models: rows that share their keys, figures that can be checked, tables made of them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import tiny
+
+from visionquant import environment, recipes
+from visionquant.analysis import evidence
+from visionquant.analysis.table import Table
+from visionquant.analysis.tables import guide
+from visionquant.cli.deploying import RECIPES
+from visionquant.deploy import compilation, halves, recomputed, storage, turns
+from visionquant.params import Params
+from visionquant.paths import Project
+from visionquant.recipes import Recipe
+
+TABLES: dict[str, Callable[[evidence.Evidence], tuple[Table, ...]]] = {
+    "half": guide.trained,
+    "storage": guide.storage,
+    "checkpointing": guide.checkpointing,
+    "compile": guide.compilation,
+}
+pytestmark = pytest.mark.filterwarnings("ignore:MatMul8bitLt")
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Project, Params]:
+    monkeypatch.setattr(halves, "NETWORK", "tiny-digits")
+    monkeypatch.setattr(halves, "EPOCHS", 1)
+    monkeypatch.setattr(halves, "MODEL", "tiny-vit")
+    for module in (storage, recomputed, compilation):
+        monkeypatch.setattr(module, "MODELS", ("tiny-vit",))
+    monkeypatch.setattr(compilation, "BATCHES", (1,))
+    return tiny.project(tmp_path)
+
+
+def kept(project: Project, params: Params, found: Recipe) -> Table:
+    assert len({frozenset(row) for row in found.rows}) == 1
+    assert recipes.read(recipes.write(project, found)) == found
+    (table,) = TABLES[found.name](evidence.gather(project, params))
+    assert len(table.rows) == len(found.rows)
+    assert found.command in table.source
+    return table
+
+
+def test_half(study: tuple[Project, Params]) -> None:
+    project, params = study
+    found = halves.run(project, params, environment.probe("cpu"))
+    kept(project, params, found)
+    learnt = [row for row in found.rows if row["part"] == "training"]
+    assert [row["way"] for row in learnt] == ["fp32", "bfloat16 autocast", "bfloat16 autocast, checkpoints"]
+    assert {row["held_out"] for row in learnt} == {899}
+    assert learnt[1]["right"] == learnt[2]["right"]  # the same arithmetic
+    run = [row for row in found.rows if row["part"] == "inference"]
+    assert [(row["way"], row["batch_size"]) for row in run][:3] == [
+        ("fp32", 1),
+        ("bfloat16 weights", 1),
+        ("bfloat16 autocast", 1),
+    ]
+    assert [row["cosine"] for row in run if row["way"] == "fp32"] == [1.0, 1.0]
+    assert all(0.99 < float(str(row["cosine"])) <= 1 for row in run)
+
+
+def test_storage(study: tuple[Project, Params]) -> None:
+    project, params = study
+    found = storage.run(project, params, environment.probe("cpu"))
+    table = kept(project, params, found)
+    assert [row["precision"] for row in found.rows] == [*storage.PRECISIONS, storage.DOUBLE]
+    assert {row["identical"] for row in found.rows} == {"yes"}
+    assert [item.text for item in table.rows[0][:2]] == ["tiny-vit", "fp32"]
+    assert table.rows[0][3].text == "100.0"
+
+
+def test_checkpointing(study: tuple[Project, Params]) -> None:
+    project, params = study
+    found = recomputed.run(project, params, environment.probe("cpu"))
+    kept(project, params, found)
+    plain, checkpoints = found.rows
+    assert plain["share"] == 1.0
+    assert float(str(checkpoints["share"])) < 0.5
+    assert {row["same_gradients"] for row in found.rows} == {"yes"}
+
+
+def test_what_can_not_be_compiled_is_a_row_with_a_reason(
+    study: tuple[Project, Params], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise compilation.StudyError("torch.compile", "no working C++ compiler", "install g++")
+
+    monkeypatch.setattr(compilation.compute, "compiled", refused)
+    project, params = study
+    found = compilation.run(project, params, environment.probe("cpu"))
+    table = kept(project, params, found)
+    assert [row["way"] for row in found.rows] == [
+        "fp32 eager",
+        "bfloat16 eager",
+        "fp32 compiled",
+        "bfloat16 compiled",
+    ]
+    assert found.rows[2]["median_ms"] is None
+    assert table.rows[2][3].note == "torch.compile: no working C++ compiler; install g++"
+
+
+def test_before_a_recipe_was_run_its_table_names_the_command(study: tuple[Project, Params]) -> None:
+    project, params = study
+    for name, tables in TABLES.items():
+        (table,) = tables(evidence.gather(project, params))
+        assert table.rows == ()
+        assert f"`visionquant recipe {name}`" in table.source
+        assert name in RECIPES
+
+
+def test_turns_rotate_and_ratios_are_of_the_same_round() -> None:
+    order: list[str] = []
+    times = turns.take({name: lambda name=name: order.append(name) for name in "abc"}, "cpu", rounds=3)
+    assert "".join(order[6:]) == "abcbcacab"
+    assert {name: len(each) for name, each in times.items()} == {"a": 3, "b": 3, "c": 3}
+    made = {"slow": (2.0, 40.0, 2.0), "fast": (1.0, 10.0, 1.0)}
+    assert turns.speedup(made, "fast", "slow") == 2.0
+    assert turns.milliseconds(made, "slow") == 2000.0
