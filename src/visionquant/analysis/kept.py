@@ -40,6 +40,11 @@ def tables(
     )
 
 
+def each(of_row: Callable[[Row], Items]) -> Callable[[Recipe], Sequence[Items]]:
+    """Every row of a run as ``of_row`` makes it."""
+    return lambda found: [of_row(row) for row in found.rows]
+
+
 def first(evidence: Evidence, recipe: str) -> Recipe | None:
     """The run that figures show: this machine's, else the first that was recorded."""
     return next(iter(recipes.read_all(evidence.project, recipe).values()), None)

@@ -2,8 +2,8 @@
 
 from visionquant.analysis import kept, table
 from visionquant.analysis.evidence import Evidence
+from visionquant.analysis.kept import Row
 from visionquant.analysis.table import Column, Item, Table
-from visionquant.recipes import Value
 
 MEASURED = "number measured"
 
@@ -12,6 +12,7 @@ def trained(evidence: Evidence) -> tuple[Table, ...]:
     """A table a source: digits learnt in FP32 and in mixed precision."""
     return kept.tables(
         evidence,
+        "half",
         "half",
         "FP32 and half precision",
         "Training: a small network on scikit-learn's digits, weights in FP32, one fold held out; the seconds were not "
@@ -29,10 +30,12 @@ def trained(evidence: Evidence) -> tuple[Table, ...]:
             Column("speedup, x", "inference", MEASURED),
             Column("cosine to FP32", "inference", MEASURED),
         ),
-        lambda row: (
-            *_texts(row, "part", "model", "way"),
-            *_figures(row, ("batch_size", 0), ("seconds", 1), ("right", 0), ("held_out", 0)),
-            *_figures(row, ("median_ms", 1), ("speedup", 2), ("cosine", 5)),
+        kept.each(
+            lambda row: (
+                *_texts(row, "part", "model", "way"),
+                *_figures(row, ("batch_size", 0), ("seconds", 1), ("right", 0), ("held_out", 0)),
+                *_figures(row, ("median_ms", 1), ("speedup", 2), ("cosine", 5)),
+            )
         ),
     )
 
@@ -41,6 +44,7 @@ def storage(evidence: Evidence) -> tuple[Table, ...]:
     """A table a source: exported folders on disk, and back."""
     return kept.tables(
         evidence,
+        "storage",
         "storage",
         "Stored models",
         "Folders of `visionquant export`. To the first answer: from folder to one image's features, all precisions in "
@@ -56,12 +60,14 @@ def storage(evidence: Evidence) -> tuple[Table, ...]:
             Column("faster than FP32, x", css=MEASURED),
             Column("identical", css="text"),
         ),
-        lambda row: (
-            *_texts(row, "model", "precision"),
-            _scaled(row, "file_bytes", 1 / 2**20, 2),
-            _scaled(row, "share_of_fp32", 100, 1),
-            *_figures(row, ("convert_s", 2), ("ready_s", 2), ("ready_speedup", 2)),
-            *_texts(row, "identical"),
+        kept.each(
+            lambda row: (
+                *_texts(row, "model", "precision"),
+                _scaled(row, "file_bytes", 1 / 2**20, 2),
+                _scaled(row, "share_of_fp32", 100, 1),
+                *_figures(row, ("convert_s", 2), ("ready_s", 2), ("ready_speedup", 2)),
+                *_texts(row, "identical"),
+            )
         ),
     )
 
@@ -70,6 +76,7 @@ def checkpointing(evidence: Evidence) -> tuple[Table, ...]:
     """A table a source: what checkpoints save and cost."""
     return kept.tables(
         evidence,
+        "checkpointing",
         "checkpointing",
         "Gradient checkpointing",
         "A forward and a backward pass in FP32. Kept: bytes that the forward pass holds for the backward one, weights "
@@ -84,14 +91,16 @@ def checkpointing(evidence: Evidence) -> tuple[Table, ...]:
             Column("time over plain, x", css=MEASURED),
             Column("same gradients", css="text"),
         ),
-        lambda row: (
-            *_texts(row, "model"),
-            *_figures(row, ("batch_size", 0)),
-            *_texts(row, "way"),
-            *_figures(row, ("kept_mib", 1)),
-            _scaled(row, "share", 100, 1),
-            *_figures(row, ("median_ms", 0), ("time_ratio", 2)),
-            *_texts(row, "same_gradients"),
+        kept.each(
+            lambda row: (
+                *_texts(row, "model"),
+                *_figures(row, ("batch_size", 0)),
+                *_texts(row, "way"),
+                *_figures(row, ("kept_mib", 1)),
+                _scaled(row, "share", 100, 1),
+                *_figures(row, ("median_ms", 0), ("time_ratio", 2)),
+                *_texts(row, "same_gradients"),
+            )
         ),
     )
 
@@ -100,6 +109,7 @@ def compilation(evidence: Evidence) -> tuple[Table, ...]:
     """A table a source: eager and compiled."""
     return kept.tables(
         evidence,
+        "compile",
         "compile",
         "torch.compile",
         "Medians and paired speedups of runs in turns. The fastest FP32 is whichever of eager and compiled was quicker "
@@ -114,25 +124,29 @@ def compilation(evidence: Evidence) -> tuple[Table, ...]:
             Column("cosine to FP32", css=MEASURED),
             Column("to compile, s", css=MEASURED),
         ),
-        lambda row: (
-            *_texts(row, "model"),
-            *_figures(row, ("batch_size", 0)),
-            *_texts(row, "way"),
-            *_figures(row, ("median_ms", 2), ("speedup", 2), ("to_fastest_fp32", 2), ("cosine", 5), ("compile_s", 1)),
+        kept.each(
+            lambda row: (
+                *_texts(row, "model"),
+                *_figures(row, ("batch_size", 0)),
+                *_texts(row, "way"),
+                *_figures(
+                    row, ("median_ms", 2), ("speedup", 2), ("to_fastest_fp32", 2), ("cosine", 5), ("compile_s", 1)
+                ),
+            )
         ),
     )
 
 
-def _texts(row: dict[str, Value], *keys: str) -> tuple[Item, ...]:
+def _texts(row: Row, *keys: str) -> tuple[Item, ...]:
     return tuple(table.text(str(row[key])) for key in keys)
 
 
-def _figures(row: dict[str, Value], *columns: tuple[str, int]) -> tuple[Item, ...]:
+def _figures(row: Row, *columns: tuple[str, int]) -> tuple[Item, ...]:
     why = str(row.get("why_missing", "not measured"))
     return tuple(kept.figure(row, key, decimals, why) for key, decimals in columns)
 
 
-def _scaled(row: dict[str, Value], key: str, factor: float, decimals: int) -> Item:
+def _scaled(row: Row, key: str, factor: float, decimals: int) -> Item:
     value = row[key]
     assert isinstance(value, int | float)
     return table.number(factor * value, decimals, MEASURED)

@@ -33,7 +33,7 @@ def options(evidence: Evidence) -> tuple[Table, ...]:
             Column("fastest FP32", "Speedup over", "number measured"),
             Column("cosine to FP32", css="number measured"),
         ),
-        lambda found: [_row(row) for row in found.rows],
+        kept.each(_row),
         filters=("batch", "Precision"),
     )
 

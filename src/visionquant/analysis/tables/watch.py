@@ -37,7 +37,7 @@ def validation(evidence: Evidence) -> tuple[Table, ...]:
             Column("decision", css="text"),
             Column("samples needed", css="number measured"),
         ),
-        lambda found: [row(one) for one in found.rows],
+        kept.each(row),
     )
 
 
@@ -71,5 +71,5 @@ def streams(evidence: Evidence) -> tuple[Table, ...]:
             Column("alarms", css="number measured"),
             Column("median delay, answers", css="number measured"),
         ),
-        lambda found: [row(one) for one in found.rows],
+        kept.each(row),
     )
