@@ -3,7 +3,7 @@
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,9 +20,14 @@ class Running:
     def ready(self) -> bool:
         return requests.get(f"{self.url}/ready", timeout=5).status_code == 200
 
-    def wait_until_ready(self, seconds: float = 120.0) -> None:
+    def shown(self, metric: str) -> float:
+        """What /metrics says of one series."""
+        lines = requests.get(f"{self.url}/metrics", timeout=5).text.splitlines()
+        return next(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f"{metric} "))
+
+    def wait_until(self, true: Callable[[], bool], seconds: float = 300.0) -> None:
         end = time.monotonic() + seconds
-        while not self.ready():
+        while not true():
             assert self.process.poll() is None
             assert time.monotonic() < end
             time.sleep(0.1)

@@ -73,10 +73,21 @@ def first_ready() -> list[bool]:
 
 @pytest.fixture(scope="module")
 def server(study: tuple[Project, Params], first_ready: list[bool]) -> Iterator[Running]:
-    options = ("--model", "tiny-vit", "--precision", "int8", "--queue", "16", "--batch-wait-ms", "20")
+    options = (
+        "--model",
+        "tiny-vit",
+        "--precision",
+        "int8",
+        "--queue",
+        "16",
+        "--batch-wait-ms",
+        "20",
+        "--timeout-s",
+        "60",
+    )
     with serving_process.running(study[0].root, *options) as found:
         first_ready.append(found.ready())
-        found.wait_until_ready()
+        found.wait_until(found.ready)
         first_ready.append(found.ready())
         yield found
 
@@ -102,12 +113,12 @@ def bomb(width: int, height: int) -> bytes:
 
 
 def post(server: Running, data: bytes, field: str = "image") -> requests.Response:
-    return requests.post(f"{server.url}/predict", files={field: ("file", data)}, timeout=30)
+    return requests.post(f"{server.url}/predict", files={field: ("file", data)}, timeout=90)
 
 
 def post_tensor(server: Running, data: bytes | Iterator[bytes], shape: str = f"3,{SIDE},{SIDE}") -> requests.Response:
     kind = {"Content-Type": "application/octet-stream"}
-    return requests.post(f"{server.url}/predict/tensor", data=data, params={"shape": shape}, headers=kind, timeout=30)
+    return requests.post(f"{server.url}/predict/tensor", data=data, params={"shape": shape}, headers=kind, timeout=90)
 
 
 def assert_right(answer: dict[str, object], logits: torch.Tensor, tolerance: float = 1e-2) -> None:
@@ -269,12 +280,10 @@ def test_requests_that_come_together_share_passes_and_keep_their_own_answers(
     for one, expected in zip(answers, direct.batch_predict(images), strict=True):
         assert_right(one.json(), expected)
     assert max(one.json()["batch_size"] for one in answers) > 1
-    text = requests.get(f"{server.url}/metrics", timeout=5).text
-    shown = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
-    assert float(shown["visionquant_batch_size_sum"]) > float(shown["visionquant_batch_size_count"])
-    assert float(shown['visionquant_request_seconds_count{path="/predict/tensor",status="200"}']) >= 16
-    assert float(shown["visionquant_in_flight"]) == 0
-    assert float(shown["visionquant_ready"]) == 1
+    assert server.shown("visionquant_batch_size_sum") > server.shown("visionquant_batch_size_count")
+    assert server.shown('visionquant_request_seconds_count{path="/predict/tensor",status="200"}') >= 16
+    assert server.shown("visionquant_in_flight") == 0
+    assert server.shown("visionquant_ready") == 1
 
 
 @pytest.mark.parametrize(
@@ -302,16 +311,16 @@ def test_what_is_no_fit_image_is_refused(server: Running, data: bytes, status: i
     ("send", "status"),
     [
         (lambda server: post(server, photograph(0), field="picture"), 422),
-        (lambda server: requests.post(f"{server.url}/predict", data={"image": "text"}, timeout=30), 422),
-        (lambda server: requests.post(f"{server.url}/predict", json={"image": "text"}, timeout=30), 422),
+        (lambda server: requests.post(f"{server.url}/predict", data={"image": "text"}, timeout=90), 422),
+        (lambda server: requests.post(f"{server.url}/predict", json={"image": "text"}, timeout=90), 422),
         (lambda server: post_tensor(server, iter([b"x" * 2**20] * 12)), 413),
         (lambda server: post_tensor(server, np.full((3, SIDE, SIDE), np.nan, "<f4").tobytes()), 422),
         (lambda server: post_tensor(server, np.full((3, SIDE, SIDE), np.inf, "<f4").tobytes()), 422),
         (lambda server: post_tensor(server, np.zeros((3, SIDE, SIDE - 1), "<f4").tobytes()), 422),
         (lambda server: post_tensor(server, np.zeros((3, SIDE, SIDE), "<f4").tobytes(), f"{SIDE},{SIDE},3"), 422),
-        (lambda server: requests.post(f"{server.url}/predict/tensor?shape=3,{SIDE},{SIDE}", json=[1], timeout=30), 415),
-        (lambda server: requests.get(f"{server.url}/predict", timeout=30), 405),
-        (lambda server: requests.get(f"{server.url}/nothing", timeout=30), 404),
+        (lambda server: requests.post(f"{server.url}/predict/tensor?shape=3,{SIDE},{SIDE}", json=[1], timeout=90), 415),
+        (lambda server: requests.get(f"{server.url}/predict", timeout=90), 405),
+        (lambda server: requests.get(f"{server.url}/nothing", timeout=90), 404),
     ],
     ids=["field", "form", "json", "chunks", "nan", "inf", "short", "order", "kind", "method", "path"],
 )
@@ -428,22 +437,25 @@ def test_a_killed_worker_leaves_no_request_without_an_end_and_is_replaced(
         while not stop.is_set():
             begun = time.monotonic()
             answer = post_tensor(server, images[number].tobytes())
-            assert time.monotonic() - begun < 12
+            assert time.monotonic() - begun < 65
             if answer.status_code == 200:
                 assert_right(answer.json(), expected[number])
             else:
                 assert list(answer.json()) == ["error"]
+                time.sleep(0.2)
             codes.append(answer.status_code)
 
     with ThreadPoolExecutor(8) as pool:
         sending = [pool.submit(send, number) for number in range(8)]
-        for _ in range(2):
+        try:
+            for kills in (1, 2):
+                time.sleep(1)
+                server.worker().kill()
+                server.wait_until(lambda kills=kills: server.shown("visionquant_worker_restarts_total") == kills)
+                server.wait_until(server.ready)
             time.sleep(1)
-            server.worker().kill()
-            time.sleep(0.5)
-            server.wait_until_ready()
-        time.sleep(1)
-        stop.set()
+        finally:
+            stop.set()
         for one in sending:
             one.result()
     assert set(codes) <= {200, 503, 504}
@@ -462,8 +474,7 @@ def test_a_worker_whose_server_vanishes_goes_too_and_a_stopped_server_finishes_w
     os.kill(worker.pid, signal.SIGSTOP)  # so that all are taken and none is answered yet
     with ThreadPoolExecutor(12) as pool:
         sent = [pool.submit(post_tensor, server, one.tobytes()) for one in images]
-        while f"in_flight {float(len(images))}" not in requests.get(f"{server.url}/metrics", timeout=5).text:
-            time.sleep(0.05)
+        server.wait_until(lambda: server.shown("visionquant_in_flight") == len(images))
         server.process.send_signal(signal.SIGTERM)
         time.sleep(0.3)
         os.kill(worker.pid, signal.SIGCONT)

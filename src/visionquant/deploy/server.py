@@ -200,6 +200,7 @@ def serve(subject: Subject, limits: Limits, host: str, port: int) -> None:
     except OSError as error:
         raise StudyError(f"serve on {host}:{port}", error.strerror or str(error), "choose another port") from None
     litserve.configure_logging("WARNING", stream=sys.stderr)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # the worker shares the cores with this process: no spinning
     server = Server(subject, limits)
     for one in (signal.SIGINT, signal.SIGTERM):  # ignored by the queue's process, which inherits it
         signal.signal(one, signal.SIG_IGN)
