@@ -2,8 +2,9 @@
 
 Of every fold with trained weights, calibration images are drawn from the part that the network has learned from, the
 held-out part is named. A draw is one seeded order of the training part: its first 1, 2, 4, ... images are calibrated
-on, so each set holds the one before. Two accidents are added to the largest set of the first draw: an inverted image,
-and one whose pixels were left at 0 to 255. Everything runs on the CPU, whatever the machine has.
+on, so each set holds the one before. Three accidents show what bad calibration does: an inverted image, or one whose
+pixels were left at 0 to 255, is added to the largest set of the first draw; a blank image is all that is calibrated on.
+Everything runs on the CPU, whatever the machine has.
 
 SQNR is 10 log10(sum of FP32's squared logits / sum of squared differences), over all images of all folds.
 """
@@ -27,6 +28,7 @@ from visionquant.recipes import Recipe, Value
 SIZES = tuple(2**i for i in range(10))  # 1 to 512 images
 DRAWS = 5
 BATCH = 100
+BLANK = "a blank image and nothing else"
 INT8 = "int8"  # the row of `precisions` that is bitsandbytes' contestant
 ACCIDENTS: dict[str, Callable[[torch.Tensor, float, float], torch.Tensor]] = {
     "an inverted image": lambda image, low, high: low + high - image,
@@ -105,10 +107,14 @@ def contest(
                 calibration.observe(net, torch.split(learned[order[before:size]], BATCH), seen)
                 yield Contestant(statistic, size, draw), _named(calibration.quantise(net, seen), held)
                 before = size
-            for name, accident in ACCIDENTS.items() if draw == 0 else ():
+            if draw:
+                continue
+            for name, accident in ACCIDENTS.items():
                 spoilt = copy.deepcopy(seen)
                 calibration.observe(net, [accident(learned[order[:1]], low, high)], spoilt)
                 yield Contestant(statistic, before + 1, 0, name), _named(calibration.quantise(net, spoilt), held)
+            blank = calibration.calibrate(net, [torch.full_like(learned[:1], low)], statistic)
+            yield Contestant(statistic, 1, 0, BLANK), _named(blank, held)
 
 
 def _named(net: nn.Module, images: torch.Tensor) -> Named:

@@ -14,7 +14,7 @@ from visionquant.params import Params
 from visionquant.paths import Project
 from visionquant.recipes import Recipe, Value
 
-MODELS, BATCH, ROUNDS = ("deit-tiny-ultra-efficient", "deit-small-distilled-224"), 8, 5
+MODELS, BATCH, ROUNDS = ("deit-tiny-ultra-efficient", "deit-small-distilled-224"), 4, 5
 
 
 def run(project: Project, params: Params, machine: Environment) -> Recipe:
