@@ -2,7 +2,6 @@
 
 import copy
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ import torch
 from torch import nn
 
 from visionquant import environment, hub, records
-from visionquant.bench import convert, load, onnx_graph, onnx_session, photographs, reference, size
+from visionquant.bench import convert, isolate, load, onnx_graph, onnx_session, photographs, reference, size
 from visionquant.errors import StudyError
 from visionquant.params import Params
 from visionquant.paths import Project
@@ -289,22 +288,12 @@ def test_on_a_gpu_it_says_that_it_runs_on_a_cpu() -> None:
 
 @present
 @pytest.mark.skipif(sys.platform != "linux", reason="counts threads under /proc")
-def test_an_export_starts_no_thread_in_the_process_that_replicates_are_forked_from(tmp_path: Path) -> None:
-    project, _ = tiny.project(tmp_path, tiny.settings())
-    script = (
-        "import os, sys, torch\n"
-        "from visionquant import params\n"
-        "from visionquant.bench import load, onnx_graph\n"
-        "from visionquant.paths import Project\n"
-        f"project = Project(__import__('pathlib').Path({str(project.root)!r}))\n"
-        "torch.set_num_threads(1)\n"
-        "rows = params.load(project)\n"
-        "net = load.seeded(project, 'tiny-vit', rows.models['tiny-vit'], 'sdpa', 0)\n"
-        "before = len(os.listdir('/proc/self/task'))\n"
-        "onnx_graph.export(net, rows.precisions['int8_onnxruntime'], torch.zeros(2, 3, 32, 32))\n"
-        "print(len(os.listdir('/proc/self/task')) - before, 'onnxruntime' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    more, imported = done.stdout.split()
-    assert int(more) <= 0  # a BLAS ends its own at a fork
-    assert imported == "False"
+def test_an_export_starts_no_thread_in_the_process_that_replicates_are_forked_from(
+    study: tuple[Project, Params], networks: dict[str, nn.Module]
+) -> None:
+    def started() -> int:
+        before = len(os.listdir("/proc/self/task"))
+        onnx_graph.export(networks["tiny-vit"], row_of(study[1], "int8_onnxruntime"), images(study[1], "tiny-vit")[:2])
+        return len(os.listdir("/proc/self/task")) - before
+
+    assert isolate.in_fork(started) <= 0  # a BLAS ends its own at a fork
