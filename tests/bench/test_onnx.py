@@ -292,8 +292,8 @@ def test_an_export_starts_no_thread_in_the_process_that_replicates_are_forked_fr
     study: tuple[Project, Params], networks: dict[str, nn.Module]
 ) -> None:
     def started() -> int:
-        before = len(os.listdir("/proc/self/task"))
+        before = len(list(Path("/proc/self/task").iterdir()))
         onnx_graph.export(networks["tiny-vit"], row_of(study[1], "int8_onnxruntime"), images(study[1], "tiny-vit")[:2])
-        return len(os.listdir("/proc/self/task")) - before
+        return len(list(Path("/proc/self/task").iterdir())) - before
 
     assert isolate.in_fork(started) <= 0  # a BLAS ends its own at a fork

@@ -17,7 +17,6 @@ CSS = "number measured"
 
 def contest(study: Evidence) -> tuple[Table, ...]:
     """One table a source: static INT8 by three statistics, dynamic INT8 and FP32 on the same held-out images."""
-<<<<<<< HEAD
     return kept.tables(
         study,
         NAME,
@@ -25,7 +24,7 @@ def contest(study: Evidence) -> tuple[Table, ...]:
         "Static against dynamic INT8",
         "Percent of held-out images named rightly, with the Wilson interval; LOWER or HIGHER than FP32 by "
         "McNemar's exact test, corrected (Holm) over the table, UNDECIDED where these images don't tell the two "
-        "apart. Static: ranges fixed from the largest number of calibration images, of the first draw; dynamic: "
+        "apart. Static: ranges fixed from the first draw, its first image or its largest set; dynamic: "
         "from each batch of 100; bitsandbytes: from each row, other layers in BF16. All three quantise the Linear "
         "layers alone. SQNR of the logits, over all images.",
         (
@@ -40,34 +39,6 @@ def contest(study: Evidence) -> tuple[Table, ...]:
             Column("layers in INT8", css=CSS),
         ),
         lambda found: _contest(found, study.params.statistics.confidence),
-=======
-    found = recipes.read_all(study.project, NAME)
-    return tuple(
-        _table(
-            "calibration",
-            source,
-            "Static against dynamic INT8",
-            "Percent of held-out images named rightly, with the Wilson interval; LOWER or HIGHER than FP32 by "
-            "McNemar's exact test, corrected (Holm) over the table, UNDECIDED where these images don't tell the two "
-            "apart. Static: ranges fixed from the first draw, its first image or its largest set; dynamic: "
-            "from each batch of 100; bitsandbytes: from each row, other layers in BF16. All three quantise the Linear "
-            "layers alone. SQNR of the logits, over all images.",
-            (
-                Column("Network", css="text"),
-                Column("Precision", css="text"),
-                Column("calibration images", css=CSS),
-                Column("top-1, %", css=CSS),
-                Column("right in FP32 alone", "images", CSS),
-                Column("right here alone", "images", CSS),
-                Column("p", css=CSS),
-                Column("SQNR, dB", css=CSS),
-                Column("layers in INT8", css=CSS),
-            ),
-            _contest(found[source], study.params.statistics.confidence) if source else (),
-            found.get(source),
-        )
-        for source in list(found) or [""]
->>>>>>> wt-calib
     )
 
 
