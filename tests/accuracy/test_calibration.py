@@ -13,7 +13,7 @@ from torch import nn
 from visionquant import environment, recipes
 from visionquant.accuracy import calibration, contest, digits, networks, training
 from visionquant.analysis import evidence
-from visionquant.analysis.figures import calibration as figures
+from visionquant.analysis.figures import sweeps as figures
 from visionquant.analysis.tables import calibration as tables
 from visionquant.errors import StudyError
 from visionquant.params import Params

@@ -11,7 +11,7 @@ import torch
 
 from visionquant import recipes
 from visionquant.analysis.evidence import Evidence, gather
-from visionquant.analysis.figures import onnx as figures
+from visionquant.analysis.figures import sessions as figures
 from visionquant.analysis.tables import onnx as tables
 from visionquant.bench import load, onnx_graph, photographs
 from visionquant.deploy import onnx_options
