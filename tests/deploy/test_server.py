@@ -11,6 +11,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -343,7 +344,7 @@ def test_the_openapi_page_names_what_there_is(server: Running) -> None:
     assert "image" in found["components"]["schemas"]["Body_predict_predict_post"]["required"]
 
 
-def fuzz(server: Running, *options: str) -> None:
+def fuzz(server: Running, folder: Path, *options: str) -> None:
     """Schemathesis over the server's own OpenAPI. Random bytes are no image, so that positive data is refused too."""
     checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
     script = "import sys; from schemathesis.cli import schemathesis; sys.exit(schemathesis())"
@@ -353,6 +354,7 @@ def fuzz(server: Running, *options: str) -> None:
         capture_output=True,
         text=True,
         check=False,
+        cwd=folder,
         timeout=900,
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
@@ -360,13 +362,13 @@ def fuzz(server: Running, *options: str) -> None:
 
 
 @pytest.mark.slow
-def test_fuzzing_finds_no_answer_that_the_openapi_page_does_not_name(server: Running) -> None:
-    fuzz(server, "--max-examples", "25", "--phases", "coverage,fuzzing", "--no-shrink")
+def test_fuzzing_finds_no_answer_that_the_openapi_page_does_not_name(server: Running, tmp_path: Path) -> None:
+    fuzz(server, tmp_path, "--max-examples", "25", "--phases", "coverage,fuzzing", "--no-shrink")
     assert server.ready()
 
 
-def test_a_little_fuzzing(server: Running) -> None:
-    fuzz(server, "--max-examples", "3", "--phases", "fuzzing", "--no-shrink")
+def test_a_little_fuzzing(server: Running, tmp_path: Path) -> None:
+    fuzz(server, tmp_path, "--max-examples", "3", "--phases", "fuzzing", "--no-shrink")
     assert server.ready()
 
 
