@@ -23,10 +23,10 @@ def noise(evidence: Evidence, records_: RecordSet) -> Figure:
                 tint = canvas.colour(name)
                 axes.plot(at, shown, color=tint, linewidth=1.0, marker=canvas.marker(name), markersize=2.5)
             axes.set_title(model, fontsize=7)
-        for axes in list(panels.flat)[len(models) :]:
+        for axes in list(panels.flat)[max(1, len(models)) :]:
             axes.set_axis_off()
         if not models:
-            panels.flat[0].text(0.0, 0.5, "nothing to show: the records hold no figures by block")
+            panels.flat[0].text(0.0, 0.5, "no figures by block", transform=panels.flat[0].transAxes)
         figure.supxlabel("after block", fontsize=9)
         figure.supylabel("signal to noise, dB", fontsize=9)
         keys = [canvas.key(name, blocks.precision_label(name)) for name in names]
