@@ -60,6 +60,10 @@ PROTOCOL: dict[str, Any] = {
 }
 
 
+# What a cell may be that was measured: where other work moves this machine, the drift sentinel says so.
+MEASURED = {"ok", "unsteady"}
+
+
 def settings(models: tuple[str, ...] = ("tiny-vit",), precisions: tuple[str, ...] = ("fp32", "nf4")) -> dict[str, Any]:
     """The committed params.yaml with tiny models and a short protocol in place of its own."""
     raw: dict[str, Any] = copy.deepcopy(yaml.safe_load((ROOT / "params.yaml").read_text()))

@@ -148,7 +148,7 @@ def test_a_policy_is_measured_like_any_precision(tmp_path: Path) -> None:
     download(project, params, "tiny-vit")
     reference.make(project, params, "tiny-vit")
     row = tiny.measure(project, params, "tiny-vit", "mixed-sensitive", [1])
-    assert [cell.status for cell in row.cells] == ["ok"]
+    assert row.cells[0].status in tiny.MEASURED
     assert row.conversion is not None
     assert row.conversion.modules is not None
     assert row.conversion.modules["layers.0.mlp.fc1"] == "int8"

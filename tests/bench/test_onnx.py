@@ -252,7 +252,8 @@ def test_a_whole_pair_is_measured_into_a_record(precision: str, tmp_path: Path) 
     project, params = ready(tmp_path, ("fp32", precision))
     record = tiny.measure(project, params, "tiny-vit", precision)
     assert records.read(project.record("tiny-vit", precision)) == record
-    assert [(cell.batch_size, cell.status, cell.reason) for cell in record.cells] == [(1, "ok", ""), (2, "ok", "")]
+    assert [cell.batch_size for cell in record.cells] == [1, 2]
+    assert {cell.status for cell in record.cells} <= tiny.MEASURED
     assert record.conversion is not None
     assert record.conversion.quantized_modules == (LINEAR["tiny-vit"] if precision == "int8_onnxruntime" else 0)
     assert record.conversion.knobs["intra_op_threads"] == params.protocol.threads
@@ -274,7 +275,7 @@ def test_where_it_is_absent_cells_are_unsupported_and_the_rest_goes_on(
 
     project, params = ready(tmp_path, ("fp32", "int8_onnxruntime"))
     base, absent = pair.measure(project, params, "tiny-vit", ["fp32", "int8_onnxruntime"], [1])
-    assert [cell.status for cell in base.cells] == ["ok"]
+    assert base.cells[0].status in tiny.MEASURED
     assert [cell.status for cell in absent.cells] == ["unsupported"]
     assert 'pip install --editable ".[onnx]"' in absent.cells[0].reason
     assert absent.conversion is None

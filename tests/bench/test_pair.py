@@ -54,7 +54,7 @@ def test_a_record_holds_what_the_protocol_asked_for(study: tuple[Project, Params
     assert records.read(project.record("tiny-vit", precision)) == record
     assert [cell.batch_size for cell in record.cells] == [1, 2]
     for cell in record.cells:
-        assert cell.status == "ok"
+        assert cell.status in tiny.MEASURED
         assert len(cell.replicates) == params.protocol.replicates
         assert sum(len(one.wall_ms) for one in cell.replicates) == params.protocol.iterations
         assert all(len(one.warmup_ms) == params.protocol.warmup_iterations for one in cell.replicates)
@@ -258,7 +258,8 @@ def test_without_a_reference_a_pair_is_timed_all_the_same(study: tuple[Project, 
     reference.make(project, params, "tiny-vit")  # up to date, so left alone
     record = tiny.measure(project, params, "tiny-vit", "nf4")
     assert record.fidelity is None
-    assert [cell.status for cell in record.cells] == ["ok", "ok"]
+    assert len(record.cells) == 2
+    assert {cell.status for cell in record.cells} <= tiny.MEASURED
 
 
 def test_again_begins_anew_with_facts_and_elapsed_time(study: tuple[Project, Params]) -> None:
