@@ -150,14 +150,28 @@ def test_what_can_not_be_judged_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "empty" / "red").mkdir(parents=True)
     with pytest.raises(StudyError, match="no class folder with images"):
         images.read(tmp_path / "empty", 5)
+    paint(tmp_path / "one", each=1)
+    shutil.rmtree(tmp_path / "one" / "red")
+    shutil.rmtree(tmp_path / "one" / "blue")
+    with pytest.raises(StudyError, match="a single image"):
+        images.read(tmp_path / "one", 5)
     with pytest.raises(StudyError, match="2 images of 3 classes"):
         images.read(tmp_path / "photographs", 2)
     (tmp_path / "photographs" / "red" / "1.png").write_bytes(b"no image")
     with pytest.raises(StudyError, match=r"red/1\.png is no readable image"):
         run(project, params)
     (tmp_path / "photographs" / "red").rename(tmp_path / "photographs" / "purple")
-    with pytest.raises(StudyError, match="mine has no label 'purple'"):
+    with pytest.raises(StudyError, match=r"mine has no label \(it has 5.* for 'purple'"):
         run(project, params)
+
+
+def test_a_class_that_may_mean_two_labels_is_not_guessed() -> None:
+    labels = {0: "crane", 1: "crane", 2: "maillot", 3: "maillot, tank suit", 4: "Tank_Suit"}
+    assert judging._fitting("crane", labels) == [0, 1]
+    assert judging._fitting("maillot", labels) == [2]
+    assert judging._fitting("tank suit", labels) == [3]
+    assert judging._fitting("1", labels) == [1]
+    assert judging._fitting("9", labels) == []
 
 
 def test_the_images_are_spread_evenly_over_the_classes(tmp_path: Path) -> None:

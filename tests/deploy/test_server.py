@@ -3,6 +3,7 @@
 import io
 import os
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -466,7 +468,38 @@ def test_a_killed_worker_leaves_no_request_without_an_end_and_is_replaced(
     assert post_tensor(server, images[0].tobytes()).status_code == 200
 
 
-def test_a_worker_whose_server_vanishes_goes_too_and_a_stopped_server_finishes_what_it_took(
+def test_values_that_overflow_inside_the_network_fail_alone(server: Running, direct: QuantizedModelServer) -> None:
+    images = photographs.batch(3, direct.subject.preprocessing, SIDE).numpy()
+    worker = server.worker()
+    os.kill(worker.pid, signal.SIGSTOP)  # so that all of them are in one batch
+    with ThreadPoolExecutor(4) as pool:
+        poisoned = pool.submit(post_tensor, server, np.full((3, SIDE, SIDE), 3e38, "<f4").tobytes())
+        sent = [pool.submit(post_tensor, server, one.tobytes()) for one in images]
+        server.wait_until(lambda: server.shown("visionquant_in_flight") == 4)
+        os.kill(worker.pid, signal.SIGCONT)
+        assert poisoned.result().status_code == 422
+        assert "overflow" in poisoned.result().json()["error"]
+        for one, expected in zip(sent, direct.batch_predict(images), strict=True):
+            assert_right(one.result().json(), expected)
+
+
+@pytest.mark.slow
+def test_a_server_that_is_killed_takes_its_worker_along_and_leaves_the_port(study: tuple[Project, Params]) -> None:
+    options = ("--model", "tiny-vit", "--precision", "int8")
+    with serving_process.running(study[0].root, *options) as found:
+        found.wait_until(found.ready)
+        worker, family = found.worker(), found.family()
+        found.process.kill()
+        found.process.wait(30)
+        assert not psutil.wait_procs([worker], timeout=10)[1]
+        port = int(found.url.rsplit(":", 1)[1])
+        socket.create_server(("127.0.0.1", port)).close()
+        for one in family:
+            with suppress(psutil.NoSuchProcess):
+                one.kill()  # LitServe's queue process stays behind
+
+
+def test_a_stopped_server_finishes_what_it_took_and_leaves_no_process(
     server: Running, direct: QuantizedModelServer
 ) -> None:
     """The last test of the module: it stops the server."""

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from visionquant import environment
 from visionquant.accuracy import calibration, digits, training
 from visionquant.bench import backend, convert
 from visionquant.environment import Environment
@@ -61,7 +62,7 @@ def run(project: Project, params: Params, machine: Environment) -> Recipe:
         StudyError: a network was not trained yet, no fold has an image to calibrate on, or logits are not finite.
     """
     known("precisions", [INT8], params.precisions)
-    backend.quiet(machine.device)
+    backend.quiet("cpu")
     begun = time.perf_counter()
     rows: list[dict[str, Value]] = []
     for network in params.training.chosen:
@@ -82,7 +83,7 @@ def run(project: Project, params: Params, machine: Environment) -> Recipe:
         name="calibration",
         command="visionquant recipe calibration",
         weights="trained here",
-        environment=machine,
+        environment=environment.probe("cpu"),
         elapsed_s=time.perf_counter() - begun,
         rows=tuple(rows),
     )

@@ -62,6 +62,8 @@ def read(root: Path, most: int) -> Images:
         for number, paths in enumerate(found.values())
         for path in paths[: each + (number < rest)]
     ]  # fmt: skip
+    if len(chosen) < 2:
+        raise StudyError(KEY, "a single image", "give two or more, each is compared with the others")
     paths = tuple(path.relative_to(root).as_posix() for _, path in chosen)
     return Images(root, paths, tuple(number for number, _ in chosen), tuple(found))
 
@@ -69,6 +71,7 @@ def read(root: Path, most: int) -> Images:
 def _fetch(asked: DataSet) -> Path:
     from huggingface_hub import errors, snapshot_download
 
+    transport: type[Exception] = errors.HfHubHTTPError.__bases__[0]  # whichever HTTP library the client uses
     named = f"{KEY}: {asked.repo_id}@{asked.revision[:12]}"
     pattern = f"{asked.folder.strip('/')}/*" if asked.folder else None
     try:
@@ -84,7 +87,7 @@ def _fetch(asked: DataSet) -> Path:
         )
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
         raise StudyError(named, f"not on the hub ({type(error).__name__})", "correct repo_id and revision") from None
-    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError) as error:
+    except (transport, errors.LocalEntryNotFoundError, OSError, ValueError, RuntimeError) as error:
         first = (str(error) or type(error).__name__).splitlines()[0]
         raise StudyError(named, f"could not be fetched: {first}", "connect and run again, or name a folder") from None
     for path in folder.rglob("*"):

@@ -10,12 +10,12 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from visionquant import hub, labelled
+from visionquant import cache, hub, labelled
 from visionquant.accuracy import images
 from visionquant.accuracy.images import Images
-from visionquant.bench import convert, fidelity, load, photographs
+from visionquant.bench import code, convert, fidelity, load, photographs
 from visionquant.environment import Environment
 from visionquant.errors import StudyError
 from visionquant.labelled import Answers, Judged, Labelled
@@ -47,21 +47,23 @@ def judge(project: Project, params: Params, machine: Environment, tell: Callable
             missing[model] = OFF if given is None else SEEDED
             continue
         rows = {name: params.precisions[name] for name in params.study.precisions}
+        how = [params.protocol.attention, params.protocol.seed, code.measuring_sha256()]
         asked = [rows[name].model_dump(mode="json") for name in rows]
         key = sha256_of(
-            [model, manifest.sha256(), machine.key(), _identity(given), params.evaluation.neighbours, asked]
+            [model, manifest.sha256(), machine.key(), _identity(given), params.evaluation.neighbours, asked, how]
         )
         if key not in before:
             tell(f"{model}: {len(given.paths)} images, {len(rows)} precisions")
         judged.append(before.get(key) or _model(project, params, model, manifest, given, rows, machine, key))
-        labelled.write(project, Labelled(judged=tuple(judged), missing=missing))
+        rest = tuple(one for one in before.values() if one.key not in {done.key for done in judged})
+        labelled.write(project, Labelled(judged=(*judged, *rest), missing=missing))
     found = Labelled(judged=tuple(judged), missing=missing)
     labelled.write(project, found)
     return found
 
 
 def _identity(given: Images) -> list[object]:
-    return [given.classes, given.labels, [(path, (given.root / path).stat().st_size) for path in given.paths]]
+    return [given.classes, given.labels, [(path, cache.sha256(given.root / path)) for path in given.paths]]
 
 
 def _model(
@@ -109,19 +111,28 @@ def _targets(folder: object, model: str, classes: tuple[str, ...]) -> tuple[int,
     from transformers import AutoConfig
 
     labels = {int(number): str(name) for number, name in AutoConfig.from_pretrained(folder).id2label.items()}
-    by_name = {part.strip().lower(): number for number, name in labels.items() for part in [name, *name.split(",")]}
     found = []
     for name in classes:
-        number = int(name) if name.isdigit() and int(name) in labels else by_name.get(name.replace("_", " ").lower())
-        number = by_name.get(name.lower()) if number is None else number
-        if number is None:
+        fits = _fitting(name, labels)
+        if len(fits) != 1:
             shown = ", ".join(list(labels.values())[:3])
-            raise StudyError(
-                images.KEY, f"{model} has no label {name!r} (it has {len(labels)}, e.g. {shown})",
-                "name class folders by the number or the name of its labels",
-            )  # fmt: skip
-        found.append(number)
+            what = f"{len(fits)} labels" if fits else f"no label (it has {len(labels)}, e.g. {shown})"
+            raise StudyError(images.KEY, f"{model} has {what} for {name!r}", "name class folders by the label's number")
+        found.append(fits[0])
     return tuple(found)
+
+
+def _fitting(name: str, labels: dict[int, str]) -> list[int]:
+    """The labels that a class may mean: its number, else those of the whole name, else of one of the names."""
+    if name.isdigit() and int(name) in labels:
+        return [int(name)]
+    asked = name.replace("_", " ").lower()
+    whole = [number for number, label in labels.items() if label.strip().lower() in (asked, name.lower())]
+    return whole or [
+        number
+        for number, label in labels.items()
+        if {asked, name.lower()} & {part.strip().lower() for part in label.split(",")}
+    ]
 
 
 def _run(
@@ -137,7 +148,7 @@ def _run(
     """Pooled features (n, width) and logits (n, labels) of all images, and how many layers were quantised."""
     spec, protocol = params.models[model], params.protocol
     net = load.load(project, model, spec, manifest, protocol.attention, protocol.seed)
-    net = convert.convert(net, row, device)
+    net = convert.convert(net, row, device, spec.input_size)
     proof = convert.prove(net, row, device)
     prepared = load.preprocessing(project, model, hub.resolve(project, manifest))
     features, logits = [], []
@@ -159,7 +170,7 @@ def _open(given: Images, path: str, prepared: dict[str, object], side: int) -> n
     try:
         with Image.open(given.root / path) as image:
             return photographs.prepare(image, prepared, side)
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError):
+    except Exception:  # whatever a decoder makes of a file that is no image
         raise StudyError(images.KEY, f"{path} is no readable image", "remove or mend it") from None
 
 

@@ -27,8 +27,10 @@ def dtype_of(precision: Precision, device: str) -> torch.dtype:
     return found
 
 
-def convert(model: nn.Module, precision: Precision, device: str) -> nn.Module:
+def convert(model: nn.Module, precision: Precision, device: str, input_size: int | None = None) -> nn.Module:
     """Put ``model`` (FP32, on the CPU) into ``precision`` on ``device``; the model is changed and returned.
+
+    A graph of ONNX Runtime takes images of one size: ``input_size`` pixels a side, that of the config if None.
 
     Raises:
         StudyError: nothing was quantised by a precision that quantises, a rule matches nothing, or ONNX Runtime is not
@@ -38,7 +40,7 @@ def convert(model: nn.Module, precision: Precision, device: str) -> nn.Module:
         why = onnx_graph.unsupported(device)
         if why:
             raise StudyError("precision onnxruntime", why, "leave the precision out")
-        side = int(getattr(model.config, "image_size"))  # noqa: B009 a module's attributes have no types
+        side = input_size or int(getattr(model.config, "image_size"))  # noqa: B009 a module's attributes have no types
         graph = onnx_graph.export(model, precision, torch.zeros(2, 3, side, side))
         return onnx_session.Network(graph, onnx_session.options_of(precision))
     dtype = dtype_of(precision, device)

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from visionquant.bench.onnx_graph import INPUT, WEIGHTS, Graph, scratch
+from visionquant.errors import StudyError
 from visionquant.precision import OnnxRuntimePrecision
 
 LEVELS = {"disable": "DISABLE_ALL", "basic": "ENABLE_BASIC", "extended": "ENABLE_EXTENDED", "all": "ENABLE_ALL"}
@@ -58,10 +59,15 @@ class Network(nn.Module):
 
     def forward(self, images: torch.Tensor) -> SimpleNamespace:
         """Of float32 images (n, 3, side, side) on the CPU, every output of the graph by its name in torch."""
-        from onnxruntime.capi.onnxruntime_pybind11_state import RuntimeException
+        from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument, RuntimeException
 
         try:
             values = self.session.run(None, {INPUT: images.numpy()})
+        except InvalidArgument as error:
+            first = str(error).splitlines()[0]
+            raise StudyError(
+                "ONNX Runtime", f"images {tuple(images.shape)}: {first}", "feed the size exported"
+            ) from None
         except RuntimeException as error:  # no RuntimeError of Python's; memory that ran out is told by its text
             raise RuntimeError(str(error)) from None
         return SimpleNamespace(**dict(zip(self.graph.outputs, map(torch.from_numpy, values), strict=True)))

@@ -1,5 +1,6 @@
 """The verbs of the implementation guide: its recipes run and measured, models stored, sent and fetched."""
 
+import re
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Literal
@@ -34,9 +35,14 @@ def recipe(
     """Run a recipe of the guide, measure it, and keep the figures for the deployment page."""
     from visionquant import environment as machine
     from visionquant import recipes
+    from visionquant.recorded import NAME
 
     project, params = opened()
     known("recipes", [name], RECIPES)
+    if not re.fullmatch(NAME, platform):
+        raise StudyError(
+            f"recipe --platform {platform}", "not a platform name", "use lower-case words and digits joined by -"
+        )
     found = import_module(RECIPES[name]).run(project, params, machine.probe(params.study.device))
     path = recipes.write(project, found, platform)
     print(f"{path.relative_to(project.root)}: {len(found.rows)} rows in {found.elapsed_s:.0f} s")

@@ -21,6 +21,7 @@ import psutil
 from visionquant.errors import StudyError
 
 START_S = 180.0
+STOPS_S = 30.0  # a server finishes what it took, then it is killed
 BACK_OFF_S = 0.1  # before a client tries again where the server was cold or full
 
 
@@ -98,13 +99,17 @@ def server(root: Path, *options: str) -> Iterator[Process]:
         said.open("a") as log,
         psutil.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=log, text=True) as process,
     ):
-        line = process.stdout.readline()
         try:
+            line = process.stdout.readline()
             if "http://" not in line:
                 raise StudyError.of(said.read_text().strip().removeprefix("visionquant: "))
             yield Process(process, urlsplit(line.split(": ")[1].split(",")[0]).port or 0)
         finally:
             process.terminate()
+            try:
+                process.wait(STOPS_S)
+            except psutil.TimeoutExpired:
+                process.kill()
 
 
 def load(

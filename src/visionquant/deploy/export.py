@@ -14,7 +14,7 @@ from visionquant.errors import StudyError
 from visionquant.manifest import Manifest
 from visionquant.params import Params
 from visionquant.paths import Project
-from visionquant.precision import Int8Precision
+from visionquant.precision import Int8Precision, OnnxRuntimePrecision
 
 Device = Literal["cpu", "cuda"]
 
@@ -68,4 +68,6 @@ def _converted(net: nn.Module, params: Params, precision: str, device: Device) -
     row = params.precisions[precision]
     if isinstance(row, Int8Precision) and row.outliers:
         raise StudyError(f"precision {precision}", "its outliers are planted to measure with", "export int8")
+    if isinstance(row, OnnxRuntimePrecision):
+        raise StudyError(f"precision {precision}", "a graph of ONNX Runtime is no torch model", "export int8 or fp32")
     return convert.convert(net, stored.precision_on(row, device), "cpu")

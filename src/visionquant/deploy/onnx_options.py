@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from visionquant import environment
 from visionquant.bench import backend, convert, fidelity, load, onnx_graph, photographs
 from visionquant.bench.onnx_session import Network, Options
 from visionquant.environment import Environment
@@ -76,7 +77,7 @@ def run(project: Project, params: Params, machine: Environment) -> Recipe:
         name=NAME,
         command=f"visionquant recipe {NAME}",
         weights="seeded",
-        environment=machine,
+        environment=environment.probe("cpu"),
         elapsed_s=round(time.monotonic() - begun, 1),
         rows=tuple(rows),
     )

@@ -92,7 +92,7 @@ class QuantizedModelServer:
         self.row = subject.params.precisions[subject.precision]
         self.dtype = convert.dtype_of(self.row, subject.device)
         net, self.head, self.logits_from = _built(subject)
-        self.net = convert.convert(net, self.row, subject.device)
+        self.net = convert.convert(net, self.row, subject.device, subject.input_size)
         self.conversion = convert.prove(self.net, self.row, subject.device)
         for size in sorted({1, batch_size}):
             for _ in range(WARMUPS):
@@ -108,6 +108,13 @@ class QuantizedModelServer:
         Raises:
             StudyError: another shape, a value that is not finite, or such a logit.
         """
+        logits = self.answer(images)
+        if not torch.isfinite(logits).all():
+            raise StudyError(f"precision {self.subject.precision}", "logits that are not finite", "serve another one")
+        return logits
+
+    def answer(self, images: Input) -> torch.Tensor:
+        """As :meth:`batch_predict`; the logits of an image that overflowed inside the network are not finite."""
         batch = torch.as_tensor(images)
         if batch.ndim != 4 or tuple(batch.shape[1:]) != self.subject.shape or not len(batch):
             wanted = f"give (n, {', '.join(map(str, self.subject.shape))})"
@@ -122,8 +129,6 @@ class QuantizedModelServer:
                 pooled = getattr(found, "pooler_output", None)
                 features = fidelity.features_of(found).float().cpu()
                 logits = self.head(features, None if pooled is None else pooled.float().cpu())
-        if not torch.isfinite(logits).all():
-            raise StudyError(f"precision {self.subject.precision}", "logits that are not finite", "serve another one")
         return logits
 
 

@@ -15,7 +15,8 @@ What LitServe 0.2.19 does not do, by its source and a trial (40 requests, worker
 - Its time-out counts only until a worker takes a request. Here it bounds the whole request, body included: 504.
 - SIGTERM ends its main process at once and leaves the others behind. Here uvicorn has the signals: it takes nothing
   new, finishes what was taken, then the worker goes. A worker whose server vanishes goes by itself.
-- An exception on one input fails its whole batch. Here every input is checked before it is queued.
+- An exception on one input fails its whole batch. Here every input is checked before it is queued, and one whose
+  values overflow inside the network is answered 422 alone.
 - It answers nothing until the model is warm; here /health does, and /ready says 503.
 
 The price: ``wrap_litserve_start`` is meant for tests of applications, so the version is bounded tightly. While idle the
@@ -48,7 +49,7 @@ from visionquant.bench import backend
 from visionquant.deploy import endpoints
 from visionquant.deploy.endpoints import Metrics, Unavailable
 from visionquant.deploy.served import QuantizedModelServer, Subject
-from visionquant.deploy.uploads import Limits
+from visionquant.deploy.uploads import Limits, Refused
 from visionquant.errors import StudyError
 
 WATCH_S = 0.1
@@ -83,11 +84,13 @@ class Classifier(litserve.LitAPI):
     def predict(self, x: np.ndarray) -> Any:
         """Answers of a batch (n, 3, side, side), or the one of (3, side, side) where batching is off."""
         images = x if x.ndim == 4 else x[None]
-        logits = self.server.batch_predict(images)
+        logits = self.server.answer(images)
         shares = logits.softmax(1)
         self.batches += 1
         answers = [
-            {
+            {"batch": (os.getpid(), self.batches, len(images))}
+            if not row.isfinite().all()
+            else {
                 "classes": [
                     {"index": i, "probability": float(share[i]), "logit": float(row[i])}
                     for i in row.topk(min(TOP, len(row))).indices.tolist()
@@ -134,6 +137,7 @@ class Server(litserve.LitServer):
 
         Raises:
             Unavailable: the worker died with it, or could not answer.
+            Refused: its values overflow inside the network.
         """
         uid, item = str(uuid.uuid4()), ResponseBufferItem(asyncio.Event())
         self.response_buffer[uid] = item
@@ -148,6 +152,8 @@ class Server(litserve.LitServer):
         answer, status = item.response
         if status == LitAPIStatus.OK:
             self.metrics.batch(answer["batch"])
+            if "classes" not in answer:
+                raise Refused(422, "the values overflow inside the network")
             return dict(answer)
         if answer is None:
             raise Unavailable(503, "the worker died with this request; send it again")
@@ -206,17 +212,18 @@ def serve(subject: Subject, limits: Limits, host: str, port: int) -> None:
     server = Server(subject, limits)
     for one in (signal.SIGINT, signal.SIGTERM):  # ignored by the queue's process, which inherits it
         signal.signal(one, signal.SIG_IGN)
+    os.register_at_fork(after_in_child=listening.close)  # else the queue's process, if left behind, keeps the port
     with wrap_litserve_start(server):
-        for one in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises the signal again once it is done
-            signal.signal(one, lambda *_: sys.exit(0))
-        config = uvicorn.Config(
-            server.app, log_level="warning", access_log=False, timeout_graceful_shutdown=int(limits.timeout_s) + 2
-        )
-        server.uvicorn = uvicorn.Server(config)
-        title = f"{subject.name} in {subject.precision}, {subject.weights} weights"
-        at = f"http://{host}:{listening.getsockname()[1]}"
-        print(f"{title}: {at}, /ready says when it is warm, /docs what it takes", flush=True)  # noqa: T201
         try:
+            for one in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises the signal again once it is done
+                signal.signal(one, lambda *_: sys.exit(0))
+            config = uvicorn.Config(
+                server.app, log_level="warning", access_log=False, timeout_graceful_shutdown=int(limits.timeout_s) + 2
+            )
+            server.uvicorn = uvicorn.Server(config)
+            title = f"{subject.name} in {subject.precision}, {subject.weights} weights"
+            at = f"http://{host}:{listening.getsockname()[1]}"
+            print(f"{title}: {at}, /ready says when it is warm, /docs what it takes", flush=True)  # noqa: T201
             server.uvicorn.run([listening])
         finally:
             for worker in server.inference_workers:

@@ -194,7 +194,8 @@ def _verdict(one: Outcome, expected: torch.Tensor) -> str:
         return "hung"
     said = json.loads(one.body)
     if one.status != 200:
-        return "explicit_errors" if one.status == 504 or "died" in said["error"] else "refused"
+        refused = one.status == 503 and ("no warm worker" in said["error"] or "waiting already" in said["error"])
+        return "refused" if refused else "explicit_errors"
     logits = expected[one.image]
     named, allowed = said["classes"][0], TOLERANCE * float(logits.max() - logits.min())
     own = float(logits[named["index"]])

@@ -31,11 +31,8 @@ def pretrained(evidence: Evidence) -> Table:
     """Models of the study with pretrained weights on the reader's labelled images."""
     found = labelled.read(evidence.project)
     judged = found.judged if found else ()
-    reasons = (
-        found.missing
-        if found and found.missing
-        else dict.fromkeys(evidence.params.study.models, "`visionquant judge` has not run")
-    )
+    not_run = dict.fromkeys(evidence.params.study.models, "`visionquant judge` has not run")
+    reasons = not_run if found is None else found.missing
     rows: list[tuple[Item, ...]] = []
     for one in accuracy.named(judged, evidence.params.statistics.confidence):
         rows.append(
@@ -55,7 +52,7 @@ def pretrained(evidence: Evidence) -> Table:
         "pretrained",
         "Models with pretrained weights",
         "Images of `evaluation.images` in params.yaml. Top-1 and top-5 through the checkpoint's own head; LOWER or "
-        "HIGHER than FP32 by McNemar's exact test, corrected (Holm) over the table. For models without a head: the "
+        "HIGHER than FP32 by McNemar's exact test, corrected (Holm) over the table. Also the "
         "share of images that their nearest neighbours by features name rightly, how often that is the class that "
         "FP32's features give, and linear CKA with FP32's features.",
         (

@@ -30,7 +30,8 @@ def throughput(evidence: Evidence) -> tuple[Table, ...]:
             Column("p99, ms", css="number measured"),
             Column("images a pass", css="number measured"),
             Column("requests"),
-            Column("errors"),
+            Column("errors", css=CSS),
+            Column("hung", css=CSS),
         ),
         lambda found: [_loaded(row) for row in found.rows if row["case"] in ("direct", "load")],
     )
@@ -79,6 +80,7 @@ def _loaded(row: Row) -> tuple[Item, ...]:
                 ("mean_batch", 1, CSS),
                 ("requests", 0, "number"),
                 ("explicit_errors", 0, CSS),
+                ("hung", 0, CSS),
             )
         ),
     )
