@@ -5,6 +5,8 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test asks a real hub; those that want one serve it on loopback
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+# Tests fork this process, which a pool of threads that has started does not survive.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

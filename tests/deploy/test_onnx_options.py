@@ -40,7 +40,7 @@ def evidence(root: Path, rows: list[dict[str, recipes.Value]]) -> Evidence:
     study = made.study(root, {"fp32": 1.0, "fp16": 1.0, "int8": 1.0, "nf4": 1.0})
     project = Project(root)
     recipe = Recipe(
-        name=tables.RECIPE, command="made up", weights="seeded", environment=made.CPU, elapsed_s=1.0, rows=tuple(rows)
+        name=onnx_options.NAME, command="made up", weights="seeded", environment=made.CPU, elapsed_s=1.0, rows=tuple(rows)
     )
     recipes.write(project, recipe)
     return gather(project, study.params)
@@ -48,7 +48,7 @@ def evidence(root: Path, rows: list[dict[str, recipes.Value]]) -> Evidence:
 
 @present
 def test_every_contestant_is_timed_in_turns_and_agrees_with_fp32(rows: list[dict[str, recipes.Value]]) -> None:
-    assert len({(row["batch_size"], tables.contestant(row)) for row in rows}) == len(rows)
+    assert len({(row["batch_size"], figures._contestant(row)) for row in rows}) == len(rows)
     assert {row["precision"] for row in rows} == {"fp32", "fp32_onnxruntime", "int8", "int8_onnxruntime"}
     for batch_size in (1, 2):
         field = [row for row in rows if row["batch_size"] == batch_size]
