@@ -74,7 +74,7 @@ class Project:
 
     @property
     def accuracy(self) -> Path:
-        """Complete scores that came with the repository, a folder a platform."""
+        """Scores that came with the repository, a folder a platform."""
         return self.root / "data" / "accuracy"
 
     @property

@@ -1,7 +1,7 @@
 """What a trained network named: one file a network, image by image, so that every statistic can be derived again.
 
-``data/evaluated`` holds this machine's, ``data/accuracy/<platform>`` complete ones (every image held out once) that
-came with the repository.
+``data/evaluated`` holds this machine's, ``data/accuracy/<platform>`` those that came with the repository; each says
+which folds it holds.
 """
 
 from pathlib import Path
