@@ -2,8 +2,8 @@
 // A link to a row (#claim-...) shows that row, unfolded.
 "use strict";
 for (const table of document.querySelectorAll("table[data-filters]")) {
-  const rows = [...table.tBodies[0].rows];
   const head = [...table.tHead.rows[table.tHead.rows.length - 1].cells].map((cell) => cell.textContent.trim());
+  const rows = [...table.tBodies[0].rows].filter((row) => row.cells.length === head.length);
   const bar = document.createElement("form");
   bar.className = "filters";
   bar.setAttribute("aria-label", "Narrow the table down");
