@@ -40,7 +40,12 @@ def evidence(root: Path, rows: list[dict[str, recipes.Value]]) -> Evidence:
     study = made.study(root, {"fp32": 1.0, "fp16": 1.0, "int8": 1.0, "nf4": 1.0})
     project = Project(root)
     recipe = Recipe(
-        name=onnx_options.NAME, command="made up", weights="seeded", environment=made.CPU, elapsed_s=1.0, rows=tuple(rows)
+        name=onnx_options.NAME,
+        command="made up",
+        weights="seeded",
+        environment=made.CPU,
+        elapsed_s=1.0,
+        rows=tuple(rows),
     )
     recipes.write(project, recipe)
     return gather(project, study.params)

@@ -19,7 +19,7 @@ from visionquant.analysis.verdicts import Verdict
 from visionquant.environment import Environment
 from visionquant.params import Params
 from visionquant.paths import Project
-from visionquant.precision import Int8Precision
+from visionquant.precision import Int8Precision, MixedPrecision, OnnxRuntimePrecision
 from visionquant.quantities import MIB
 from visionquant.records import Record
 from visionquant.samples import Cell
@@ -133,8 +133,13 @@ class Evidence:
 
     @property
     def precisions(self) -> tuple[str, ...]:
-        """The published precisions, then those that the study or a set adds; INT8's bracket has its own table."""
-        added = {pair[1] for records_ in self.sets for pair in records_.records} - set(self.bracket)
+        """The published precisions, then those that the study or a set adds, without those with tables of their own.
+
+        These are INT8's bracket, mixed policies, and graphs of ONNX Runtime.
+        """
+        rows = self.params.precisions.items()
+        apart = {name for name, row in rows if isinstance(row, MixedPrecision | OnnxRuntimePrecision)}
+        added = {pair[1] for records_ in self.sets for pair in records_.records} - set(self.bracket) - apart
         return tuple(dict.fromkeys([*published.PRECISIONS.values(), *self.params.study.precisions, *sorted(added)]))
 
     @property

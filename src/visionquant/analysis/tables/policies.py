@@ -6,7 +6,7 @@ from visionquant.analysis import table
 from visionquant.analysis.evidence import Evidence, RecordSet
 from visionquant.analysis.table import Column, Item, Table
 from visionquant.analysis.tables import blocks
-from visionquant.precision import MixedPrecision
+from visionquant.precision import MixedPrecision, OnnxRuntimePrecision
 
 
 def rules(evidence: Evidence) -> Table:
@@ -45,33 +45,71 @@ def measured(evidence: Evidence) -> RecordSet:
 
 def cost(evidence: Evidence, records_: RecordSet, batch_size: int = 1) -> Table:
     """Speed, bytes and agreement of each policy, between those of FP16 and INT8; a row a model and precision."""
-    names = tuple(name for name in ("fp16", "int8") if name in evidence.params.precisions) + tuple(_policies(evidence))
+    return _table(
+        evidence,
+        records_,
+        batch_size,
+        "policies",
+        "Mixed policies",
+        "Modules: as the record proves them, by their type. A policy pays for the conversions where types meet.",
+        tuple(_policies(evidence)),
+        ("fp16", "int8"),
+    )
+
+
+def graphs(evidence: Evidence, records_: RecordSet, batch_size: int = 1) -> Table:
+    """The same of ONNX Runtime's precisions, beside bitsandbytes' INT8."""
+    rows = evidence.params.precisions.items()
+    return _table(
+        evidence,
+        records_,
+        batch_size,
+        "graphs",
+        "ONNX Runtime as a precision",
+        "Measured like any precision, in turns with torch's FP32.",
+        tuple(name for name, row in rows if isinstance(row, OnnxRuntimePrecision)),
+        ("int8",),
+    )
+
+
+def _table(
+    evidence: Evidence,
+    records_: RecordSet,
+    batch_size: int,
+    name: str,
+    title: str,
+    caption: str,
+    own: tuple[str, ...],
+    beside: tuple[str, ...],
+) -> Table:
+    names = (*(one for one in beside if one in evidence.params.precisions), *own)
     verdicts = evidence.verdicts(records_, batch_size, precisions=names)
     rows = []
     for model in evidence.models:
-        for name in names:
-            record = records_.records.get((model, name))
-            if record is None and name not in evidence.precisions:
-                continue
-            items: list[Item] = [table.text(model), table.text(blocks.precision_label(name))]
-            found = evidence.estimate(records_, "speedup", model, name, batch_size)
-            items.append(table.judged(found, verdicts.get((model, name))))
-            for quantity in ("memory_stored_weights", "cosine", "sqnr"):
-                items.append(table.estimate(evidence.estimate(records_, quantity, model, name, batch_size)))
+        if not any((model, one) in records_.records for one in own):
+            continue
+        for precision in names:
+            record = records_.records.get((model, precision))
+            items: list[Item] = [table.text(model), table.text(blocks.precision_label(precision))]
+            found = evidence.estimate(records_, "speedup", model, precision, batch_size)
+            items.append(table.judged(found, verdicts.get((model, precision))))
+            for quantity in ("latency_median", "memory_stored_weights", "cosine", "sqnr"):
+                items.append(table.estimate(evidence.estimate(records_, quantity, model, precision, batch_size)))
             modules = record.conversion.modules if record and record.conversion else None
             counted = Counter((modules or {}).values())
-            items.append(table.text(table.joined(f"{kind} {count}" for kind, count in sorted(counted.items()))))
+            kinds = table.joined((f"{kind} {count}" for kind, count in sorted(counted.items())), "of one kind")
+            items.append(table.text(kinds))
             rows.append(tuple(items))
+    seeded = " Seeded weights: agreement shows that the conversion is right." if "seeded" in records_.weights else ""
     return Table(
-        f"policies-{batch_size}",
-        f"Mixed policies, batch size {batch_size}",
-        "Speedup over FP32 with the verdict, Holm-corrected over this table. Modules: as the record proves them, by "
-        "their type. A policy pays for the conversions where types meet. "
-        + ("Seeded weights: agreement shows that the conversion is right." if "seeded" in records_.weights else ""),
+        f"{name}-{batch_size}",
+        f"{title}, batch size {batch_size}",
+        f"Speedup over torch FP32 with the verdict, Holm-corrected over this table. {caption}{seeded}",
         (
             Column("Model", css="text"),
             Column("Precision", css="text"),
             Column("speedup over FP32, x", css="number measured"),
+            Column("latency, ms", css="number measured"),
             Column("stored weights, MiB", css="number measured"),
             Column("cosine", css="number measured"),
             Column("SQNR, dB", css="number measured"),
@@ -79,7 +117,6 @@ def cost(evidence: Evidence, records_: RecordSet, batch_size: int = 1) -> Table:
         ),
         tuple(rows),
         blocks.source(records_),
-        filters=("Model", "Precision"),
     )
 
 
