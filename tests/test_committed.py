@@ -14,6 +14,7 @@ from visionquant.paths import Project
 from visionquant.report.verify import verify
 
 RECORDED = sorted(path.name for path in (tiny.ROOT / "data" / "recorded").iterdir() if path.is_dir())
+PARTIAL = {"cpu-2-core-amd-epyc-avx2"}  # policies and graphs of ONNX Runtime on two models
 
 
 @pytest.fixture(scope="module")
@@ -29,12 +30,16 @@ def test_a_recorded_set_is_a_whole_study_by_one_version_of_the_code(platform: st
     project = Project(tiny.ROOT)
     params = parameters.load(project)
     found = recorded.read_all(project)[platform]
-    assert set(found) >= set(params.pairs())
     assert len({record.code.measuring_sha256 for record in found.values()}) == 1
+    for (model, precision), record in found.items():
+        assert record.settings.model == params.models[model]
+        assert record.settings.precision == params.precisions[precision]
+    if platform in PARTIAL:
+        assert not set(found) >= set(params.pairs())  # else it is whole, and no longer listed there
+        return
+    assert set(found) >= set(params.pairs())
     for pair in params.pairs():
         assert {cell.batch_size for cell in found[pair].cells} == set(params.study.batch_sizes)
-        assert found[pair].settings.model == params.models[pair[0]]
-        assert found[pair].settings.precision == params.precisions[pair[1]]
 
 
 @pytest.mark.parametrize("platform", RECORDED)

@@ -98,7 +98,7 @@ def _table(
             modules = record.conversion.modules if record and record.conversion else None
             counted = Counter((modules or {}).values())
             kinds = table.joined((f"{kind} {count}" for kind, count in sorted(counted.items())), "of one kind")
-            items.append(table.text(kinds))
+            items.append(table.text(kinds) if record else table.missing("not_measured", "not part of this set"))
             rows.append(tuple(items))
     seeded = " Seeded weights: agreement shows that the conversion is right." if "seeded" in records_.weights else ""
     return Table(
