@@ -18,6 +18,7 @@ from visionquant.paths import Project
 
 BIN = Path(sys.executable).parent
 NAMED = {"evaluate@tiny-digits"}
+JUDGE = {"judge"}
 TAIL = {"analyse", "claims", "notebooks", "report"}
 MODELS, PRECISIONS = ("tiny-vit", "tiny-deit"), ("fp32", "nf4")
 
@@ -119,12 +120,12 @@ STEPS: list[tuple[str, Edit, set[str]]] = [
     (
         "edit a model",
         set_("models", "tiny-vit", "group", to="other"),
-        of("download", "tiny-vit") | of("reference", "tiny-vit") | measured(("tiny-vit",)) | TAIL,
+        of("download", "tiny-vit") | of("reference", "tiny-vit") | measured(("tiny-vit",)) | JUDGE | TAIL,
     ),
     (
         "edit a precision",
         set_("precisions", "nf4", "blocksize", to=128),
-        measured(precisions=("nf4",)) | NAMED | TAIL,
+        measured(precisions=("nf4",)) | NAMED | JUDGE | TAIL,
     ),
     (
         "edit a network, and a row outside the study",
@@ -132,28 +133,28 @@ STEPS: list[tuple[str, Edit, set[str]]] = [
             set_("training", "networks", "tiny-digits", "epochs", to=2),
             set_("precisions", "int8", "threshold", to=5.0),
         ),
-        {"train@tiny-digits"} | NAMED | TAIL,
+        {"train@tiny-digits"} | NAMED | JUDGE | TAIL,
     ),
     ("add a batch size", set_("study", "batch_sizes", to=[1, 2, 3]), measured() | TAIL),
     ("remove a batch size", set_("study", "batch_sizes", to=[1, 3]), measured() | TAIL),
     (
         "edit a protocol value",
         set_("protocols", "tiny", "iterations", to=8),
-        of("reference", *MODELS) | measured() | TAIL,
+        of("reference", *MODELS) | measured() | JUDGE | TAIL,
     ),
     ("edit a protocol that is not in force", set_("protocols", "paper", "replicates", to=4), set()),
     (
         "add a model",
         set_("study", "models", to=[*MODELS, "tiny-beit"]),
-        of("download", "tiny-beit") | of("reference", "tiny-beit") | measured(("tiny-beit",)) | TAIL,
+        of("download", "tiny-beit") | of("reference", "tiny-beit") | measured(("tiny-beit",)) | JUDGE | TAIL,
     ),
-    ("remove a model", set_("study", "models", to=list(MODELS)), TAIL),
+    ("remove a model", set_("study", "models", to=list(MODELS)), JUDGE | TAIL),
     (
         "add a precision",
         set_("study", "precisions", to=[*PRECISIONS, "bf16"]),
-        measured(precisions=("bf16",)) | NAMED | TAIL,
+        measured(precisions=("bf16",)) | NAMED | JUDGE | TAIL,
     ),
-    ("remove a precision", set_("study", "precisions", to=["fp32", "bf16"]), NAMED | TAIL),
+    ("remove a precision", set_("study", "precisions", to=["fp32", "bf16"]), NAMED | JUDGE | TAIL),
 ]
 
 
@@ -162,7 +163,14 @@ def test_an_edit_runs_exactly_the_pairs_that_it_touches_and_what_depends_on_them
     root = clone(tmp_path, raw)
     first = stages_run(dvc(root, "repro"))
     assert (
-        first == of("download", *MODELS) | of("reference", *MODELS) | measured() | {"train@tiny-digits"} | NAMED | TAIL
+        first
+        == of("download", *MODELS)
+        | of("reference", *MODELS)
+        | measured()
+        | {"train@tiny-digits"}
+        | NAMED
+        | JUDGE
+        | TAIL
     )
     assert (root / "reports" / "index.html").is_file()
     samples = _samples(root)
@@ -179,7 +187,7 @@ def test_an_edit_runs_exactly_the_pairs_that_it_touches_and_what_depends_on_them
             assert {key: samples[key] for key in kept if key[1] == "fp32"}.items() <= kept.items()
         raw = edited
     output = dvc(root, "exp", "run", "-S", "study.models=[tiny-deit]")
-    assert stages_run(output) == TAIL
+    assert stages_run(output) == JUDGE | TAIL
     text = (root / "params.yaml").read_text()
     assert yaml.safe_load(text)["study"]["models"] == ["tiny-deit"]
 
