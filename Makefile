@@ -42,7 +42,7 @@ recipes: setup ## run and measure every recipe of the guide, about half an hour
 	  $(BIN)/visionquant recipe $$recipe || exit 1; done
 
 test: setup lint ## lint, types and all fast tests
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile -m "not slow and not gpu"
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder -m "not slow and not gpu"
 
 test-slow: setup ## the tests that take minutes, and those for a GPU
 	$(BIN)/python -m pytest -m "slow or gpu"

@@ -8,9 +8,12 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 # Tests fork this process, which a pool of threads that has started does not survive.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+LONG = ("test_pipeline.py", "test_aa.py")
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what this machine can't run, and say why."""
+    """Skip what this machine can't run, and say why; what takes minutes begins first, so that no process ends alone."""
+    items.sort(key=lambda item: item.path.name not in LONG)
     no_gpu = shutil.which("nvidia-smi") is None
     no_browser = not any(shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome"))
     for item in items:
