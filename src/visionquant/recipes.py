@@ -23,7 +23,7 @@ class Recipe(BaseModel):
 
     name: str
     command: str
-    weights: Literal["trained here", "seeded", "pretrained", "none"]
+    weights: Literal["trained here", "seeded", "trained here and seeded", "pretrained", "none"]
     environment: Environment
     elapsed_s: float
     rows: tuple[dict[str, Value], ...]

@@ -28,7 +28,7 @@ def run(project: Project, params: Params, machine: Environment) -> Recipe:
     return Recipe(
         name="half",
         command="visionquant recipe half",
-        weights="seeded",
+        weights="trained here and seeded",
         environment=machine,
         elapsed_s=round(time.monotonic() - begun, 1),
         rows=tuple(rows),
@@ -51,7 +51,7 @@ def _trained(params: Params, device: str, half_name: str) -> list[dict[str, Valu
             "right": done.correct,
             "held_out": done.held_out,
         }
-        rows.append(_row("training", NETWORK, way, params.training.batch_size, learnt))
+        rows.append(_row("training", "trained here", NETWORK, way, params.training.batch_size, learnt))
     return rows
 
 
@@ -73,7 +73,7 @@ def _run(project: Project, params: Params, device: str, half_name: str) -> list[
                 "speedup": turns.speedup(times, way, "fp32"),
                 "cosine": turns.cosine(fidelity.features_of(call(part)), expected),
             }
-            rows.append(_row("inference", MODEL, way, size, figures))
+            rows.append(_row("inference", "seeded", MODEL, way, size, figures))
     return rows
 
 
@@ -87,8 +87,8 @@ def _plain(net: torch.nn.Module, device: str) -> Callable[[torch.Tensor], object
     return call
 
 
-def _row(part: str, model: str, way: str, batch_size: int, figures: dict[str, Value]) -> dict[str, Value]:
+def _row(part: str, weights: str, model: str, way: str, batch_size: int, figures: dict[str, Value]) -> dict[str, Value]:
     keys = ("seconds", "right", "held_out", "median_ms", "speedup", "cosine")
-    found: dict[str, Value] = {"part": part, "model": model, "way": way, "batch_size": batch_size}
+    found: dict[str, Value] = {"part": part, "weights": weights, "model": model, "way": way, "batch_size": batch_size}
     found |= {key: figures.get(key) for key in keys}
     return found | {"why_missing": f"not a figure of {part}"}
