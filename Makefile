@@ -37,7 +37,7 @@ accuracy: setup ## train and evaluate every fold of every network, about 15 minu
 	@for network in $$($(BIN)/python -c 'import yaml; print(*yaml.safe_load(open("params.yaml"))["training"]["chosen"])'); do \
 	  $(BIN)/visionquant train --network $$network --all-folds && $(BIN)/visionquant accuracy --network $$network --all-folds || exit 1; done
 
-recipes: setup ## run and measure every recipe of the guide, about half an hour
+recipes: setup ## run and measure every recipe of the guide, about 45 minutes on two cores
 	@for recipe in $$($(BIN)/python -c 'from visionquant.cli.deploying import RECIPES; print(*RECIPES)'); do \
 	  $(BIN)/visionquant recipe $$recipe || exit 1; done
 

@@ -85,15 +85,6 @@ def of(stage: str, *models: str) -> set[str]:
     return {f"{stage}@{model}" for model in models}
 
 
-def test_every_pair_of_the_committed_study_has_its_own_stage() -> None:
-    params = parameters.load(Project(tiny.ROOT))
-    names = dvc(tiny.ROOT, "stage", "list", "--name-only").split()
-    pairs = {f"measure@{model}-{precision}" for model, precision in params.pairs()}
-    assert {name for name in names if name.startswith("measure@")} == pairs
-    assert len(pairs) == len(params.study.models) * len(params.study.precisions)
-    assert len(names) < 130  # DVC's own time grows with the square of the number
-
-
 Edit = Callable[[dict[str, Any]], None]
 
 
@@ -217,3 +208,12 @@ def test_a_failing_stage_leaves_the_old_record_and_says_one_line(tmp_path: Path)
     assert record.read_bytes() == before
     assert (root / "data" / "measured").is_dir()
     assert [path.name for path in (root / "data" / "measured").iterdir()] == ["tiny-vit-nf4.json"]
+
+
+def test_every_pair_of_the_committed_study_has_its_own_stage() -> None:
+    params = parameters.load(Project(tiny.ROOT))
+    names = dvc(tiny.ROOT, "stage", "list", "--name-only").split()
+    pairs = {f"measure@{model}-{precision}" for model, precision in params.pairs()}
+    assert {name for name in names if name.startswith("measure@")} == pairs
+    assert len(pairs) == len(params.study.models) * len(params.study.precisions)
+    assert len(names) < 130  # DVC's own time grows with the square of the number

@@ -11,6 +11,7 @@ from visionquant import recorded
 from visionquant.analysis.evidence import Evidence
 from visionquant.paths import Project
 from visionquant.report import pages
+from visionquant.report.notebooks import sources
 from visionquant.report.verify import verify
 
 CODE = "c0de" * 16
@@ -41,36 +42,49 @@ def edited(old: str, new: str) -> Callable[[Path], None]:
     return edit
 
 
-@pytest.mark.parametrize(
-    ("file", "edit", "found"),
-    [
-        ("reports/tables/latency.csv", edited("published", "publishde"), "stale: not what the evidence gives"),
-        ("reports/tables/memory.csv", Path.unlink, "missing"),
-        ("reports/tables/magic.csv", Path.touch, "foreign"),
-        ("reports/metrics.json", edited("ok", "OK"), "stale"),
-        ("reports/index.html", edited("What was found", "What was not found"), "stale"),
-        ("reports/latency.html", edited("<h1", "<h1 "), "stale"),
-        ("reports/magic.html", Path.touch, "foreign"),
-        ("reports/figures/latency-1.svg", edited("</svg>", " </svg>"), "stale: not the figure that the notebook shows"),
-        ("reports/figures/memory.svg", Path.unlink, "missing"),
-        ("reports/figures/magic.png", Path.touch, "foreign"),
-        ("reports/notebooks/02_latency.ipynb", edited("# Latency", "# Latencies"), "stale: its cells"),
-        ("reports/notebooks/03_memory.ipynb", Path.unlink, "missing"),
-        ("reports/notebooks/10_magic.ipynb", Path.touch, "foreign"),
-        ("data/measured/resnet-fp32.json", Path.touch, "foreign: no record"),
-        ("reports/notebooks/04_throughput.ipynb", lambda path: path.write_text("{"), "broken: no notebook"),
-        ("dvc.lock", lambda path: path.write_text("<<<<<<< HEAD: ["), ""),
-    ],
-)
-def test_a_file_that_does_not_belong_is_named(
-    project: Project, file: str, edit: Callable[[Path], None], found: str
-) -> None:
-    edit(project.root / file)
+Edit = Callable[[Path], object]
+OF_THE_EVIDENCE: dict[str, tuple[Edit, str]] = {
+    "reports/tables/latency.csv": (edited("published", "publishde"), "stale: not what the evidence gives"),
+    "reports/tables/memory.csv": (Path.unlink, "missing"),
+    "reports/tables/magic.csv": (Path.touch, "foreign"),
+    "reports/notebooks/02_latency.ipynb": (edited("# Latency", "# Latencies"), "stale: its cells"),
+    "reports/notebooks/03_memory.ipynb": (Path.unlink, "missing"),
+    "reports/notebooks/10_magic.ipynb": (Path.touch, "foreign"),
+    "reports/notebooks/04_throughput.ipynb": (lambda path: path.write_text("{"), "broken: no notebook"),
+    "data/measured/resnet-fp32.json": (Path.touch, "foreign: no record"),
+}
+LOST = ("02", "03", "04")
+OF_THE_PAGES: dict[str, tuple[Edit, str]] = {
+    "reports/metrics.json": (edited("ok", "OK"), "stale"),
+    "reports/index.html": (edited("What was found", "What was not found"), "stale"),
+    "reports/latency.html": (edited("<h1", "<h1 "), "stale"),
+    "reports/memory.html": (Path.unlink, "missing"),
+    "reports/magic.html": (Path.touch, "foreign"),
+    "reports/figures/latency-1.svg": (edited("</svg>", " </svg>"), "stale: not the figure that the notebook shows"),
+    "reports/figures/memory.svg": (Path.unlink, "missing"),
+    "reports/figures/magic.png": (Path.touch, "foreign"),
+}
+
+
+@pytest.mark.parametrize("edits", [OF_THE_EVIDENCE, OF_THE_PAGES], ids=["of the evidence", "of the pages"])
+def test_every_file_that_does_not_belong_is_named(project: Project, edits: dict[str, tuple[Edit, str]]) -> None:
+    for file, (edit, _) in edits.items():
+        edit(project.root / file)
     named = faults(project)
-    if file == "dvc.lock":
-        assert named == {"evidence": "dvc.lock: not YAML; restore it from git, or run `dvc repro`"}
-    else:
-        assert named[file].startswith(found)
+    for file, (_, found) in edits.items():
+        assert named.pop(file).startswith(found), file
+    if edits is OF_THE_EVIDENCE:  # which every notebook was executed over; what a lost one showed is nobody's
+        stale = {file for file, found in named.items() if found.startswith("stale: executed over other")}
+        unshown = {file for file, found in named.items() if found == "foreign: no notebook shows it"}
+        assert stale == {f"reports/notebooks/{one.name}" for one in sources(project) if one.stem[:2] not in LOST}
+        assert unshown
+        named = {file: found for file, found in named.items() if file not in stale | unshown}
+    assert named == {}
+
+
+def test_a_broken_lock_is_named(project: Project) -> None:
+    (project.root / "dvc.lock").write_text("<<<<<<< HEAD: [")
+    assert faults(project) == {"evidence": "dvc.lock: not YAML; restore it from git, or run `dvc repro`"}
 
 
 def test_a_single_changed_sample_is_found_and_named(project: Project) -> None:

@@ -84,14 +84,13 @@ def _model(
     answers = {}
     for name, row in rows.items():
         found, quantised = _run(project, params, model, manifest, given, row, machine.device, head)
-        features = _pooled(found.features)
         best = np.argsort(-found.logits, axis=1, kind="stable")[:, :5] if own else np.empty((0, 5), int)
         answers[name] = Answers(
             precision=row,
             quantized_modules=quantised,
             top5=tuple(tuple(int(one) for one in five) for five in best),
-            neighbours=vote(features, given.labels, params.evaluation.neighbours),
-            cka=round(cka(_pooled(base.features), features), 6),
+            neighbours=vote(found.features, given.labels, params.evaluation.neighbours),
+            cka=round(cka(base.features, found.features), 6),
         )
     return Judged(
         key=key,
@@ -176,9 +175,7 @@ def _open(given: Images, path: str, prepared: dict[str, object], side: int) -> n
 
 def _pooled(features: np.ndarray) -> np.ndarray:
     """One vector an image: the mean of a map (n, c, h, w), the first token of a sequence (n, tokens, width)."""
-    if features.ndim == 4:
-        return features.mean((2, 3))
-    return features[:, 0] if features.ndim == 3 else features
+    return features.mean((2, 3)) if features.ndim == 4 else features[:, 0]
 
 
 def vote(features: np.ndarray, labels: tuple[int, ...], neighbours: int) -> tuple[int, ...]:

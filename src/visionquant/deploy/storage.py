@@ -32,6 +32,8 @@ def run(project: Project, params: Params, machine: Environment) -> Recipe:
     """
     begun = time.monotonic()
     backend.quiet(machine.device)
+    import bitsandbytes  # noqa: F401 its import is no part of a conversion
+
     device = machine.device
     rows: list[dict[str, Value]] = []
     precisions = {name: params.precisions[name] for name in PRECISIONS}
