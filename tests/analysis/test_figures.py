@@ -55,3 +55,14 @@ def test_precisions_are_told_apart_by_colour_and_by_marker() -> None:
     assert len({canvas.colour(name) for name in names}) == len({canvas.marker(name) for name in names}) == 4
     assert canvas.colour("my-own") in canvas.OTHER_COLOURS
     assert canvas.marker("my-own") in canvas.OTHER_MARKERS
+
+
+@pytest.mark.parametrize("values", [(0.5, 2.1), (3.0, 4000.0), (0.03, 0.4)])
+def test_a_logarithmic_axis_has_numbers_to_read_it_by(values: tuple[float, float]) -> None:
+    with canvas.drawing(4.0, 3.0) as (figure, axes):
+        axes.plot(values, [0, 1])
+        canvas.log_scale(axes, "x")
+        axes.set_xlim(values)
+        figure.canvas.draw()
+        shown = [float(tick.get_text()) for tick in axes.get_xticklabels()]
+        assert sum(values[0] <= one <= values[1] for one in shown) >= 2

@@ -92,11 +92,9 @@ def test_table_and_figure_show_what_was_kept(rows: list[dict[str, recipes.Value]
     found = evidence(tmp_path / "study", rows)
     (table,) = tables.options(found)
     assert len(table.rows) == len(rows)
-    texts = [item.text for row in table.rows for item in row]
-    assert "INT8" in texts
-    assert "int8_onnxruntime" in texts
+    assert {(row[1].text, row[2].text) for row in table.rows} >= {("INT8", "torch"), ("INT8", "ONNX Runtime")}
     drawn = figures.speedups(found)
-    assert "int8_onnxruntime" in drawn.svg
+    assert "INT8, ONNX Runtime, " in drawn.svg
     assert "Made-up CPU" in drawn.source
 
 

@@ -69,7 +69,7 @@ def test_storage(study: tuple[Project, Params]) -> None:
     table = kept(project, params, found)
     assert [row["precision"] for row in found.rows] == [*storage.PRECISIONS, storage.DOUBLE]
     assert {row["identical"] for row in found.rows} == {"yes"}
-    assert [item.text for item in table.rows[0][:2]] == ["tiny-vit", "fp32"]
+    assert [item.text for item in table.rows[0][:2]] == ["tiny-vit", "FP32"]
     assert table.rows[0][3].text == "100.0"
 
 

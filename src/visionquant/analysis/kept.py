@@ -61,6 +61,11 @@ def figure(row: Row, key: str, decimals: int, why: str = "not measured", css: st
     return table.number(value(row, key), decimals, css, why=why)
 
 
+def number_format(row: Row) -> str:
+    """The precision's name without the engine, which stands beside it."""
+    return str(row["precision"]).removesuffix("_onnxruntime")
+
+
 def provenance(one: Recipe) -> str:
     """Machine, weights and command of a run."""
     return f"{one.environment.title}; weights: {one.weights}; `{one.command}`, {one.elapsed_s:.0f} s."

@@ -22,15 +22,15 @@ def html(table: Table) -> str:
     if not table.rows:
         body = f'<tr><td class="text" colspan="{len(table.columns)}">nothing to show</td></tr>\n'
     narrowed = f' data-filters="{escape("|".join(table.filters))}"' if table.filters else ""
-    below = "".join(f"<li>{escape(line)}</li>" for line in table.legend)
+    below = "".join(f"<li>{marked(line)}</li>" for line in table.legend)
     return (
         f'<figure class="table" id="table-{escape(table.id)}">\n'
-        f"<figcaption><strong>{escape(table.title)}.</strong> {escape(table.caption)}</figcaption>\n"
+        f"<figcaption><strong>{escape(table.title)}.</strong> {marked(table.caption)}</figcaption>\n"
         f'<div class="scroll" tabindex="0" role="group" aria-label="{escape(table.title)}">'
         f'<table class="data sortable"{narrowed}>\n<thead>\n{_head(table.columns)}</thead>\n'
         f"<tbody>\n{body}</tbody>\n</table></div>\n"
         + (f'<ul class="legend">{below}</ul>\n' if below else "")
-        + (f'<p class="provenance">{escape(table.source)}</p>\n' if table.source else "")
+        + (f'<p class="provenance">{marked(table.source)}</p>\n' if table.source else "")
         + "</figure>"
     )
 

@@ -50,6 +50,6 @@ def figure(found: Figure, folder: str) -> Shown:
         f'<figure class="figure" id="figure-{escape(found.id)}">\n'
         f'<div class="scroll" tabindex="0" role="group" aria-label="{escape(found.title)}">'
         f'<img src="../figures/{escape(found.id)}.svg" data-sha256="{digest}" alt="{escape(found.alt)}"></div>\n'
-        f"<figcaption><strong>{escape(found.title)}.</strong> {escape(found.caption)}</figcaption>\n"
-        f'<p class="provenance">{escape(found.source)}</p>\n</figure>'
+        f"<figcaption><strong>{escape(found.title)}.</strong> {render.marked(found.caption)}</figcaption>\n"
+        f'<p class="provenance">{render.marked(found.source)}</p>\n</figure>'
     )

@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Drawing
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 INK = "#010203"
 STYLE = "<style>:root{color:#1f2328}@media(prefers-color-scheme:dark){:root{color:#e6edf3}}</style>"
@@ -109,6 +109,9 @@ def log_scale(axes: Axes, *names: str) -> None:
         axes.set(**{f"{name}scale": "log"})
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.set_minor_formatter(NullFormatter())
+        low, high = axis.get_view_interval()
+        if high < 30 * low:  # whole decades alone would leave one number or none
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
 
 
 def letter(axes: Axes, x: float, y: float, word: str) -> None:

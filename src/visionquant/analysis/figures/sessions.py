@@ -50,8 +50,7 @@ def speedups(evidence: Evidence) -> Figure:
 def _contestant(row: Row) -> str:
     """What ran, in words: precision, engine, threads, and the options that are not the default."""
     threads = f"{row['threads']} thread{'s' if row['threads'] != 1 else ''}"
-    engine = "" if "onnxruntime" in str(row["precision"]) else f", {row['engine']}"
     changed = [f"{row['branches']} branches"] if kept.value(row, "branches") not in (None, 1.0) else []
     changed += [f"{row['graph_optimization']} fusion"] if row["graph_optimization"] not in (None, "all") else []
     changed += ["no spinning"] if row["spinning"] == "off" else []
-    return ", ".join([f"{blocks.precision_label(str(row['precision']))}{engine}", threads, *changed])
+    return ", ".join([blocks.precision_label(kept.number_format(row)), str(row["engine"]), threads, *changed])

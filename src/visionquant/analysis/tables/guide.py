@@ -1,11 +1,15 @@
 """The implementation guide's parts as measured: half precision, stored models, checkpoints, compilation."""
 
+import re
+
 from visionquant.analysis import kept, table
 from visionquant.analysis.evidence import Evidence
 from visionquant.analysis.kept import Row
 from visionquant.analysis.table import Column, Item, Table
+from visionquant.recipes import Value
 
 MEASURED = "number measured"
+SPELLED = {"bfloat16": "BF16", "float16": "FP16"}
 
 
 def trained(evidence: Evidence) -> tuple[Table, ...]:
@@ -35,7 +39,8 @@ def trained(evidence: Evidence) -> tuple[Table, ...]:
         ),
         kept.each(
             lambda row: (
-                *_texts(row, "part", "weights", "model", "way"),
+                *_texts(row, "part", "weights", "model"),
+                _way(row["way"]),
                 *_figures(row, ("batch_size", 0), ("seconds", 1), ("right", 0), ("held_out", 0)),
                 *_figures(row, ("median_ms", 1), ("speedup", 2), ("cosine", 5)),
             )
@@ -65,7 +70,8 @@ def storage(evidence: Evidence) -> tuple[Table, ...]:
         ),
         kept.each(
             lambda row: (
-                *_texts(row, "model", "precision"),
+                *_texts(row, "model"),
+                _way(row["precision"]),
                 _scaled(row, "file_bytes", 1 / 2**20, 2),
                 _scaled(row, "share_of_fp32", 100, 1),
                 *_figures(row, ("convert_s", 2), ("ready_s", 2), ("ready_speedup", 2)),
@@ -131,7 +137,7 @@ def compilation(evidence: Evidence) -> tuple[Table, ...]:
             lambda row: (
                 *_texts(row, "model"),
                 *_figures(row, ("batch_size", 0)),
-                *_texts(row, "way"),
+                _way(row["way"]),
                 *_figures(
                     row, ("median_ms", 2), ("speedup", 2), ("to_fastest_fp32", 2), ("cosine", 5), ("compile_s", 1)
                 ),
@@ -142,6 +148,11 @@ def compilation(evidence: Evidence) -> tuple[Table, ...]:
 
 def _texts(row: Row, *keys: str) -> tuple[Item, ...]:
     return tuple(table.text(str(row[key])) for key in keys)
+
+
+def _way(way: Value) -> Item:
+    """What ran, with its number format in the spelling of all pages."""
+    return table.text(re.sub(r"^\w+", lambda name: SPELLED.get(name[0], name[0].upper()), str(way)))
 
 
 def _figures(row: Row, *columns: tuple[str, int]) -> tuple[Item, ...]:

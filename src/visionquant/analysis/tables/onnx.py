@@ -34,7 +34,7 @@ def options(evidence: Evidence) -> tuple[Table, ...]:
             Column("cosine to FP32", css="number measured"),
         ),
         kept.each(_row),
-        filters=("batch", "Precision"),
+        filters=("batch", "Precision", "Engine"),
     )
 
 
@@ -43,7 +43,7 @@ def _row(row: dict[str, Value]) -> tuple[Item, ...]:
     latency = kept.figure(row, "latency_ms", 1)
     return (
         table.number(kept.value(row, "batch_size"), 0),
-        table.text(blocks.precision_label(str(row["precision"])), note=fastest),
+        table.text(blocks.precision_label(kept.number_format(row)), note=fastest),
         table.text(str(row["engine"])),
         table.number(kept.value(row, "threads"), 0),
         kept.figure(row, "branches", 0, NO_SESSION, "number"),
