@@ -1,5 +1,6 @@
 """Records made of chosen samples, so that what the analysis derives from them is known beforehand."""
 
+import functools
 import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
@@ -103,6 +104,12 @@ def cell(
     )
 
 
+@functools.cache
+def _committed() -> parameters.Params:
+    """The committed settings, read once: a study is 64 records."""
+    return parameters.load(Project(tiny.ROOT))
+
+
 def record(
     model: str,
     precision: str,
@@ -112,7 +119,7 @@ def record(
     cosine: float | None = 0.99,
 ) -> Record:
     """A record of the committed settings with these cells; stored bytes are the committed arithmetic's."""
-    params = parameters.load(Project(tiny.ROOT))
+    params = _committed()
     facts = evidence.zoo.facts(Project(tiny.ROOT), model)
     assert facts is not None
     stored = facts.model_bytes.get(precision, facts.model_bytes["fp16"])

@@ -1,6 +1,7 @@
 """A whole study of tiny models, built from configs in seconds: the real code on real (small) networks."""
 
 import copy
+import functools
 import json
 import shutil
 from pathlib import Path
@@ -64,9 +65,15 @@ PROTOCOL: dict[str, Any] = {
 MEASURED = {"ok", "unsteady"}
 
 
+@functools.cache
+def _committed() -> Any:
+    """The committed params.yaml, read once; who changes it takes a copy."""
+    return yaml.safe_load((ROOT / "params.yaml").read_text())
+
+
 def settings(models: tuple[str, ...] = ("tiny-vit",), precisions: tuple[str, ...] = ("fp32", "nf4")) -> dict[str, Any]:
     """The committed params.yaml with tiny models and a short protocol in place of its own."""
-    raw: dict[str, Any] = copy.deepcopy(yaml.safe_load((ROOT / "params.yaml").read_text()))
+    raw: dict[str, Any] = copy.deepcopy(_committed())
     raw["study"] |= {
         "models": list(models),
         "precisions": list(precisions),

@@ -10,7 +10,7 @@ from visionquant.analysis import verdicts
 from visionquant.analysis.verdicts import Contrast
 
 RNG = np.random.default_rng(7)
-STUDIES = 500
+STUDIES = 1000
 CONTRASTS = 20
 
 

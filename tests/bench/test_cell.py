@@ -72,7 +72,7 @@ def test_the_plan_leaves_the_throughput_window_its_share_of_the_budget() -> None
 @pytest.mark.parametrize("spread", [0.005, 0.01, 0.015, 0.02])
 def test_an_interval_that_was_narrowed_to_a_goal_still_covers(spread: float) -> None:
     """Simulated: processes are added as `adaptive` does; the final 95 % interval covers 93 to 97 %."""
-    random, covered, studies = np.random.default_rng(7), 0, 750
+    random, covered, studies = np.random.default_rng(7), 0, 1500
     for _ in range(studies):
         processes = [[float(value)] for value in np.exp(random.normal(0, spread, 20))]
         count = next((n for n in range(5, 21) if cell.goal_met(processes[:n], 5, 0.01)), 20)

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -151,6 +152,6 @@ def test_threads(tmp_path: Path) -> None:
 
     late = in_a_new_process(tmp_path, FORKED, SETTING)
     assert late.stdout == ""  # nor once operations have run beside each other
-    assert late.returncode != 0  # 1, or an abort where torch's second pool is still alive at the exit
+    assert late.returncode in (1, -signal.SIGABRT)  # torch aborts where its second pool is still alive at the exit
     assert "RuntimeError: Error: cannot set number of interop threads" in late.stderr
     assert outcome("listings/threads") == "works"
