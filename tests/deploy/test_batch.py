@@ -1,7 +1,10 @@
 """The batch that fits: exact against an allocator with a script, and against allocations that really fail."""
 
 import gc
+import multiprocessing
 import resource
+from collections.abc import Callable
+from typing import TypeVar
 
 import pytest
 import torch
@@ -10,6 +13,8 @@ from torch import nn
 from visionquant.bench import memory
 from visionquant.deploy import batch
 from visionquant.errors import StudyError
+
+Result = TypeVar("Result")
 
 MIB = 2**20
 
@@ -56,6 +61,18 @@ def test_each_way_of_running_out_of_memory_is_understood(error: Exception) -> No
     assert batch.adaptive(run, most=64) == 5
 
 
+def test_a_kernel_library_that_says_only_that_it_failed_ran_out_of_memory_if_it_worked_before() -> None:
+    def run(size: int) -> None:
+        if size > fine:
+            raise RuntimeError("could not create a primitive")
+
+    fine = 5
+    assert batch.adaptive(run, most=64) == 5
+    fine = 0  # not even one image without a limit: a defect, and passed on
+    with pytest.raises(RuntimeError, match="could not create a primitive"):
+        batch.adaptive(run)
+
+
 def test_another_error_is_passed_on_and_the_limit_taken_back() -> None:
     before = resource.getrlimit(resource.RLIMIT_AS)
 
@@ -76,7 +93,14 @@ class Hungry(nn.Module):
         return images.sum()
 
 
-def test_real_allocations_fail_and_the_answer_leaves_the_margin() -> None:
+def apart(task: Callable[[], Result]) -> Result:
+    """Run in a process of its own: what earlier tests freed and this one's heap kept, would hold images too."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(task)
+
+
+def in_one_allocation() -> tuple[int, int, bool]:
+    """The batch found without a margin, with one, and whether the limit is gone afterwards."""
     before = resource.getrlimit(resource.RLIMIT_AS)
     net = Hungry()
 
@@ -86,14 +110,20 @@ def test_real_allocations_fail_and_the_answer_leaves_the_margin() -> None:
     gc.collect()
     limit = memory.resident_bytes() + 1024 * MIB
     whole = batch.adaptive(run, limit_bytes=limit, margin=0.0)
-    assert 13 <= whole <= 16  # sixteen and not one more; what else this process reserves meanwhile counts too
     careful = batch.adaptive(run, limit_bytes=limit, margin=0.3)
+    beyond = torch.empty(1024 * MIB, dtype=torch.uint8).numel() == 1024 * MIB
+    return whole, careful, beyond and resource.getrlimit(resource.RLIMIT_AS) == before
+
+
+def test_real_allocations_fail_and_the_answer_leaves_the_margin() -> None:
+    whole, careful, lifted = apart(in_one_allocation)
+    assert 13 <= whole <= 16  # sixteen and not one more; what else the process reserves meanwhile counts too
     assert 1 <= careful < whole
-    assert resource.getrlimit(resource.RLIMIT_AS) == before
-    assert torch.empty(1024 * MIB, dtype=torch.uint8).numel() == 1024 * MIB  # beyond the limit again
+    assert lifted
 
 
-def test_a_pass_of_a_network_is_found_by_really_running_it() -> None:
+def of_a_network() -> tuple[int, list[int]]:
+    """The batch found, and each batch that ran to its end."""
     net = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 3, 3, padding=1)).eval()
     ran: list[int] = []
 
@@ -103,9 +133,30 @@ def test_a_pass_of_a_network_is_found_by_really_running_it() -> None:
         ran.append(size)
         return found
 
-    found = batch.adaptive(run, limit_bytes=memory.resident_bytes() + 128 * MIB, margin=0.0, most=256)
+    return batch.adaptive(run, limit_bytes=memory.resident_bytes() + 128 * MIB, margin=0.0, most=256), ran
+
+
+def test_a_pass_of_a_network_is_found_by_really_running_it() -> None:
+    found, ran = apart(of_a_network)
     assert 1 <= found < 32  # 64 channels of 128 x 128 in FP32 are 4 MiB an image
     assert max(ran) == found
+
+
+def beside_a_hole() -> tuple[int, int, int]:
+    """The batch found, most bytes resident ever, and the limit, with 512 MiB freed that the heap keeps."""
+    torch.ones(31 * MIB, dtype=torch.uint8)  # glibc maps what is larger than it has seen freed; now 16 MiB is heap
+    held = [torch.ones(16 * MIB, dtype=torch.uint8) for _ in range(33)]
+    del held[:-1]  # the last is above the hole, so that it is not given back
+    limit = memory.resident_bytes() + 256 * MIB
+    found = batch.adaptive(lambda size: torch.ones(size * 32 * MIB, dtype=torch.uint8), limit_bytes=limit, margin=0.0)
+    assert len(held) == 1
+    return found, memory.host_peak_bytes() or 0, limit
+
+
+def test_memory_that_was_freed_and_kept_does_not_lead_beyond_the_limit() -> None:
+    found, peak, limit = apart(beside_a_hole)
+    assert 5 <= found <= 24  # eight are 256 MiB; the hole, where the heap lies in one piece, takes sixteen more
+    assert peak <= limit
 
 
 def test_what_can_not_be_is_one_line() -> None:

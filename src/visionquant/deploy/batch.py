@@ -1,19 +1,21 @@
 """The largest batch that fits, found by running it: doubled until memory runs out, then bisected.
 
 Memory use is not predicted, for workspaces, fragmentation and attention's kernels are not in any formula: each size is
-really run under the limit. On a GPU the limit is the allocator's own; on a CPU, where Linux promises more memory than
-there is and then kills, it is the address space of this process, so that the allocation itself fails, here and now, and
-can be recovered from. A margin is taken off the limit before anything is tried, so what is found leaves it free.
+really run under the limit, after one image without it, which starts threads and fills caches. On a GPU the limit is
+the allocator's own; on a CPU, where Linux promises more memory than there is and then kills, it is the address space of
+this process, so that the allocation itself fails, here and now, and can be recovered from. A margin is taken off the
+limit before anything is tried, so what is found leaves it free.
 
 The guide's listing doubles while memory used is below the limit, never runs the model in between, and so does not end.
 Trade-off: the search costs about two passes for each doubling. Address space counts what is reserved and not used, so
-on a CPU the answer errs on the small side. While it runs, other threads of this process share the limit.
+on a CPU the answer errs on the small side; memory that it freed and its heap kept counts as held, and may be used
+again by what is tried. While it runs, other threads of this process share the limit.
 """
 
 import gc
 import resource
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import psutil
 import torch
@@ -23,6 +25,9 @@ from visionquant.errors import StudyError
 
 MARGIN = 0.1
 MOST = 4096
+REMEDY = "raise the limit, or take a smaller model or precision"
+PRIMITIVES = ("could not create a primitive", "could not execute a primitive")
+"""What oneDNN says of every failure, its own allocations' too."""
 
 
 def largest(fits: Callable[[int], bool], most: int) -> int:
@@ -58,7 +63,8 @@ def adaptive(
     """
     if not 0 <= margin < 1:
         raise StudyError("adaptive batch: margin", f"{margin} is out of range", "give a share from 0 up to below 1")
-    _release(device)
+    if not _fits(run, 1, device, None):
+        raise StudyError("adaptive batch", "not one image fits in this machine's memory", REMEDY)
     held = torch.cuda.memory_allocated() if device == "cuda" else memory.resident_bytes()
     free = torch.cuda.mem_get_info()[0] if device == "cuda" else memory.available_host_bytes()
     allowed = int((1 - margin) * (held + free if limit_bytes is None else limit_bytes))
@@ -67,18 +73,20 @@ def adaptive(
         raise StudyError(
             "adaptive batch",
             f"not one image fits: {allowed / 2**20:.0f} MiB allowed, {held / 2**20:.0f} MiB held already",
-            "raise the limit, or take a smaller model or precision",
+            REMEDY,
         )
     return found
 
 
-def _fits(run: Callable[[int], object], size: int, device: str, more_bytes: int) -> bool:
+def _fits(run: Callable[[int], object], size: int, device: str, more_bytes: int | None) -> bool:
     """Whether a pass of ``size`` stays within ``more_bytes`` beyond what is held; memory is given back either way."""
+    _release(device)
     try:
-        with limited(device, more_bytes):
+        with limited(device, more_bytes) if more_bytes is not None else nullcontext():
             run(size)
     except (RuntimeError, MemoryError) as error:
-        if isolate.classify(error) != "out_of_memory":
+        starved = more_bytes is not None and any(words in str(error) for words in PRIMITIVES)
+        if not starved and isolate.classify(error) != "out_of_memory":
             raise
         return False
     finally:
