@@ -80,7 +80,6 @@ def adaptive(
 
 def _fits(run: Callable[[int], object], size: int, device: str, more_bytes: int | None) -> bool:
     """Whether a pass of ``size`` stays within ``more_bytes`` beyond what is held; memory is given back either way."""
-    _release(device)
     try:
         with limited(device, more_bytes) if more_bytes is not None else nullcontext():
             run(size)
