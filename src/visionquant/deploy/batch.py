@@ -8,8 +8,8 @@ limit before anything is tried, so what is found leaves it free.
 
 The guide's listing doubles while memory used is below the limit, never runs the model in between, and so does not end.
 Trade-off: the search costs about two passes for each doubling. Address space counts what is reserved and not used, so
-on a CPU the answer errs on the small side; memory that it freed and its heap kept counts as held, and may be used
-again by what is tried. While it runs, other threads of this process share the limit.
+on a CPU the answer errs on the small side; memory that this process freed and its heap kept counts as held, and may
+be used again by what is tried. While it runs, other threads of this process share the limit.
 """
 
 import gc
