@@ -19,7 +19,7 @@ def source(cache: Path) -> str:
             pytest.skip("npm, which brings axe-core, is not installed")
         cache.mkdir(parents=True, exist_ok=True)
         command = [npm, "pack", f"axe-core@{VERSION}", "--silent", "--pack-destination", str(cache)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
         archive = cache / f"axe-core-{VERSION}.tgz"
         if done.returncode or not archive.is_file():
             pytest.skip("npm could not fetch axe-core; is there a network?")

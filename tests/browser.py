@@ -13,6 +13,7 @@ from typing import Any
 
 import websocket
 
+LIMIT_S = 300  # beside other work a browser may take minutes
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = (
     "--headless",
@@ -71,7 +72,7 @@ class Page:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.ask("Emulation.setEmulatedMedia", features=[scheme])
         self.ask("Page.navigate", url=url)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + LIMIT_S
         while not self.loaded:
             assert time.monotonic() < deadline, f"{url} did not load"
             self._note(json.loads(self.socket.recv()))
@@ -97,20 +98,20 @@ def page() -> Iterator[Page]:
             tabs = f"http://127.0.0.1:{port}/json"
             import urllib.request
 
-            with urllib.request.urlopen(tabs, timeout=20) as answer:
+            with urllib.request.urlopen(tabs, timeout=LIMIT_S) as answer:
                 target = next(one for one in json.load(answer) if one["type"] == "page")
-            socket = websocket.create_connection(target["webSocketDebuggerUrl"], timeout=20)
+            socket = websocket.create_connection(target["webSocketDebuggerUrl"], timeout=LIMIT_S)
             try:
                 yield Page(socket)
             finally:
                 socket.close()
         finally:
             running.terminate()
-            running.wait(timeout=20)
+            running.wait(timeout=LIMIT_S)
 
 
 def _port(file: Path, running: "subprocess.Popen[bytes]") -> int:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + LIMIT_S
     while time.monotonic() < deadline:
         assert running.poll() is None, "the browser ended at once"
         if file.is_file() and "\n" in file.read_text():

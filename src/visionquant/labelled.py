@@ -3,6 +3,7 @@
 ``data/labelled.json`` keeps answers image by image, so that every statistic can be derived again.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,7 @@ from visionquant.paths import Project, write_atomically
 from visionquant.precision import Precision
 from visionquant.row import Row
 
+OFF = "evaluation.images is null in params.yaml"
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -80,6 +82,13 @@ class Labelled(Part):
 def write(project: Project, found: Labelled) -> None:
     """Write ``data/labelled.json``."""
     write_atomically(project.labelled, found.model_dump_json() + "\n")
+
+
+def write_off(project: Project, models: Iterable[str]) -> Labelled:
+    """Write that no images are given, so that none of ``models`` is judged; no library of tensors is needed for it."""
+    found = Labelled(judged=(), missing=dict.fromkeys(models, OFF))
+    write(project, found)
+    return found
 
 
 def read(project: Project) -> Labelled | None:

@@ -73,6 +73,39 @@ def test_repeats_pass_the_same_batch_twice() -> None:
     assert seen == [0, 0, 1, 1, 2, 2]
 
 
+class Rhythm(CpuClock):
+    """A scripted machine on which passes take these milliseconds, round and round."""
+
+    def __init__(self, *pass_ms: float) -> None:
+        self.pass_ms, self.passes, self.s = pass_ms, 0, 0.0
+
+    def now_s(self) -> float:
+        return self.s
+
+    def step(self, i: int) -> None:
+        self.s += self.pass_ms[self.passes % len(self.pass_ms)] / 1e3
+        self.passes += 1
+
+
+def test_time_slices_that_fall_on_the_first_pass_of_every_pair_accuse_nobody() -> None:
+    beside_other_work = Rhythm(1.3, 1.0)
+    repeats = audit.time_repeats(beside_other_work.step, beside_other_work, 10)
+    assert audit.look(FP32, [], repeats).fault == ""
+
+
+def test_a_network_that_remembers_its_last_batch_is_found_in_both_rhythms() -> None:
+    clock, passed = Rhythm(1.0), [-1]
+
+    def step(i: int) -> None:
+        if i != passed[-1]:
+            clock.step(i)
+        clock.s += 1e-5
+        passed.append(i)
+
+    assert "a repeated batch takes 0.0" in audit.look(FP32, [], audit.time_repeats(step, clock, 10)).fault
+    assert len(passed) == 1 + 2 * 10 + 3 * 10
+
+
 @pytest.mark.parametrize(("ms", "budget_s", "count"), [(1.0, None, 10), (1.0, 2.0, 10), (16.0, 2.0, 6), (50.0, 2.0, 0)])
 def test_repeats_take_a_tenth_of_the_budget_at_most(ms: float, budget_s: float | None, count: int) -> None:
     assert audit.pair_count(ms, budget_s) == count

@@ -2,7 +2,6 @@
 
 import os
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -54,20 +53,43 @@ def test_where_there_is_no_counter_the_reason_is_given(tmp_path: Path, monkeypat
     assert energy.find("cuda", tmp_path) == "NVML can't be opened"
 
 
+class Scripted(CpuClock):
+    """A time of its own, in place of the module's and of the clock: reading it takes a microsecond."""
+
+    def __init__(self) -> None:
+        self.s = 100.0
+
+    def monotonic(self) -> float:
+        self.s += 1e-6
+        return self.s
+
+    def sleep(self, seconds: float) -> None:
+        self.s += seconds
+
+    now_s = monotonic
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Scripted:
+    scripted = Scripted()
+    monkeypatch.setattr(energy, "time", scripted)
+    return scripted
+
+
 class Steady:
     """A counter that grows by so many watts with the time, in steps of ``period_s``."""
 
     name = "made up"
 
-    def __init__(self, watts: float, period_s: float) -> None:
-        self.watts, self.period_s = watts, period_s
+    def __init__(self, clock: Scripted, watts: float, period_s: float) -> None:
+        self.clock, self.watts, self.period_s = clock, watts, period_s
 
     def joules(self) -> float:
-        return self.watts * int(time.monotonic() / self.period_s) * self.period_s
+        return self.watts * int(self.clock.monotonic() / self.period_s) * self.period_s
 
 
-def test_a_window_lasts_for_seconds_and_updates_and_idle_is_taken_off() -> None:
-    found = energy.window(lambda i: time.sleep(0.01), CpuClock(), Steady(60.0, 0.01), 0.6, 4, 20.0)
+def test_a_window_lasts_for_seconds_and_updates_and_idle_is_taken_off(clock: Scripted) -> None:
+    found = energy.window(lambda i: clock.sleep(0.01), clock, Steady(clock, 60.0, 0.01), 0.6, 4, 20.0)
     assert isinstance(found, Energy)
     assert found.seconds >= 0.6
     assert found.updates >= energy.UPDATES
@@ -75,11 +97,11 @@ def test_a_window_lasts_for_seconds_and_updates_and_idle_is_taken_off() -> None:
     assert found.net_j_per_image == pytest.approx(40 * found.seconds / found.images, rel=0.1)
 
 
-def test_a_slow_counter_makes_the_window_longer_or_impossible() -> None:
-    found = energy.window(lambda i: time.sleep(0.01), CpuClock(), Steady(60.0, 0.02), 0.5, 1, 0.0)
+def test_a_slow_counter_makes_the_window_longer_or_impossible(clock: Scripted) -> None:
+    found = energy.window(lambda i: clock.sleep(0.01), clock, Steady(clock, 60.0, 0.02), 0.5, 1, 0.0)
     assert isinstance(found, Energy)
     assert found.seconds >= 0.9  # fifty updates
-    found = energy.window(lambda i: None, CpuClock(), Steady(60.0, 0.2), 0.5, 1, 0.0)
+    found = energy.window(lambda i: None, clock, Steady(clock, 60.0, 0.2), 0.5, 1, 0.0)
     assert isinstance(found, str)
     assert found.startswith("the counter is updated every 0.2")
 

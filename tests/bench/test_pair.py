@@ -132,7 +132,7 @@ def test_a_killed_process_loses_only_the_cell_in_flight(study: tuple[Project, Pa
     arguments = ["measure", "--model", "tiny-vit", "--precision", "nf4"]
     with subprocess.Popen([sys.executable, "-c", command, *arguments], cwd=project.root) as running:
         progress = project.progress("tiny-vit", "nf4")
-        deadline = time.time() + 60
+        deadline = time.time() + 300
         while not (progress.exists() and records.read_progress(progress).record.cells) and time.time() < deadline:
             time.sleep(0.05)
         os.kill(running.pid, signal.SIGKILL)
@@ -265,10 +265,10 @@ def test_without_a_reference_a_pair_is_timed_all_the_same(study: tuple[Project, 
 def test_again_begins_anew_with_facts_and_elapsed_time(study: tuple[Project, Params]) -> None:
     project, params = study
     first = tiny.measure(project, params, "tiny-vit", "nf4")
-    record = first.model_copy(update={"elapsed_s": 1000.0})
+    record = first.model_copy(update={"elapsed_s": 1e6})
     records.write(project.record("tiny-vit", "nf4"), record)
-    assert tiny.measure(project, params, "tiny-vit", "nf4", [2], again=True).elapsed_s > 1000.0
-    assert tiny.measure(project, params, "tiny-vit", "nf4", again=True).elapsed_s < 100.0
+    assert tiny.measure(project, params, "tiny-vit", "nf4", [2], again=True).elapsed_s > 1e6
+    assert tiny.measure(project, params, "tiny-vit", "nf4", again=True).elapsed_s < 1e6
 
 
 def test_a_folder_that_cannot_be_written_is_one_line_before_any_timing(

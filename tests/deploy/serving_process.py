@@ -18,11 +18,11 @@ class Running:
         self.process, self.url = process, url
 
     def ready(self) -> bool:
-        return requests.get(f"{self.url}/ready", timeout=5).status_code == 200
+        return requests.get(f"{self.url}/ready", timeout=60).status_code == 200
 
     def shown(self, metric: str) -> float:
         """What /metrics says of one series."""
-        lines = requests.get(f"{self.url}/metrics", timeout=5).text.splitlines()
+        lines = requests.get(f"{self.url}/metrics", timeout=60).text.splitlines()
         return next(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f"{metric} "))
 
     def wait_until(self, true: Callable[[], bool], seconds: float = 300.0) -> None:

@@ -140,7 +140,7 @@ def in_a_new_process(folder: Path, *parts: str) -> subprocess.CompletedProcess[s
     script = folder / "script.py"  # a file, because TorchScript wants to read its functions
     script.write_text("\n".join(["import os", "import torch", *parts]), encoding="utf-8")
     command = [sys.executable, "-W", "ignore", str(script)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
 
 
 def test_threads(tmp_path: Path) -> None:

@@ -26,12 +26,13 @@ from visionquant.precision import FP32, Precision
 from visionquant.records import sha256_of
 
 BATCH = 16
-OFF = "evaluation.images is null in params.yaml"
 SEEDED = "seeded weights name nothing"
 
 
 def judge(project: Project, params: Params, machine: Environment, tell: Callable[[str], None]) -> Labelled:
     """Every model of the study that has pretrained weights, in every precision; written model by model.
+
+    ``evaluation.images`` names images; where it is null see :func:`visionquant.labelled.write_off`.
 
     Raises:
         StudyError: images or weights are missing or broken, or a class has no label of its name in a model's head.
@@ -40,11 +41,11 @@ def judge(project: Project, params: Params, machine: Environment, tell: Callable
     before = {one.key: one for one in known.judged} if known else {}
     judged: list[Judged] = []
     missing: dict[str, str] = {}
-    given = images.find(project, params.evaluation) if params.evaluation.images is not None else None
+    given = images.find(project, params.evaluation)
     for model in params.study.models:
         manifest = Manifest.load(project.manifest(model), params.models[model].source)
-        if given is None or manifest.weights == "seeded":
-            missing[model] = OFF if given is None else SEEDED
+        if manifest.weights == "seeded":
+            missing[model] = SEEDED
             continue
         rows = {name: params.precisions[name] for name in params.study.precisions}
         how = [params.protocol.attention, params.protocol.seed, code.measuring_sha256()]

@@ -7,7 +7,7 @@ import numpy as np
 
 from visionquant.bench.clock import Clock, Step, one_step
 from visionquant.intervals import t_interval
-from visionquant.samples import Audit
+from visionquant.samples import REPEAT_FLOOR, Audit
 
 KEPT = 3
 PAIRS, FEWEST_PAIRS, SHARE = 10, 5, 0.1
@@ -63,24 +63,42 @@ def look(known: Known, kept: Sequence[tuple[Sequence[int], np.ndarray]], repeats
     if known.alone is not None and kept and len(kept[0][0]) > 1 and 0 in kept[0][0]:
         numbers, features = kept[0]
         batch = distance(features[list(numbers).index(0)], known.alone[0])
-    logs = np.log(repeats) if len(repeats) else np.empty(0)
-    interval = t_interval(logs, 0.95)
     return Audit(
         kept=len(kept),
         images=len(distances),
         deviation=_short(max(distances, default=None)),
         limit=float(f"{known.limit:.4g}"),
         repeats=len(repeats),
-        repeat_ratio=_short(float(np.exp(logs.mean())) if len(logs) else None),
-        repeat_high=_short(interval[1] if interval else None),
+        repeat_ratio=_short(float(np.exp(np.log(repeats).mean())) if len(repeats) else None),
+        repeat_high=_short(_high(repeats)),
         batch_deviation=_short(batch),
     )
 
 
+def _high(repeats: Sequence[float]) -> float | None:
+    """The upper end of the 95 % interval of the mean ratio, None below two."""
+    interval = t_interval(np.log(repeats), 0.95) if len(repeats) else None
+    return interval[1] if interval else None
+
+
 def time_repeats(step: Step, clock: Clock, count: int) -> list[float]:
-    """Ratios of ``count`` pairs: a batch passed again over the same batch when it was new."""
+    """Ratios of ``count`` pairs: a batch passed again over the same batch when it was new.
+
+    Where they accuse, all is timed again with an odd number of passes in between, and the milder of both counts: time
+    slices of another program can fall on the first pass of every pair, but not in two rhythms.
+    """
+    first = _ratios(step, clock, count, between=0)
+    high = _high(first)
+    if high is None or high >= REPEAT_FLOOR:
+        return first
+    return max(first, _ratios(step, clock, count, between=1), key=lambda ratios: _high(ratios) or 0.0)
+
+
+def _ratios(step: Step, clock: Clock, count: int, between: int) -> list[float]:
     ratios = []
     for i in range(count):
+        for other in range(1, between + 1):
+            step(i + other)
         new, again = one_step(step, clock, i)[0], one_step(step, clock, i)[0]
         ratios.append(again / new)
     return ratios

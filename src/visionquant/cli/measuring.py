@@ -181,13 +181,18 @@ def accuracy(
 def judge() -> None:
     """Ask the models that have pretrained weights for the labels of evaluation.images, in every precision."""
     from visionquant import environment as machine
-    from visionquant.accuracy import judging
-    from visionquant.bench import backend
+    from visionquant import labelled
 
     project, params = opened()
-    found_machine = machine.probe(params.study.device)
-    backend.quiet(found_machine.device)
-    found = judging.judge(project, params, found_machine, print)
+    if params.evaluation.images is None:
+        found = labelled.write_off(project, params.study.models)
+    else:
+        from visionquant.accuracy import judging
+        from visionquant.bench import backend
+
+        found_machine = machine.probe(params.study.device)
+        backend.quiet(found_machine.device)
+        found = judging.judge(project, params, found_machine, print)
     for why in sorted(set(found.missing.values())):
         print(f"not judged, {sum(one == why for one in found.missing.values())} models: {why}")
 
