@@ -97,7 +97,7 @@ def run(project: Path, results: Path, minutes: float, device: str, resume: Path 
             _unpack(resume / RECORDS, work)
         done = [False] * len(STEPS)
         try:
-            with (results / LOG).open("w") as log:
+            with (results / LOG).open("w", encoding="utf-8") as log:
                 for i, step in enumerate(STEPS):
                     left_s = until_s - time.monotonic()
                     code = TIME_IS_UP
@@ -112,7 +112,7 @@ def run(project: Path, results: Path, minutes: float, device: str, resume: Path 
             _pack_records(work, results / RECORDS)
             status = [{"protocol": s.protocol, "batch_sizes": s.batch_sizes, "precisions": s.precisions, "done": d}
                       for s, d in zip(STEPS, done, strict=True)]  # fmt: skip
-            (results / STATUS).write_text(json.dumps(status, indent=1) + "\n")
+            (results / STATUS).write_text(json.dumps(status, indent=1) + "\n", encoding="utf-8")
     sys.stdout.write(f"{sum(done)} of {len(STEPS)} steps done; results in {results}\n")
     return 0 if all(done) else TIME_IS_UP
 
@@ -134,7 +134,9 @@ def _environment(work: Path, wheels: Path | None) -> dict[str, str]:
         if subprocess.run([*pip, *map(str, found)], check=False).returncode:
             raise Mistake(f"--wheels {wheels}: pip could not install them; are they for this Python?")
     look = f"import importlib.util as u; print(*[n for n in {NEEDED!r} if u.find_spec(n) is None])"
-    missing = subprocess.run([sys.executable, "-c", look], env=environment, capture_output=True, text=True, check=True)
+    missing = subprocess.run(
+        [sys.executable, "-c", look], env=environment, capture_output=True, text=True, encoding="utf-8", check=True
+    )
     if missing.stdout.strip():
         raise Mistake(f"this machine lacks {missing.stdout.strip()}; carry wheels of them: --wheels FOLDER")
     return environment
@@ -167,12 +169,12 @@ def _prepare(project: Path, place: Path, protocol: str, device: str = "auto") ->
     of others can't be told from one's own, so cells are marked instead.
     """
     place.mkdir(parents=True, exist_ok=True)
-    text = (project / "params.yaml").read_text().replace("busy: refuse", "busy: allow")
+    text = (project / "params.yaml").read_text(encoding="utf-8").replace("busy: refuse", "busy: allow")
     for key, value in (("protocol", protocol), ("device", device), ("weights", "seeded")):
         text, count = re.subn(rf"(?m)^  {key}: [\w-]+", f"  {key}: {value}", text, count=1)
         if not count:
             raise Mistake(f"{project / 'params.yaml'}: no study.{key}; restore it from git")
-    (place / "params.yaml").write_text(text)
+    (place / "params.yaml").write_text(text, encoding="utf-8")
     for name in ("architectures", "supplement"):
         target = place / "data" / name
         if not target.exists():

@@ -19,10 +19,18 @@ PARTIAL = {"cpu-2-core-amd-epyc-avx2"}  # policies and graphs of ONNX Runtime on
 
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """The checkout as a fresh clone has it: committed evidence, nothing measured here."""
+    """The checkout as a clone by a git that shall write CRLF has it: committed evidence, nothing measured here."""
     root = tmp_path_factory.mktemp("clean") / "clone"
-    subprocess.run(["git", "clone", "-q", str(tiny.ROOT), str(root)], check=True)
+    subprocess.run(["git", "clone", "-q", "-c", "core.autocrlf=true", str(tiny.ROOT), str(root)], check=True)
     return Project(root)
+
+
+def test_a_clone_has_the_committed_bytes_whatever_git_is_told_of_line_ends(clean: Project) -> None:
+    """So hashes of manifests, dvc.lock, notebooks and code agree; sets are read through theirs."""
+    listed = subprocess.run(["git", "-C", clean.root, "ls-files", "--eol"], capture_output=True, text=True, check=True)
+    ends = {line.split()[1] for line in listed.stdout.splitlines()}
+    assert ends <= {"w/lf", "w/none", "w/-text"}
+    assert set(recorded.read_all(clean)) == set(RECORDED)
 
 
 @pytest.mark.parametrize("platform", RECORDED)

@@ -68,9 +68,12 @@ def test_missing_and_foreign_files_are_named(study: Evidence) -> None:
     (folder / "notes.json").write_text("{}")
 
     (folder / f"{'-'.join(PAIR)}.json").unlink()
+    fp32 = folder / "vit-base-224-production-fp32.json"
+    fp32.write_bytes(fp32.read_bytes().replace(b"\n", b"\r\n"))
     assert recorded.faults(folder) == {
         "vit-base-224-production-nf4.json": "missing",
         "notes.json": "not in the set's manifest",
+        fp32.name: "altered: its line ends are CRLF",
     }
 
 

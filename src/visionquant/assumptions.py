@@ -2,9 +2,9 @@
 
 from typing import Annotated
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from visionquant.complaint import one_line
+from visionquant.complaint import checked
 from visionquant.row import Row
 
 Positive = Annotated[float, Field(gt=0)]
@@ -66,7 +66,4 @@ class DecisionLimits(Row):
             "fidelity_floor": fidelity_floor,
         }
         changes = {name: value for name, value in given.items() if value is not None}
-        try:
-            return DecisionLimits.model_validate(self.model_dump() | changes)
-        except ValidationError as error:
-            raise one_line(error, lambda _: list(DecisionLimits.model_fields), "the limits") from None
+        return checked(DecisionLimits, self.model_dump() | changes, "the limits")

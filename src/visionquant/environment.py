@@ -130,7 +130,7 @@ def declare(project: Project, environment: Environment) -> None:
     """Write ``data/environment.json``; an unchanged environment leaves the file as it is."""
     text = json.dumps(environment.model_dump(mode="json"), indent=1) + "\n"
     path = project.environment
-    if not path.is_file() or path.read_text() != text:
+    if not path.is_file() or path.read_bytes() != text.encode():
         write_atomically(path, text)
 
 
@@ -144,7 +144,7 @@ def declared(project: Project) -> Environment:
     if not path.is_file():
         raise StudyError("data/environment.json", "not there", "run `visionquant environment`")
     try:
-        return Environment.model_validate_json(path.read_text())
+        return Environment.model_validate_json(path.read_bytes())
     except ValidationError:
         raise StudyError("data/environment.json", "not readable", "run `visionquant environment`") from None
 
@@ -162,6 +162,18 @@ def require_declared(project: Project, device: str) -> Environment:
             "measure", f"this machine has {'; '.join(differences)}", "run `visionquant environment`, then measure again"
         )
     return here
+
+
+def require_linux(asked: str) -> None:
+    """Insist on the system whose processes, memory and counters the bench reads.
+
+    Raises:
+        StudyError: it is another one.
+    """
+    if platform.system() != "Linux":
+        raise StudyError(
+            asked, f"needs Linux, this is {platform.system()}", "run it on Linux or in WSL 2; what is there can be read"
+        )
 
 
 def _version(package: str) -> str:
@@ -219,7 +231,7 @@ def _gpu() -> dict[str, str] | None:
 def _cpuinfo(field: str) -> str:
     path = Path("/proc/cpuinfo")
     if path.is_file():
-        for line in path.read_text().splitlines():
+        for line in path.read_text(encoding="utf-8").splitlines():
             name, _, value = line.partition(":")
             if name.strip().lower() == field:
                 return value.strip()

@@ -102,7 +102,7 @@ def _from_folder(project: Project, model: str, path: str) -> Manifest:
     if not folder.is_dir():
         raise StudyError(f"params.yaml: models.{model}.path", f"no folder {path}", "correct the path")
     present = {file.name: file.stat().st_size for file in sorted(folder.iterdir()) if file.is_file()}
-    names = _choose(model, present, lambda name: (folder / name).read_text(), pickles=False)
+    names = _choose(model, present, lambda name: (folder / name).read_text(encoding="utf-8"), pickles=False)
     files = tuple(HubFile(name=name, bytes=present[name], sha256=cache.sha256(folder / name)) for name in names)
     return _manifest(model, files, f"local folder {path}", path=path)
 
@@ -163,7 +163,7 @@ def _cached(model: str, spec: ModelSpec) -> tuple[HubFile, ...] | None:
         return None
     present = {file.name: file.stat().st_size for file in sorted(folder.iterdir()) if file.is_file()}
     try:
-        names = _choose(model, present, lambda name: (folder / name).read_text(), pickles=True)
+        names = _choose(model, present, lambda name: (folder / name).read_text(encoding="utf-8"), pickles=True)
     except StudyError:
         return None
     files = []
@@ -202,7 +202,7 @@ def _fetch(model: str, spec: ModelSpec) -> tuple[HubFile, ...]:
             ) from None
 
     sizes = {name: sibling.size for name, sibling in listed.items()}
-    names = _choose(model, sizes, lambda name: get(name).read_text(), pickles=True)
+    names = _choose(model, sizes, lambda name: get(name).read_text(encoding="utf-8"), pickles=True)
     folder = cache.folder(repo_id, revision)
     needed = sum(sizes[name] or 0 for name in names if not (folder / name).exists())
     _require_space(asked, needed)

@@ -100,7 +100,7 @@ def read(project: Project) -> Labelled | None:
     if not project.labelled.is_file():
         return None
     try:
-        return Labelled.model_validate_json(project.labelled.read_text())
+        return Labelled.model_validate_json(project.labelled.read_bytes())
     except (OSError, ValidationError) as error:
         first = str(error).splitlines()[0]
         raise StudyError(_name(project.labelled), f"broken: {first}", "delete it, run `visionquant judge`") from None

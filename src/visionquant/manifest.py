@@ -54,7 +54,7 @@ class Manifest(BaseModel):
         """
         remedy = f"run `visionquant download --model {path.stem}`"
         try:
-            found = cls.model_validate(json.loads(path.read_text()))
+            found = cls.model_validate(json.loads(path.read_bytes()))
             if found.weights == "pretrained" and (found.repo_id, found.revision, found.path) != source:
                 raise StudyError(f"data/models/{path.name}", f"holds {found.source}, the row names another", remedy)
             return found

@@ -8,15 +8,15 @@ import difflib
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Self
 
-import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
+from visionquant import yaml12
 from visionquant.assumptions import CostAssumptions, DecisionLimits, ReportChoice
-from visionquant.complaint import one_line
+from visionquant.complaint import checked
 from visionquant.errors import StudyError
-from visionquant.labelled import DataSet, EvaluationChoice
+from visionquant.labelled import EvaluationChoice
 from visionquant.paths import Project
-from visionquant.precision import FP32, ROWS, FloatPrecision, Precision
+from visionquant.precision import FP32, Precision
 from visionquant.row import Name, Row
 from visionquant.trainings import Training
 
@@ -157,14 +157,7 @@ def load(project: Project) -> Params:
     Raises:
         StudyError: one line naming the key at fault and what is allowed.
     """
-    try:
-        raw = yaml.safe_load(project.params.read_text())
-    except OSError as error:
-        raise StudyError("params.yaml", error.strerror or "unreadable", "restore it from git") from None
-    except yaml.YAMLError as error:
-        where = getattr(error, "problem_mark", None)
-        line = f" at line {where.line + 1}" if where else ""
-        raise StudyError("params.yaml", f"not YAML{line}", "mend the syntax there") from None
+    raw = yaml12.read(project.params, "params.yaml")
     if not isinstance(raw, dict):
         raise StudyError("params.yaml", "no top-level keys", f"it needs {', '.join(Params.model_fields)}")
     return parse(raw)
@@ -172,10 +165,7 @@ def load(project: Project) -> Params:
 
 def parse(raw: dict[str, Any]) -> Params:
     """Check settings that were read from YAML; see :func:`load`."""
-    try:
-        params = Params.model_validate(_tuples(raw))
-    except ValidationError as error:
-        raise one_line(error, _fields_at) from None
+    params = checked(Params, raw)
     study = params.study
     _require_baseline(params)
     known("study.models", study.models, params.models)
@@ -222,33 +212,3 @@ def known(key: str, names: Iterable[str], rows: Iterable[str]) -> None:
             near = difflib.get_close_matches(name, allowed, n=1)
             hint = f"did you mean {near[0]}? " if near else ""
             raise StudyError(f"params.yaml: {key}", f"no row named {name}", f"{hint}rows: {', '.join(allowed)}")
-
-
-def _tuples(value: Any) -> Any:
-    """YAML's lists as tuples, which frozen rows want."""
-    if isinstance(value, dict):
-        return {key: _tuples(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return tuple(_tuples(item) for item in value)
-    return value
-
-
-_ROWS: dict[str, dict[str, type[Row]]] = {
-    "protocols": {"": Protocol},
-    "models": {"": ModelSpec},
-    "precisions": dict(ROWS),
-    "study": {"": StudyChoice},
-    "statistics": {"": StatisticsChoice},
-    "training": {"": Training},
-    "evaluation": {"": EvaluationChoice, "images": DataSet},
-    "cost": {"": CostAssumptions},
-    "decision": {"": DecisionLimits},
-    "report": {"": ReportChoice},
-}
-
-
-def _fields_at(path: list[str]) -> list[str]:
-    if not path:
-        return list(Params.model_fields)
-    rows = _ROWS[path[0]]
-    return list(rows.get(path[-1], rows.get("", FloatPrecision)).model_fields)

@@ -1,13 +1,20 @@
 """Every path of the project, once."""
 
 import contextlib
+import glob
+import itertools
 import os
+import re
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 from visionquant.errors import StudyError
 
 PACKAGE = Path(__file__).parent
+_RUN, _NUMBERS = uuid.uuid4().hex[:8], itertools.count()
 
 
 @dataclass(frozen=True)
@@ -126,13 +133,13 @@ class Project:
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write ``content`` beside ``path``, then move it there: a reader sees the old file or the new one.
 
-    What a kill leaves half written (``.NAME.partial``) is overwritten by the next attempt.
+    Each writer's file (``.NAME.PROCESS-RUN.partial``) has a name of its own; what a killed one left is removed.
 
     Raises:
         StudyError: the folder can't be written or the disk is full; the old file stays.
     """
     data = content.encode() if isinstance(content, str) else content
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}-{_RUN}-{next(_NUMBERS)}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
@@ -146,3 +153,16 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         raise StudyError(
             f"write {path}", error.strerror or str(error), "free space or make the folder writable, then run again"
         ) from None
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*partial"):
+        if not _alive(left.name.removeprefix(f".{path.name}.")):
+            with contextlib.suppress(OSError):
+                left.unlink(missing_ok=True)
+
+
+def _alive(writer: str) -> bool:
+    """Whether the writer of a partial file may still be at work; a number of a process may be given anew."""
+    found = re.match(r"(\d+)-(\w+)-", writer)
+    if found is None:
+        return False
+    process, run = int(found[1]), found[2]
+    return run == _RUN if process == os.getpid() else psutil.pid_exists(process)

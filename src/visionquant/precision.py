@@ -130,10 +130,3 @@ Precision = Annotated[
     FloatPrecision | Int8Precision | Nf4Precision | MixedPrecision | OnnxRuntimePrecision,
     Field(discriminator="method"),
 ]
-ROWS: dict[str, type[Row]] = {
-    "float": FloatPrecision,
-    "bitsandbytes_int8": Int8Precision,
-    "bitsandbytes_nf4": Nf4Precision,
-    "mixed": MixedPrecision,
-    "onnxruntime": OnnxRuntimePrecision,
-}

@@ -44,7 +44,7 @@ def read(path: Path) -> Recipe:
     """
     remedy = f"run `visionquant recipe {path.stem}`"
     try:
-        return Recipe.model_validate_json(path.read_text())
+        return Recipe.model_validate_json(path.read_bytes())
     except OSError as error:
         raise StudyError(path.name, error.strerror or "unreadable", remedy) from None
     except ValidationError as error:

@@ -76,7 +76,7 @@ def pack(project: Project, params: Params, platform: str, partial: bool = False)
         weights=tuple(sorted({record.settings.weights.kind for record in found.values()})),
         measuring_sha256=tuple(sorted({record.code.measuring_sha256 for record in found.values()})),
         protocol=params.study.protocol,
-        files={name: hashlib.sha256(content).hexdigest() for name, content in sorted(sources.items())},
+        files={name: _sha256(content) for name, content in sorted(sources.items())},
     )
     project.recorded.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{platform}.", dir=project.recorded))
@@ -139,7 +139,7 @@ def manifest_of(folder: Path) -> SetManifest:
     """
     path = folder / MANIFEST
     try:
-        return SetManifest.model_validate_json(path.read_text())
+        return SetManifest.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         found = "there is none"
     except (OSError, ValidationError):
@@ -158,6 +158,12 @@ def faults(folder: Path) -> dict[str, str]:
     wrong = dict.fromkeys(sorted(set(listed) - present), "missing")
     wrong |= dict.fromkeys(sorted(present - set(listed)), "not in the set's manifest")
     for name in sorted(present & set(listed)):
-        if hashlib.sha256((folder / name).read_bytes()).hexdigest() != listed[name]:
-            wrong[name] = "altered: another sha256 than the manifest's"
+        content = (folder / name).read_bytes()
+        if _sha256(content) != listed[name]:
+            crlf = _sha256(content.replace(b"\r\n", b"\n")) == listed[name]
+            wrong[name] = "altered: " + ("its line ends are CRLF" if crlf else "another sha256 than the manifest's")
     return wrong
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -182,7 +182,7 @@ Kind = TypeVar("Kind", Record, Progress)
 def _read(path: Path, kind: type[Kind]) -> Kind:
     remedy = f"delete {path.name} and measure the pair again"
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         raw = json.loads(text)
     except OSError as error:
         raise StudyError(f"record {path}", error.strerror or "unreadable", remedy) from None

@@ -58,7 +58,7 @@ def read(path: Path) -> Scores:
         StudyError: it is missing, cut, or no scores.
     """
     try:
-        return Scores.model_validate_json(path.read_text())
+        return Scores.model_validate_json(path.read_bytes())
     except OSError as error:
         raise StudyError(path.name, error.strerror or "unreadable", "run `visionquant accuracy`") from None
     except ValidationError as error:

@@ -8,7 +8,7 @@ import itertools
 import time
 from collections.abc import Sequence
 
-from visionquant import environment, hub
+from visionquant import environment, hub, lock
 from visionquant.bench import pair, reference
 from visionquant.bench.pair import OnPair
 from visionquant.bench.schedule import OnCell, OnReplicate, TimeIsUp
@@ -16,6 +16,7 @@ from visionquant.params import Params
 from visionquant.paths import Project
 
 
+@lock.alone
 def sweep(
     project: Project,
     params: Params,

@@ -47,7 +47,7 @@ def _read(project: Project, model: str, name: str) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        value: dict[str, Any] = json.loads(path.read_text())
+        value: dict[str, Any] = json.loads(path.read_bytes())
     except ValueError:
         raise StudyError(f"{path.relative_to(project.root)}", "not JSON", "restore it from git") from None
     return value

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import tiny
 
-from visionquant.analysis import published, statistics
+from visionquant.analysis import prices, published, statistics
+from visionquant.analysis.claims import claim, tables
 from visionquant.analysis.published import Printed
 from visionquant.errors import StudyError
 from visionquant.paths import Project
@@ -90,3 +91,18 @@ def test_groups_as_listed_and_by_rule_are_not_the_same() -> None:
     assert "dino-vits16-production" not in FOUND.group_by_rule("production")
     assert "dinov2-large-2023" not in FOUND.group_by_rule("foundation")  # exactly 300 million
     assert set(FOUND.group_by_rule("foundation")) < set(FOUND.group("foundation"))
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["plain", "with a byte order mark"])
+def test_line_ends_of_an_editor_change_no_figure_no_price_and_no_claim(mark: bytes, tmp_path: Path) -> None:
+    edited = Project(tmp_path)
+    shutil.copytree(PROJECT.architectures, edited.architectures)
+    for path in PROJECT.supplement.iterdir():
+        edited.supplement.mkdir(parents=True, exist_ok=True)
+        text = mark + path.read_bytes().replace(b"\n", b"\r\n")
+        (edited.supplement / path.name).write_bytes(text)
+    assert published.load(edited) == FOUND
+    assert prices.load(edited) == prices.load(PROJECT)
+    mine, theirs = (tables.load(one, FOUND.peaks, 8.125) for one in (edited, PROJECT))
+    assert mine.cells == theirs.cells
+    assert claim.load(edited, mine) == claim.load(PROJECT, theirs)

@@ -84,7 +84,7 @@ def test_every_file_that_does_not_belong_is_named(project: Project, edits: dict[
 
 def test_a_broken_lock_is_named(project: Project) -> None:
     (project.root / "dvc.lock").write_text("<<<<<<< HEAD: [")
-    assert faults(project) == {"evidence": "dvc.lock: not YAML; restore it from git, or run `dvc repro`"}
+    assert faults(project) == {"evidence": "dvc.lock: not YAML at line 1; mend it there, or restore it from git"}
 
 
 def test_a_single_changed_sample_is_found_and_named(project: Project) -> None:

@@ -16,7 +16,7 @@ from torch.nn import functional
 from visionquant.accuracy import digits, networks
 from visionquant.accuracy.digits import Digits
 from visionquant.errors import StudyError
-from visionquant.paths import Project
+from visionquant.paths import Project, write_atomically
 from visionquant.trainings import NetworkSpec, Training
 
 # One step on (images, labels): the loss, detached, and whether the weights were changed.
@@ -89,13 +89,10 @@ def train(
 
 def save(project: Project, network: str, fold: int, net: nn.Module) -> None:
     """Write the weights as ``data/trained/NETWORK/foldN.safetensors``."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    path = project.weights(network, fold)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    save_file({name: tensor.contiguous() for name, tensor in net.state_dict().items()}, str(partial))
-    partial.replace(path)
+    tensors = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
+    write_atomically(project.weights(network, fold), save(tensors))
 
 
 def restore(project: Project, network: str, spec: NetworkSpec, training: Training, fold: int) -> nn.Module:

@@ -22,6 +22,7 @@ BELOW = (
     "trainings",
     "scores",
     "complaint",
+    "yaml12",
     "environment",
 )
 

@@ -1,8 +1,8 @@
 """Instance prices, each with region, terms and source: ``data/supplement/prices.csv``."""
 
-import csv
 from dataclasses import dataclass
 
+from visionquant.analysis import published
 from visionquant.errors import StudyError
 from visionquant.paths import Project
 
@@ -28,10 +28,7 @@ def load(project: Project) -> dict[str, Price]:
     Raises:
         StudyError: the file is missing, or a figure in it is none.
     """
-    path = project.supplement / "prices.csv"
     try:
-        with path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
         return {
             row["instance"]: Price(
                 row["instance"],
@@ -44,10 +41,8 @@ def load(project: Project) -> dict[str, Price]:
                 int(row["gpus"]),
                 row["source"],
             )
-            for row in rows
+            for row in published.rows(project, "prices.csv")
         }
-    except OSError as error:
-        raise StudyError("data/supplement/prices.csv", error.strerror or "unreadable", "restore it from git") from None
     except (KeyError, ValueError) as error:
         raise StudyError("data/supplement/prices.csv", f"broken: {error}", "restore it from git") from None
 

@@ -178,7 +178,7 @@ def load(project: Project) -> Published:
     """
     cells: dict[tuple[str, str, str], Printed] = {}
     for name, quantities in COLUMNS.items():
-        for line, row in enumerate(_rows(project, name), start=2):
+        for line, row in enumerate(rows(project, name), start=2):
             for column, text in row.items():
                 if column != "model":
                     precision, _, kind = column.partition("_")
@@ -187,12 +187,12 @@ def load(project: Project) -> Published:
     return Published(
         models=tuple(
             PublishedModel(r["model"], r["group"], float(r["parameters_millions"]), r["description"])
-            for r in _rows(project, "models.csv")
+            for r in rows(project, "models.csv")
         ),
         cells=cells,
         statistics=tuple(
             Statistic(r["quantity"], r["statistic"], _printed("statistics.csv", line, r["value"]), r["unit"])
-            for line, r in enumerate(_rows(project, "statistics.csv"), start=2)
+            for line, r in enumerate(rows(project, "statistics.csv"), start=2)
         ),
         groups=tuple(
             GroupClaim(
@@ -204,22 +204,22 @@ def load(project: Project) -> Published:
                 r["unit"],
                 r["statement"],
             )
-            for line, r in enumerate(_rows(project, "groups.csv"), start=2)
+            for line, r in enumerate(rows(project, "groups.csv"), start=2)
         ),
-        costs=tuple(CostRow(r["instance"], *(int(r[k]) for k in list(r)[1:])) for r in _rows(project, "costs.csv")),
+        costs=tuple(CostRow(r["instance"], *(int(r[k]) for k in list(r)[1:])) for r in rows(project, "costs.csv")),
         edge=_claims(project, "edge.csv"),
         ownership=_claims(project, "ownership.csv"),
         validation=tuple(
             Expected(r["metric"], _printed("validation.csv", line, r["expected"]), float(r["tolerance"]))
-            for line, r in enumerate(_rows(project, "validation.csv"), start=2)
+            for line, r in enumerate(rows(project, "validation.csv"), start=2)
         ),
-        setup={r["item"]: r["value"] for r in _rows(project, "setup.csv")},
+        setup={r["item"]: r["value"] for r in rows(project, "setup.csv")},
         peaks=_peaks(project),
     )
 
 
 def _peaks(project: Project) -> Peaks:
-    row = _rows(project, "peaks.csv")[0]
+    row = rows(project, "peaks.csv")[0]
     fp32, fp16, bandwidth = (
         _printed("peaks.csv", 2, row[name]).value for name in ("fp32_tflops", "fp16_tflops", "bandwidth_gb_per_s")
     )
@@ -229,17 +229,22 @@ def _peaks(project: Project) -> Peaks:
 def _claims(project: Project, name: str) -> tuple[EdgeClaim, ...]:
     return tuple(
         EdgeClaim(r["item"], _printed(name, line, r["published"]), r["unit"], r["statement"])
-        for line, r in enumerate(_rows(project, name), start=2)
+        for line, r in enumerate(rows(project, name), start=2)
     )
 
 
-def _rows(project: Project, name: str) -> list[dict[str, str]]:
-    path = project.supplement / name
+def rows(project: Project, name: str) -> list[dict[str, str]]:
+    """The rows of a CSV file of ``data/supplement``, whichever line ends and byte order mark an editor left in it.
+
+    Raises:
+        StudyError: it can't be read.
+    """
     try:
-        with path.open(newline="") as file:
+        with (project.supplement / name).open(newline="", encoding="utf-8-sig") as file:
             return list(csv.DictReader(file))
-    except OSError as error:
-        raise StudyError(f"data/supplement/{name}", error.strerror or "unreadable", "restore it from git") from None
+    except (OSError, UnicodeDecodeError) as error:
+        found = getattr(error, "strerror", None) or "no UTF-8 text"
+        raise StudyError(f"data/supplement/{name}", found, "restore it from git") from None
 
 
 def _printed(name: str, line: int, text: str) -> Printed:

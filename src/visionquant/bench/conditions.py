@@ -40,7 +40,7 @@ class Reading:
 def _busy_s(stat: Path) -> float | None:
     """Seconds that all cores were not idle, stolen time included, or None off Linux."""
     try:
-        fields = [int(field) for field in stat.read_text().split("\n", 1)[0].split()[1:9]]
+        fields = [int(field) for field in stat.read_text(encoding="utf-8").split("\n", 1)[0].split()[1:9]]
     except (OSError, ValueError):
         return None
     user, nice, system, _idle, _iowait, irq, softirq, steal = fields

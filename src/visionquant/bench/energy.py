@@ -36,12 +36,12 @@ class Rapl:
     def __init__(self, zones: list[Path]) -> None:
         self._zones = zones
         self._last = [self._microjoules(zone) for zone in zones]
-        self._ranges = [int((zone / "max_energy_range_uj").read_text()) for zone in zones]
+        self._ranges = [int((zone / "max_energy_range_uj").read_text(encoding="utf-8")) for zone in zones]
         self._total = 0.0
 
     @staticmethod
     def _microjoules(zone: Path) -> int:
-        return int((zone / "energy_uj").read_text())
+        return int((zone / "energy_uj").read_text(encoding="utf-8"))
 
     def joules(self) -> float:
         for i, zone in enumerate(self._zones):
@@ -82,7 +82,7 @@ def find(device: str, rapl: Path = RAPL) -> Counter | str:
 def _is_package(zone: Path) -> bool:
     """Whether a zone is a package: others are parts of one, or the whole platform with the package in it."""
     try:
-        return (zone / "name").read_text().startswith("package")
+        return (zone / "name").read_text(encoding="utf-8").startswith("package")
     except OSError:
         return False
 

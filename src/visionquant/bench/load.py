@@ -93,7 +93,7 @@ def recalibrate(model: nn.Module, images: torch.Tensor) -> None:
 def preprocessing(project: Project, model: str, folder: Path | None) -> dict[str, Any]:
     """The preprocessing of ``model``: its checkpoint's, else the committed one, else mean and std of one half."""
     if folder is not None and (folder / "preprocessor_config.json").is_file():
-        found: dict[str, Any] = json.loads((folder / "preprocessor_config.json").read_text())
+        found: dict[str, Any] = json.loads((folder / "preprocessor_config.json").read_bytes())
         return found
     return zoo.preprocessing(project, model) or dict(photographs.DEFAULT)
 

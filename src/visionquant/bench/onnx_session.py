@@ -77,7 +77,7 @@ class Network(nn.Module):
         with scratch() as folder:
             profiled = Network(self.graph, replace(self.options, profile_to=str(folder / "profile")))
             profiled(images)
-            events = json.loads(Path(profiled.session.end_profiling()).read_text())
+            events = json.loads(Path(profiled.session.end_profiling()).read_bytes())
         return Counter(
             event["args"]["op_name"] for event in events if event["cat"] == "Node" and "_kernel_time" in event["name"]
         )

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 
-from visionquant import zoo
+from visionquant import lock, zoo
 from visionquant.bench import backend, code, conditions, energy, memory, schedule
 from visionquant.bench.sampler import Sampler
 from visionquant.bench.schedule import OnCell, OnReplicate, TimeIsUp
@@ -21,6 +21,7 @@ OnPair = Callable[[Record], None]
 MEMORY_SHARE = 0.5  # of free host memory that the pairs of one model may take together
 
 
+@lock.alone
 def measure(
     project: Project,
     params: Params,

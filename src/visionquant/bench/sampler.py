@@ -77,7 +77,9 @@ class Sampler:
     def start(cls) -> "Sampler":
         """Start the process; a thread takes up its lines."""
         command = [sys.executable, "-m", "visionquant.bench.sampler"]
-        return cls(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True))
+        return cls(
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, encoding="utf-8")
+        )
 
     def __post_init__(self) -> None:
         self._listener = threading.Thread(target=self._listen, daemon=True)

@@ -4,17 +4,22 @@ The stages of dvc.yaml call the same verbs. Libraries are imported when a verb n
 environment probe answer at once.
 """
 
+import io
 import sys
 
 from visionquant.cli import deploying, measuring, reporting  # noqa: F401 they register their verbs
-from visionquant.cli.common import app
+from visionquant.cli.common import app, ending
 from visionquant.errors import StudyError
 
 
 def main() -> None:
     """Run the command; a mistake that the reader can mend is one line: exit code 1, or 2 for an unknown word."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a character shows another in its place
     try:
-        sys.exit(app(standalone_mode=False))
+        with ending:
+            sys.exit(app(standalone_mode=False))
     except StudyError as error:
         print(f"visionquant: {error}", file=sys.stderr)
         sys.exit(1)

@@ -1,12 +1,16 @@
 """What every verb shares: the command itself, its options, and the study that it opens."""
 
+import sys
 import time
-from typing import Annotated
+from contextlib import ExitStack
+from typing import Annotated, Literal
 
 import psutil
 import typer
 
+from visionquant import lock
 from visionquant import params as parameters
+from visionquant.environment import require_linux
 from visionquant.errors import StudyError
 from visionquant.params import Params
 from visionquant.paths import Project
@@ -30,10 +34,22 @@ BatchSizes = Annotated[
 Again = Annotated[bool, typer.Option("--again", help="Measure anew what is already measured.")]
 
 
-def opened() -> tuple[Project, Params]:
-    """The checkout around the working directory and its settings."""
+ending = ExitStack()  # what a command holds until it ends
+
+
+def opened(to: Literal["read", "write", "measure"] = "read") -> tuple[Project, Params]:
+    """The checkout around the working directory and its settings.
+
+    Args:
+        to: what the command does; until it ends, no other writes records there or measures. Measuring needs Linux.
+    """
     project = Project.find()
-    return project, parameters.load(project)
+    params = parameters.load(project)
+    if to == "measure":
+        require_linux("visionquant " + " ".join(sys.argv[1:2]))
+    if to != "read":
+        ending.enter_context(lock.held(project))
+    return project, params
 
 
 def chosen(option: str, named: list[str] | None, everything: bool, rows: tuple[str, ...]) -> list[str]:

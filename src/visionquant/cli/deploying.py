@@ -37,7 +37,7 @@ def recipe(
     from visionquant import recipes
     from visionquant.recorded import NAME
 
-    project, params = opened()
+    project, params = opened("measure")
     known("recipes", [name], RECIPES)
     if not re.fullmatch(NAME, platform):
         raise StudyError(

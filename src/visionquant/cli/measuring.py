@@ -40,7 +40,7 @@ def environment() -> None:
     """Write data/environment.json: what this machine is, and the versions that matter."""
     from visionquant import environment as machine
 
-    project, params = opened()
+    project, params = opened("write")
     found = machine.probe(params.study.device)
     machine.declare(project, found)
     print(f"{found.device}: {found.title}")
@@ -51,7 +51,7 @@ def download(model: Model) -> None:
     """Fetch the weights of one model at their pinned revision, or say that they will be seeded."""
     from visionquant import hub
 
-    project, params = opened()
+    project, params = opened("write")
     known("models", [model], params.models)
     manifest = hub.download(project, params, model)
     print(f"{model}: {manifest.weights}, {manifest.source}" + (f" ({manifest.reason})" if manifest.reason else ""))
@@ -62,7 +62,7 @@ def reference(model: Model) -> None:
     """Compute the FP32 outputs of one model that every precision of it is compared with."""
     from visionquant.bench import reference as references
 
-    project, params = opened()
+    project, params = opened("measure")
     known("models", [model], params.models)
     references.make(project, params, model)
     print(f"{model}: data/references/{model}.npz")
@@ -74,7 +74,7 @@ def measure(model: Model, precision: Precision, batch_size: BatchSizes = None, a
     from visionquant import progress
     from visionquant.bench import pair
 
-    project, params = opened()
+    project, params = opened("measure")
     before_s = time.time() - process_begun_s()
     with _interruptible():
         (record,) = pair.measure(project, params, model, [precision], batch_size, again, before_s=before_s)
@@ -97,7 +97,7 @@ def sweep(
     from visionquant import progress
     from visionquant.bench.code import measuring_sha256
 
-    project, params = opened()
+    project, params = opened("measure")
     models = chosen("model", model, all_models, params.study.models)
     precisions = chosen("precision", precision, all_precisions, params.study.precisions)
     known("study.models", models, params.models)
@@ -140,7 +140,7 @@ def train(
     """Train a small network on scikit-learn's digits, a fold at a time; a minute or so each."""
     from visionquant.accuracy import digits, training
 
-    project, params = opened()
+    project, params = opened("measure")
     known("training.networks", [network], params.training.networks)
     spec = params.training.networks[network]
     data = digits.load(spec.image_size)
@@ -162,7 +162,7 @@ def accuracy(
     from visionquant.accuracy import evaluation
     from visionquant.bench import backend
 
-    project, params = opened()
+    project, params = opened("measure")
     known("training.networks", [network], params.training.networks)
     found_machine = machine.probe(params.study.device)
     backend.quiet(found_machine.device)
@@ -183,7 +183,7 @@ def judge() -> None:
     from visionquant import environment as machine
     from visionquant import labelled
 
-    project, params = opened()
+    project, params = opened("measure")
     if params.evaluation.images is None:
         found = labelled.write_off(project, params.study.models)
     else:
@@ -205,7 +205,7 @@ def record(
     """Pack what this machine measured into data/recorded, with hashes, for a pull request."""
     from visionquant import recorded
 
-    project, params = opened()
+    project, params = opened("write")
     folder = recorded.pack(project, params, platform, partial)
     count = len(recorded.manifest_of(folder).files)
     print(f"{folder.relative_to(project.root)}: {count} records and a manifest")
@@ -223,7 +223,7 @@ def aa(
     from visionquant.analysis import aa as judging
     from visionquant.analysis import evidence
 
-    project, params = opened()
+    project, params = opened("measure")
     with _interruptible():
         repeats.measure(project, params, model, precision, protocol, again, print)
     study = evidence.gather(project, params)

@@ -96,13 +96,17 @@ def server(root: Path, *options: str) -> Iterator[Process]:
     command = [sys.executable, "-c", script, "serve", "--port", "0", *options]
     said = root / "serve.log"
     with (
-        said.open("a") as log,
-        psutil.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=log, text=True) as process,
+        said.open("a", encoding="utf-8") as log,
+        psutil.Popen(
+            command, cwd=root, stdout=subprocess.PIPE, stderr=log, text=True, encoding="utf-8", errors="replace"
+        ) as process,
     ):
         try:
             line = process.stdout.readline()
             if "http://" not in line:
-                raise StudyError.of(said.read_text().strip().removeprefix("visionquant: "))
+                raise StudyError.of(
+                    said.read_text(encoding="utf-8", errors="replace").strip().removeprefix("visionquant: ")
+                )
             yield Process(process, urlsplit(line.split(": ")[1].split(",")[0]).port or 0)
         finally:
             process.terminate()

@@ -66,7 +66,7 @@ def _remove_strays(project: Project, names: set[str]) -> None:
     shown: set[str] = set()
     for path in project.executed.glob("*.ipynb"):
         if path.name in names:
-            shown |= set(linked_figures(path.read_text()))
+            shown |= set(linked_figures(path.read_text(encoding="utf-8")))
         else:
             path.unlink()
     for path in project.figures.iterdir():
@@ -83,7 +83,7 @@ def _execute(project: Project, path: Path, digest: str) -> None:
         output, figures = Path(folder) / path.name, Path(folder) / "figures"
         try:
             papermill.execute_notebook(
-                path,
+                nbformat.read(path, as_version=4),  # its path would be noted, which may hold what UTF-8 can't
                 output,
                 parameters={"figures": str(figures)},
                 kernel_name="python3",

@@ -51,7 +51,7 @@ def contents(study: Evidence) -> dict[Path, str]:
     project = study.project
     sources = notebooks.sources(project)
     sections = tuple(_section(path) for path in sources)
-    files = {project.reports / "assets" / name: (SHELL / name).read_text() for name in ASSETS}
+    files = {project.reports / "assets" / name: (SHELL / name).read_text(encoding="utf-8") for name in ASSETS}
     for path, section in zip(sources, sections, strict=True):
         body = Markup(fragment(project.executed / path.name))
         page = _render("section.html", study, sections, section=section, body=body)

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-import yaml
 
-from visionquant import recorded, records
+from visionquant import recorded, records, yaml12
 from visionquant.analysis import digest as digests
 from visionquant.analysis import evidence, longform
 from visionquant.analysis.claims import trial
@@ -94,10 +93,7 @@ def _locked(project: Project) -> dict[str, str]:
     path = project.root / "dvc.lock"
     if not path.is_file():
         return {}
-    try:
-        stages: dict[str, dict[str, Any]] = (yaml.safe_load(path.read_text()) or {}).get("stages", {})
-    except yaml.YAMLError:
-        raise StudyError("dvc.lock", "not YAML", "restore it from git, or run `dvc repro`") from None
+    stages: dict[str, dict[str, Any]] = (yaml12.read(path, "dvc.lock") or {}).get("stages", {})
     return {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", ()) if "md5" in out}
 
 
@@ -106,7 +102,7 @@ def _same(project: Project, contents: dict[Path, str], folder: Path, pattern: st
         name = path.relative_to(project.root).as_posix()
         if not path.is_file():
             yield Fault(name, "missing")
-        elif path.read_text() != content:
+        elif path.read_text(encoding="utf-8", errors="replace") != content:
             yield Fault(name, "stale: not what the evidence gives")
     for path in sorted(set(folder.glob(pattern)) - set(contents)):
         yield Fault(path.relative_to(project.root).as_posix(), "foreign: nothing of the study makes it")
@@ -121,7 +117,7 @@ def _executed(project: Project, params: Params) -> Iterator[Fault]:
         if not path.is_file():
             yield Fault(shown, "missing")
             continue
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8", errors="replace")
         try:
             done = nbformat.reads(text, as_version=4)
         except (nbformat.reader.NotJSONError, nbformat.ValidationError):

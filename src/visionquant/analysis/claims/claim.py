@@ -7,12 +7,12 @@ from the CSV file and never copied. An entry without is a sentence, or a figure 
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field
 
+from visionquant import yaml12
 from visionquant.analysis.claims.tables import Tables
 from visionquant.analysis.published import Printed
-from visionquant.complaint import one_line
+from visionquant.complaint import checked
 from visionquant.errors import StudyError
 from visionquant.paths import Project
 from visionquant.row import Row
@@ -119,17 +119,7 @@ def load(project: Project, tables: Tables) -> Ledger:
     Raises:
         StudyError: the file is broken, an id stands twice, or a section or cell is not there; one line that says which.
     """
-    path = project.supplement / "claims.yaml"
-    try:
-        raw = yaml.safe_load(path.read_text())
-        file = File.model_validate(_frozen(raw))
-    except (OSError, UnicodeDecodeError) as error:
-        found = getattr(error, "strerror", None) or "unreadable"
-        raise StudyError(FILE, found, "restore it from git") from None
-    except yaml.YAMLError:
-        raise StudyError(FILE, "not YAML", "mend it, or restore it from git") from None
-    except ValidationError as error:
-        raise one_line(error, lambda _: list(Entry.model_fields), FILE) from None
+    file = checked(File, yaml12.read(project.supplement / "claims.yaml", FILE), FILE)
     known = {section.id for section in file.sections}
     claims: list[Claim] = []
     for entry in file.claims:
@@ -152,9 +142,3 @@ def _expanded(entry: Entry, tables: Tables) -> list[Claim]:
         Claim(entry.id.replace("{row}", row), entry, row, tables.printed(entry.table, row, entry.column))
         for row in rows
     ]
-
-
-def _frozen(value: object) -> object:
-    if isinstance(value, dict):
-        return {key: _frozen(one) for key, one in value.items()}
-    return tuple(map(_frozen, value)) if isinstance(value, list) else value

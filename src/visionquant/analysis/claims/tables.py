@@ -4,7 +4,6 @@ A table is a CSV file without its ending, a row is named by its key columns join
 formula touches is noted: those are the inputs of the claim.
 """
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
@@ -13,7 +12,7 @@ from typing import Any
 from visionquant import zoo
 from visionquant.analysis.claims import bounded
 from visionquant.analysis.claims.bounded import Absent, Bounded, Column, Value
-from visionquant.analysis.published import GROUP_BOUNDS, Peaks, Printed
+from visionquant.analysis.published import GROUP_BOUNDS, Peaks, Printed, rows
 from visionquant.errors import StudyError
 from visionquant.paths import Project
 from visionquant.quantities import MIB
@@ -135,12 +134,11 @@ def load(project: Project, peaks: Peaks, workspace_mib: float) -> Tables:
     cells: dict[tuple[str, str, str], str] = {}
     for path in sorted(project.supplement.glob("*.csv")):
         try:
-            with path.open(newline="") as file:
-                for row in csv.DictReader(file):
-                    keys = KEYS.get(path.stem, (next(iter(row)),))
-                    name = "-".join(row[key] for key in keys)
-                    cells |= {(path.stem, name, column): text for column, text in row.items() if column not in keys}
-        except (OSError, UnicodeDecodeError, KeyError, TypeError) as error:
+            for row in rows(project, path.name):
+                keys = KEYS.get(path.stem, (next(iter(row)),))
+                name = "-".join(row[key] for key in keys)
+                cells |= {(path.stem, name, column): text for column, text in row.items() if column not in keys}
+        except (KeyError, TypeError) as error:
             found = f"can't be read: {error}"
             raise StudyError(f"data/supplement/{path.name}", found, "restore it from git") from None
     models = dict.fromkeys(row for table, row, _ in cells if table == "models")
