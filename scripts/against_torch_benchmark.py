@@ -44,8 +44,8 @@ def compare(project: Project, model: str, precision: str) -> tuple[float, float]
     net = load.load(project, model, spec, hub.download(project, study, model), protocol.attention, protocol.seed)
     net = convert.convert(net, row, device)
     threads = backend.apply(row, protocol)
-    prepared = load.preprocessing(project, model, None)
-    image = photographs.batch(1, prepared, spec.input_size).to(device, convert.dtype_of(row, device))
+    prepared = load.preprocessing(project, model, spec, None)
+    image = photographs.batch(1, prepared).to(device, convert.dtype_of(row, device))
     clock = clock_of(device)
     timer = Timer("net(image)", globals={"net": net, "image": image}, num_threads=threads)
     ours: list[float] = []

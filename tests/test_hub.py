@@ -321,13 +321,13 @@ def test_fidelity_goes_through_the_checkpoints_own_head(place: Place) -> None:
     """The replayed backbone gives exactly what the whole classifier gives."""
     from transformers import AutoModelForImageClassification
 
-    from visionquant.bench import fidelity, photographs
+    from visionquant.bench import fidelity
 
     manifest = place.download()
     head, description = fidelity.head_of(place.project, manifest, 0)
     assert description == "the checkpoint's own head"
     net = load.load(place.project, "tiny-vit", place.params().models["tiny-vit"], manifest, "sdpa", 0)
-    images = photographs.batch(3, photographs.DEFAULT, 32)
+    images = tiny.pictures(3, 32)
     full = AutoModelForImageClassification.from_pretrained(hubs.resolve(place.project, manifest)).eval()
     with torch.inference_mode():
         expected = full(images).logits

@@ -42,7 +42,7 @@ def test_counts_of_the_built_model_are_the_committed_facts(model: str) -> None:
 def test_multiply_accumulates_are_the_committed_facts(model: str) -> None:
     facts = zoo.facts(PROJECT, model)
     assert facts is not None
-    assert size.macs(on_meta(model), PARAMS.models[model].input_size) == pytest.approx(facts.macs, rel=0.01)
+    assert size.macs(on_meta(model), PARAMS.models[model].shape(3)) == pytest.approx(facts.macs, rel=0.01)
 
 
 @pytest.mark.parametrize("model", PARAMS.study.models)

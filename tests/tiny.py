@@ -7,10 +7,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from visionquant import params as parameters
-from visionquant.bench import pair
+from visionquant.bench import pair, photographs
+from visionquant.bench.preprocessing import DEFAULT, Preprocessing
 from visionquant.params import Params
 from visionquant.paths import Project
 from visionquant.records import Record
@@ -125,6 +127,16 @@ def project(root: Path, raw: dict[str, Any] | None = None) -> tuple[Project, Par
     shutil.copytree(ROOT / "data" / "supplement", root / "data" / "supplement")
     found = Project(root)
     return found, parameters.load(found)
+
+
+def preprocessing(side: int, settings: dict[str, Any] = DEFAULT) -> Preprocessing:
+    """Of a square of three channels."""
+    return Preprocessing(settings, (3, side, side))
+
+
+def pictures(count: int, side: int) -> torch.Tensor:
+    """Photographs (count, 3, side, side)."""
+    return photographs.batch(count, preprocessing(side))
 
 
 def measure(

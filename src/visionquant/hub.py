@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 CONNECT_S = 5.0
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
+PROCESSOR = "processor_config.json"  # where a model has a tokenizer as well; it goes before the other
 # Weight files in order of preference; the index names the shards.
 SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -139,7 +140,7 @@ def _choose(model: str, present: Mapping[str, int | None], read: Any, pickles: b
     """
     if CONFIG not in present:
         raise StudyError(f"weights of {model}", f"no {CONFIG} among its files", "name a model in the hub's layout")
-    names = [CONFIG] + [PREPROCESSOR] * (PREPROCESSOR in present)
+    names = [CONFIG, *(name for name in (PREPROCESSOR, PROCESSOR) if name in present)]
     for single, index in (SAFETENSORS, PICKLES) if pickles else (SAFETENSORS,):
         if single in present:
             return [*names, single]

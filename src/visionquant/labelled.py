@@ -3,7 +3,7 @@
 ``data/labelled.json`` keeps answers image by image, so that every statistic can be derived again.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -59,7 +59,10 @@ class Answers(Part):
 
 
 class Judged(Part):
-    """One model: ``labels`` are classes by their number in ``classes``, ``targets`` the head's label of each class."""
+    """One model: ``labels`` are classes by their number in ``classes``, ``targets`` the head's label of each class.
+
+    ``skipped`` counts by kind what lay beside the images; None where it was not recorded.
+    """
 
     key: str
     model: str
@@ -70,6 +73,7 @@ class Judged(Part):
     targets: tuple[int, ...] | None
     labels: tuple[int, ...]
     precisions: dict[str, Answers]
+    skipped: dict[str, int] | None = None
 
 
 class Labelled(Part):
@@ -77,6 +81,11 @@ class Labelled(Part):
 
     judged: tuple[Judged, ...]
     missing: dict[str, str]
+
+
+def counted(skipped: Mapping[str, int]) -> str:
+    """What lay beside the images, as a line says it: "2 hidden, 1 .txt"."""
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(skipped.items()) if count)
 
 
 def write(project: Project, found: Labelled) -> None:

@@ -17,7 +17,7 @@ from visionquant.errors import StudyError
 from visionquant.labelled import EvaluationChoice
 from visionquant.paths import Project
 from visionquant.precision import FP32, Precision
-from visionquant.row import Name, Row
+from visionquant.row import InputSize, Name, Row, height_width
 from visionquant.trainings import Training
 
 
@@ -25,13 +25,13 @@ class ModelSpec(Row):
     """Where a model comes from and what it is fed.
 
     Either ``repo_id`` with ``revision`` (40 hex digits, so that it can't move), or ``path``, a local folder in the
-    hub's layout. ``input_size`` is the side of the square input in pixels.
+    hub's layout. ``input_size`` is the side of a square input in pixels, or its height and width.
     """
 
     repo_id: str | None = None
     revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = None
     path: str | None = None
-    input_size: Annotated[int, Field(ge=16, le=2048)]
+    input_size: InputSize
     group: str = "other"
 
     @model_validator(mode="after")
@@ -41,6 +41,10 @@ class ModelSpec(Row):
         if (self.repo_id is None) != (self.revision is None):
             raise ValueError("repo_id and revision (40 hex digits) go together")
         return self
+
+    def shape(self, channels: int) -> tuple[int, int, int]:
+        """(channels, height, width) of a prepared image."""
+        return channels, *height_width(self.input_size)
 
     @property
     def source(self) -> tuple[str | None, str | None, str | None]:

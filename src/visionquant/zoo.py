@@ -6,6 +6,7 @@ from typing import Any
 
 from visionquant.errors import StudyError
 from visionquant.paths import Project
+from visionquant.row import height_width
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,18 @@ def config(project: Project, model: str) -> dict[str, Any] | None:
 def preprocessing(project: Project, model: str) -> dict[str, Any] | None:
     """The committed ``preprocessor_config.json`` of ``model``, or None."""
     return _read(project, model, "preprocessor_config.json")
+
+
+def channels(config: dict[str, Any]) -> int:
+    """What a network with this ``config.json`` takes, or its vision part: three where neither says."""
+    own = config.get("num_channels") or (config.get("vision_config") or {}).get("num_channels")
+    return int(own or 3)
+
+
+def shape(config: dict[str, Any]) -> tuple[int, int, int]:
+    """(channels, height, width) of the images that a network with this ``config.json`` was made for."""
+    size = config["image_size"]
+    return channels(config), *height_width(size if isinstance(size, int) else tuple(size))
 
 
 def facts(project: Project, model: str) -> Facts | None:

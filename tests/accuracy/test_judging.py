@@ -81,10 +81,10 @@ def test_a_checkpoint_with_a_head_names_the_images_as_the_whole_classifier_does(
     assert mine.labels == (0,) * 4 + (1,) * 4 + (2,) * 4
     whole = ViTForImageClassification.from_pretrained(tmp_path / "mine").eval()
     given = images.find(project, params.evaluation)
-    from visionquant.bench import load, photographs
+    from visionquant.bench import load
 
-    prepared = load.preprocessing(project, "mine", tmp_path / "mine")
-    pixels = [photographs.prepare(Image.open(given.root / path), prepared, 32) for path in given.paths]
+    prepared = load.preprocessing(project, "mine", params.models["mine"], tmp_path / "mine")
+    pixels = [prepared.prepare(Image.open(given.root / path)) for path in given.paths]
     with torch.inference_mode():
         logits = whole(torch.from_numpy(np.stack(pixels))).logits
     assert [five[0] for five in mine.precisions["fp32"].top5] == logits.argmax(1).tolist()
@@ -158,7 +158,7 @@ def test_what_can_not_be_judged_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="2 images of 3 classes"):
         images.read(tmp_path / "photographs", 2)
     (tmp_path / "photographs" / "red" / "1.png").write_bytes(b"no image")
-    with pytest.raises(StudyError, match=r"red/1\.png is no readable image"):
+    with pytest.raises(StudyError, match=r"red/1\.png: not one of JPEG, PNG, WEBP, BMP; remove"):
         run(project, params)
     (tmp_path / "photographs" / "red").rename(tmp_path / "photographs" / "purple")
     with pytest.raises(StudyError, match=r"mine has no label \(it has 5.* for 'purple'"):

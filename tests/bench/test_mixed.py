@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from visionquant import records
-from visionquant.bench import convert, load, photographs
+from visionquant.bench import convert, load
 from visionquant.errors import StudyError
 from visionquant.hub import download
 from visionquant.params import Params, parse
@@ -57,7 +57,7 @@ def test_the_shipped_policies_take_every_family_and_keep_what_it_computes(
 ) -> None:
     _, params = study
     row = params.precisions[name]
-    pixels = photographs.batch(4, photographs.DEFAULT, params.models[model].input_size)
+    pixels = tiny.pictures(4, params.models[model].input_size)
     net = convert.convert(copy.deepcopy(networks[model]), row, "cpu")
     proof = convert.prove(net, row, "cpu")
     found = features(net, pixels.to(convert.dtype_of(row, "cpu")))
@@ -98,7 +98,7 @@ def test_a_rule_to_fp32_keeps_every_bit_and_types_meet_without_loss(networks: di
     converted = convert.convert(copy.deepcopy(net), policy(("embeddings", "fp32")), "cpu")
     before, after = net.get_submodule("embeddings"), converted.get_submodule("embeddings")
     assert all(torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True))
-    pixels = photographs.batch(2, photographs.DEFAULT, 32).bfloat16()
+    pixels = tiny.pictures(2, 32).bfloat16()
     with torch.inference_mode():
         assert torch.equal(after(pixels), before(pixels.float()).bfloat16())
 

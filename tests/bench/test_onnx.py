@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from visionquant import environment, hub, records
-from visionquant.bench import convert, isolate, load, onnx_graph, onnx_session, photographs, reference, size
+from visionquant.bench import convert, isolate, load, onnx_graph, onnx_session, reference, size
 from visionquant.errors import StudyError
 from visionquant.params import Params
 from visionquant.paths import Project
@@ -68,7 +68,7 @@ def row_of(params: Params, name: str, **changes: Any) -> OnnxRuntimePrecision:
 
 
 def images(params: Params, model: str) -> torch.Tensor:
-    return photographs.batch(5, photographs.DEFAULT, params.models[model].input_size)
+    return tiny.pictures(5, params.models[model].input_size)
 
 
 def session(graph: onnx_graph.Graph, row: OnnxRuntimePrecision) -> onnx_session.Network:

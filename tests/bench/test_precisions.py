@@ -8,7 +8,7 @@ import tiny
 import torch
 from torch import nn
 
-from visionquant.bench import convert, fidelity, load, photographs, size
+from visionquant.bench import convert, fidelity, load, size
 from visionquant.errors import StudyError
 from visionquant.hub import download
 from visionquant.params import Params
@@ -34,7 +34,7 @@ def networks(study: tuple[Project, Params]) -> dict[str, nn.Module]:
 
 
 def images(params: Params, model: str) -> torch.Tensor:
-    return photographs.batch(4, photographs.DEFAULT, params.models[model].input_size)
+    return tiny.pictures(4, params.models[model].input_size)
 
 
 def features(net: nn.Module, pixels: torch.Tensor) -> np.ndarray:

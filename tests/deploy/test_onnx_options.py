@@ -13,7 +13,7 @@ from visionquant import recipes
 from visionquant.analysis.evidence import Evidence, gather
 from visionquant.analysis.figures import sessions as figures
 from visionquant.analysis.tables import onnx as tables
-from visionquant.bench import load, onnx_graph, photographs
+from visionquant.bench import load, onnx_graph
 from visionquant.deploy import onnx_options
 from visionquant.errors import StudyError
 from visionquant.paths import Project
@@ -29,7 +29,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, recipes.Val
     project, params = tiny.project(tmp_path_factory.mktemp("study"), tiny.settings())
     spec, threads = params.models["tiny-vit"], torch.get_num_threads()
     net = load.seeded(project, "tiny-vit", spec, "sdpa", 0)
-    images = photographs.batch(4, photographs.DEFAULT, spec.input_size)
+    images = tiny.pictures(4, spec.input_size)
     with torch.inference_mode():
         found = onnx_options.measure(onnx_options.contestants(params, net, images), images, {1: 3, 2: 2})
     torch.set_num_threads(threads)

@@ -4,12 +4,10 @@ import io
 import os
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import threading
 import time
-import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -22,12 +20,14 @@ import requests
 import serving_process
 import tiny
 import torch
+from image_files import bomb, encoded
 from PIL import Image
 from serving_process import Running
 
 from visionquant import hub
 from visionquant.accuracy import digits, training
 from visionquant.bench import fidelity, load, photographs
+from visionquant.bench.preprocessing import DEFAULT
 from visionquant.cli import deploying
 from visionquant.deploy import served
 from visionquant.deploy.served import QuantizedModelServer, Subject
@@ -39,6 +39,7 @@ from visionquant.params import Params
 from visionquant.paths import Project
 
 SIDE = 32
+PREPROCESSING = tiny.preprocessing(SIDE)
 PIXELS = 25_000_000
 BYTES = 10 * 2**20
 
@@ -95,24 +96,8 @@ def server(study: tuple[Project, Params], first_ready: list[bool]) -> Iterator[R
         yield found
 
 
-def encoded(picture: Image.Image, kind: str = "PNG") -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, kind)
-    return buffer.getvalue()
-
-
 def photograph(number: int, kind: str = "PNG") -> bytes:
     return encoded(photographs.crops()[number], kind)
-
-
-def bomb(width: int, height: int) -> bytes:
-    """A PNG of a few dozen bytes whose header claims a size."""
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
 def post(server: Running, data: bytes, field: str = "image") -> requests.Response:
@@ -146,7 +131,7 @@ def test_predict_is_the_forward_pass_through_the_head(study: tuple[Project, Para
     manifest = Manifest.load(project.manifest("tiny-vit"), params.models["tiny-vit"].source)
     net = load.load(project, "tiny-vit", params.models["tiny-vit"], manifest, "sdpa", params.protocol.seed)
     head, named = fidelity.head_of(project, manifest, params.protocol.seed)
-    images = photographs.batch(3, ready.subject.preprocessing, SIDE)
+    images = photographs.batch(3, ready.subject.preprocessing)
     with torch.inference_mode():
         found = net(images)
         expected = head(found.last_hidden_state, found.pooler_output)
@@ -156,7 +141,7 @@ def test_predict_is_the_forward_pass_through_the_head(study: tuple[Project, Para
 
 def test_a_batch_gives_what_single_images_give(direct: QuantizedModelServer) -> None:
     assert direct.conversion.quantized_modules > 0
-    images = photographs.batch(4, direct.subject.preprocessing, SIDE)
+    images = photographs.batch(4, direct.subject.preprocessing)
     single = torch.stack([direct.predict(one) for one in images])
     torch.testing.assert_close(direct.batch_predict(images), single, rtol=0.02, atol=0.02)
 
@@ -178,7 +163,7 @@ def test_an_uploaded_digit_is_prepared_as_those_learned_from() -> None:
     from sklearn.datasets import load_digits
 
     grey = np.round(load_digits().images[7] / 16 * 255).astype(np.uint8)
-    found = image(encoded(Image.fromarray(grey)), PIXELS, digits.preprocessing(), SIDE)
+    found = image(encoded(Image.fromarray(grey)), PIXELS, digits.preprocessing(SIDE))
     assert np.abs(found - digits.load(SIDE).images[7].numpy()).max() < 0.02
 
 
@@ -206,16 +191,6 @@ def test_an_unknown_name_is_one_line(study: tuple[Project, Params], model: str, 
 # --- uploads
 
 
-@pytest.mark.parametrize(
-    ("kind", "mode"), [("JPEG", "RGB"), ("JPEG", "L"), ("JPEG", "CMYK"), ("PNG", "RGBA"), ("PNG", "P"), ("PNG", "1")]
-)
-def test_colours_greys_and_palettes_are_prepared_as_the_study_does(kind: str, mode: str) -> None:
-    picture = photographs.crops()[0].convert(mode)
-    data = encoded(picture, kind)
-    expected = photographs.prepare(Image.open(io.BytesIO(data)), photographs.DEFAULT, SIDE)
-    np.testing.assert_array_equal(image(data, PIXELS, photographs.DEFAULT, SIDE), expected)
-
-
 def test_every_cut_and_every_flipped_byte_of_an_upload_is_an_answer_or_a_refusal() -> None:
     rng = np.random.default_rng(7)
     small = photographs.crops()[1].resize((24, 24))
@@ -228,7 +203,7 @@ def test_every_cut_and_every_flipped_byte_of_an_upload_is_an_answer_or_a_refusal
             spoilt.append(bytes(changed))
         for one in spoilt:
             try:
-                found = image(one, PIXELS, photographs.DEFAULT, SIDE)
+                found = image(one, PIXELS, PREPROCESSING)
                 assert found.shape == (3, SIDE, SIDE)
             except Refused as error:
                 refused.append(error.status)
@@ -237,9 +212,9 @@ def test_every_cut_and_every_flipped_byte_of_an_upload_is_an_answer_or_a_refusal
 
 
 def test_a_long_thin_image_does_not_blow_up_before_a_centre_crop() -> None:
-    cropped = photographs.DEFAULT | {"do_center_crop": True, "crop_size": 224, "size": {"shortest_edge": 224}}
+    cropped = DEFAULT | {"do_center_crop": True, "crop_size": 224, "size": {"shortest_edge": 224}}
     with pytest.raises(Refused, match="times as long"):
-        image(bomb(20_000_000, 1), PIXELS, cropped, 224)
+        image(bomb(20_000_000, 1), PIXELS, tiny.preprocessing(224, cropped))
 
 
 def test_a_tensor_keeps_its_order() -> None:
@@ -260,7 +235,7 @@ def test_an_image_is_answered_with_the_direct_forward(server: Running, direct: Q
     data = photograph(2, kind)
     answer = post(server, data)
     assert answer.status_code == 200, answer.text
-    prepared = photographs.prepare(Image.open(io.BytesIO(data)), direct.subject.preprocessing, SIDE)
+    prepared = direct.subject.preprocessing.prepare(Image.open(io.BytesIO(data)))
     assert_right(answer.json(), direct.predict(prepared))
     assert answer.json()["weights"] == "seeded"
     assert answer.json()["precision"] == "int8"
@@ -276,7 +251,7 @@ def test_a_tensor_is_answered_with_the_direct_forward(server: Running, direct: Q
 def test_requests_that_come_together_share_passes_and_keep_their_own_answers(
     server: Running, direct: QuantizedModelServer
 ) -> None:
-    images = photographs.batch(16, direct.subject.preprocessing, SIDE).numpy()
+    images = photographs.batch(16, direct.subject.preprocessing).numpy()
     with ThreadPoolExecutor(12) as pool:
         answers = list(pool.map(lambda one: post_tensor(server, one.tobytes()), images))
     assert {one.status_code for one in answers} == {200}
@@ -432,7 +407,7 @@ def test_weights_that_do_not_load_end_the_server_with_one_line(study: tuple[Proj
 def test_a_killed_worker_leaves_no_request_without_an_end_and_is_replaced(
     server: Running, direct: QuantizedModelServer
 ) -> None:
-    images = photographs.batch(8, direct.subject.preprocessing, SIDE).numpy()
+    images = photographs.batch(8, direct.subject.preprocessing).numpy()
     expected = direct.batch_predict(images)
     codes: list[int] = []
     stop = threading.Event()
@@ -469,7 +444,7 @@ def test_a_killed_worker_leaves_no_request_without_an_end_and_is_replaced(
 
 
 def test_values_that_overflow_inside_the_network_fail_alone(server: Running, direct: QuantizedModelServer) -> None:
-    images = photographs.batch(3, direct.subject.preprocessing, SIDE).numpy()
+    images = photographs.batch(3, direct.subject.preprocessing).numpy()
     worker = server.worker()
     os.kill(worker.pid, signal.SIGSTOP)  # so that all of them are in one batch
     with ThreadPoolExecutor(4) as pool:
@@ -503,7 +478,7 @@ def test_a_stopped_server_finishes_what_it_took_and_leaves_no_process(
     server: Running, direct: QuantizedModelServer
 ) -> None:
     """The last test of the module: it stops the server."""
-    images = photographs.batch(12, direct.subject.preprocessing, SIDE).numpy()
+    images = photographs.batch(12, direct.subject.preprocessing).numpy()
     family = server.family()
     worker = server.worker()
     os.kill(worker.pid, signal.SIGSTOP)  # so that all are taken and none is answered yet

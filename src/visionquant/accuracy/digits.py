@@ -5,11 +5,12 @@ Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UC
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional
+
+from visionquant.bench.preprocessing import DEFAULT, Preprocessing
 
 CLASSES = 10
 SIDE = 8
@@ -34,13 +35,13 @@ def load(side: int) -> Digits:
     return Digits(scaled.expand(-1, 3, -1, -1).contiguous(), torch.from_numpy(found.target.astype(np.int64)))
 
 
-def preprocessing() -> dict[str, Any]:
-    """What makes an image file such an input, as a hub ``preprocessor_config.json``; :func:`load` scales alike."""
+def preprocessing(side: int) -> Preprocessing:
+    """What makes an image file such an input; :func:`load` scales alike."""
     from sklearn.datasets import load_digits
 
     grey = load_digits().images / 16
     mean, deviation = float(grey.mean()), float(grey.std(ddof=1))
-    return {"resample": 2, "do_normalize": True, "image_mean": [mean] * 3, "image_std": [deviation] * 3}
+    return Preprocessing(DEFAULT | {"image_mean": [mean] * 3, "image_std": [deviation] * 3}, (3, side, side))
 
 
 def folds(labels: torch.Tensor, count: int, seed: int) -> tuple[tuple[torch.Tensor, torch.Tensor], ...]:

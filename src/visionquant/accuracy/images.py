@@ -1,26 +1,55 @@
-"""Labelled images of the reader's own: a folder with a folder for each class, here or in a hub data set."""
+"""Labelled images of the reader's own: a folder with a folder for each class, here or in a hub data set.
+
+What systems and editors leave beside images is passed over, and so is a file with the bytes of one already chosen: its
+nearest neighbour would be itself. Everything that is passed over is counted.
+"""
 
 import os
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from PIL import Image
+
 from visionquant import cache
+from visionquant.bench import image_file
+from visionquant.bench.image_file import Unreadable
 from visionquant.errors import StudyError
-from visionquant.labelled import DataSet, EvaluationChoice
+from visionquant.labelled import DataSet, EvaluationChoice, counted
 from visionquant.paths import Project
 
 KINDS = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+PIXELS = 200_000_000
+SYSTEM = {"__macosx", "@eadir", "thumbs.db", "desktop.ini"}
 KEY = "params.yaml: evaluation.images"
 
 
 @dataclass(frozen=True)
 class Images:
-    """``paths`` below ``root``; ``labels`` are numbers into ``classes``, the names of the folders."""
+    """``paths`` below ``root``; ``labels`` are numbers into ``classes``, the names of the folders.
+
+    ``skipped`` counts by kind what else lies there; copies among the images that were looked at.
+    """
 
     root: Path
     paths: tuple[str, ...]
     labels: tuple[int, ...]
     classes: tuple[str, ...]
+    skipped: dict[str, int]
+
+    def open(self, path: str) -> Image.Image:
+        """One of ``paths``, upright and in RGB.
+
+        Raises:
+            StudyError: it can't be read, with the reason.
+        """
+        try:
+            return image_file.read((self.root / path).read_bytes(), FORMATS, PIXELS)
+        except Unreadable as error:
+            raise StudyError(KEY, f"{path}: {error.reason}", "remove or mend it") from None
+        except OSError as error:
+            raise StudyError(KEY, f"{path}: {error.strerror or 'unreadable'}", "remove or mend it") from None
 
 
 def find(project: Project, choice: EvaluationChoice) -> Images:
@@ -43,29 +72,81 @@ def read(root: Path, most: int) -> Images:
     """
     if not root.is_dir():
         raise StudyError(KEY, f"no folder {root}", "name a folder that holds a folder for each class")
-    found = {
-        folder.name: sorted(path for path in folder.rglob("*") if path.suffix.lower() in KINDS)
-        for folder in sorted(root.iterdir())
-        if folder.is_dir() and not folder.name.startswith(".")
-    }
+    skipped: Counter[str] = Counter()
+    try:
+        found = {folder.name: _within(folder, skipped) for folder in _classes(root, skipped)}
+    except OSError as error:
+        raise StudyError(KEY, f"{error.filename}: {error.strerror}", "make it readable") from None
+    skipped["folders without images"] += sum(not paths for paths in found.values())
     found = {name: paths for name, paths in found.items() if paths}
     if not found:
         kinds = ", ".join(sorted(KINDS))
-        raise StudyError(KEY, f"no class folder with images ({kinds}) in {root}", "lay it out as CLASS/IMAGE")
+        beside = f" beside {counted(skipped)}" if skipped.total() else ""
+        raise StudyError(KEY, f"no class folder with images ({kinds}) in {root}{beside}", "lay it out as CLASS/IMAGE")
     if most < len(found):
         raise StudyError(
             "params.yaml: evaluation.most_images", f"{most} images of {len(found)} classes", "ask for one a class"
         )
-    each, rest = divmod(most, len(found))
-    chosen = [
-        (number, path)
-        for number, paths in enumerate(found.values())
-        for path in paths[: each + (number < rest)]
-    ]  # fmt: skip
+    chosen = _chosen(list(found.values()), most, skipped)
     if len(chosen) < 2:
         raise StudyError(KEY, "a single image", "give two or more, each is compared with the others")
     paths = tuple(path.relative_to(root).as_posix() for _, path in chosen)
-    return Images(root, paths, tuple(number for number, _ in chosen), tuple(found))
+    for path in paths:
+        if path.encode(errors="replace").decode() != path:  # no text file could hold it
+            raise StudyError(KEY, f"the name {path!a} is no UTF-8", "rename it")
+    return Images(root, paths, tuple(number for number, _ in chosen), tuple(found), dict(sorted((+skipped).items())))
+
+
+def _classes(root: Path, skipped: Counter[str]) -> list[Path]:
+    found = [path for path in sorted(root.iterdir()) if not _hidden(path.name)]
+    folders = [path for path in found if path.is_dir()]
+    skipped["hidden"] += len(list(root.iterdir())) - len(found)
+    skipped["outside a class folder"] += len(found) - len(folders)
+    return folders
+
+
+def _within(folder: Path, skipped: Counter[str]) -> list[Path]:
+    """The images of a class by their paths; a link to a folder is not followed, for it may lead back."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    found = []
+    for place, folders, files in os.walk(folder, onerror=refuse):
+        skipped["hidden"] += sum(map(_hidden, [*folders, *files]))
+        folders[:] = [name for name in folders if not _hidden(name)]
+        skipped["links to folders"] += sum(Path(place, name).is_symlink() for name in folders)
+        for path in (Path(place, name) for name in files if not _hidden(name)):
+            if path.suffix.lower() not in KINDS:
+                skipped[path.suffix.lower() or "without a suffix"] += 1
+            elif not path.is_file():
+                skipped["dead links or no files"] += 1
+            else:
+                found.append(path)
+    return sorted(found)
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name.lower() in SYSTEM
+
+
+def _chosen(classes: list[list[Path]], most: int, skipped: Counter[str]) -> list[tuple[int, Path]]:
+    """(class, image) of up to ``most``, evenly over the classes, none with the bytes of one before."""
+    each, rest = divmod(most, len(classes))
+    seen: dict[str, int] = {}
+    chosen: list[tuple[int, Path]] = []
+    for number, paths in enumerate(classes):
+        wanted = len(chosen) + each + (number < rest)
+        for path in paths:
+            if len(chosen) == wanted:
+                break
+            digest = cache.sha256(path)
+            if digest in seen:
+                skipped["copies" if seen[digest] == number else "copies from another class"] += 1
+            else:
+                seen[digest] = number
+                chosen.append((number, path))
+    return chosen
 
 
 def _fetch(asked: DataSet) -> Path:

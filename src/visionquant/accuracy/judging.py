@@ -10,12 +10,11 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from PIL import Image
 
 from visionquant import cache, hub, labelled
 from visionquant.accuracy import images
 from visionquant.accuracy.images import Images
-from visionquant.bench import code, convert, fidelity, load, photographs
+from visionquant.bench import code, convert, fidelity, load
 from visionquant.environment import Environment
 from visionquant.errors import StudyError
 from visionquant.labelled import Answers, Judged, Labelled
@@ -42,6 +41,7 @@ def judge(project: Project, params: Params, machine: Environment, tell: Callable
     judged: list[Judged] = []
     missing: dict[str, str] = {}
     given = images.find(project, params.evaluation)
+    beside = f"; passed over: {labelled.counted(given.skipped)}" if given.skipped else ""
     for model in params.study.models:
         manifest = Manifest.load(project.manifest(model), params.models[model].source)
         if manifest.weights == "seeded":
@@ -53,9 +53,11 @@ def judge(project: Project, params: Params, machine: Environment, tell: Callable
         key = sha256_of(
             [model, manifest.sha256(), machine.key(), _identity(given), params.evaluation.neighbours, asked, how]
         )
-        if key not in before:
-            tell(f"{model}: {len(given.paths)} images, {len(rows)} precisions")
-        judged.append(before.get(key) or _model(project, params, model, manifest, given, rows, machine, key))
+        one = before.get(key)
+        if one is None:
+            tell(f"{model}: {len(given.paths)} images, {len(rows)} precisions{beside}")
+            one = _model(project, params, model, manifest, given, rows, machine, key)
+        judged.append(one.model_copy(update={"skipped": given.skipped}))
         rest = tuple(one for one in before.values() if one.key not in {done.key for done in judged})
         labelled.write(project, Labelled(judged=(*judged, *rest), missing=missing))
     found = Labelled(judged=tuple(judged), missing=missing)
@@ -148,14 +150,12 @@ def _run(
     """Pooled features (n, width) and logits (n, labels) of all images, and how many layers were quantised."""
     spec, protocol = params.models[model], params.protocol
     net = load.load(project, model, spec, manifest, protocol.attention, protocol.seed)
-    net = convert.convert(net, row, device, spec.input_size)
+    prepared = load.preprocessing(project, model, spec, hub.resolve(project, manifest))
+    net = convert.convert(net, row, device, prepared.shape)
     proof = convert.prove(net, row, device)
-    prepared = load.preprocessing(project, model, hub.resolve(project, manifest))
     features, logits = [], []
     for start in range(0, len(given.paths), BATCH):
-        pixels = np.stack(
-            [_open(given, path, prepared, spec.input_size) for path in given.paths[start : start + BATCH]]
-        )
+        pixels = np.stack([prepared.prepare(given.open(path)) for path in given.paths[start : start + BATCH]])
         batch = torch.from_numpy(pixels).to(device, convert.dtype_of(row, device))
         found = fidelity.outputs(net, batch, head)
         features.append(_pooled(found.features))
@@ -164,14 +164,6 @@ def _run(
     if not (np.isfinite(every.features).all() and np.isfinite(every.logits).all()):
         raise StudyError(f"{model} in {row.method}", "answers that are not finite", "leave it out of the study")
     return every, proof.quantized_modules
-
-
-def _open(given: Images, path: str, prepared: dict[str, object], side: int) -> np.ndarray:
-    try:
-        with Image.open(given.root / path) as image:
-            return photographs.prepare(image, prepared, side)
-    except Exception:  # whatever a decoder makes of a file that is no image
-        raise StudyError(images.KEY, f"{path} is no readable image", "remove or mend it") from None
 
 
 def _pooled(features: np.ndarray) -> np.ndarray:

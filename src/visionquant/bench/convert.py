@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from visionquant import zoo
 from visionquant.bench import mixed, onnx_graph, onnx_proof, onnx_session
 from visionquant.bench.layers import quantised
 from visionquant.errors import StudyError
@@ -27,10 +28,12 @@ def dtype_of(precision: Precision, device: str) -> torch.dtype:
     return found
 
 
-def convert(model: nn.Module, precision: Precision, device: str, input_size: int | None = None) -> nn.Module:
+def convert(
+    model: nn.Module, precision: Precision, device: str, shape: tuple[int, int, int] | None = None
+) -> nn.Module:
     """Put ``model`` (FP32, on the CPU) into ``precision`` on ``device``; the model is changed and returned.
 
-    A graph of ONNX Runtime takes images of one size: ``input_size`` pixels a side, that of the config if None.
+    A graph of ONNX Runtime takes images of one ``shape`` (channels, height, width), that of the config if None.
 
     Raises:
         StudyError: nothing was quantised by a precision that quantises, a rule matches nothing, or ONNX Runtime is not
@@ -40,8 +43,7 @@ def convert(model: nn.Module, precision: Precision, device: str, input_size: int
         why = onnx_graph.unsupported(device)
         if why:
             raise StudyError("precision onnxruntime", why, "leave the precision out")
-        side = input_size or int(getattr(model.config, "image_size"))  # noqa: B009 a module's attributes have no types
-        graph = onnx_graph.export(model, precision, torch.zeros(2, 3, side, side))
+        graph = onnx_graph.export(model, precision, torch.zeros(2, *(shape or zoo.shape(model.config.to_dict()))))  # type: ignore[union-attr, operator]
         return onnx_session.Network(graph, onnx_session.options_of(precision))
     dtype = dtype_of(precision, device)
     if isinstance(precision, MixedPrecision):

@@ -20,6 +20,7 @@ from torch import nn
 
 from visionquant import hub, zoo
 from visionquant.bench import photographs
+from visionquant.bench.preprocessing import DEFAULT, Preprocessing
 from visionquant.errors import StudyError
 from visionquant.manifest import Manifest
 from visionquant.params import ModelSpec
@@ -90,12 +91,24 @@ def recalibrate(model: nn.Module, images: torch.Tensor) -> None:
     model.eval()
 
 
-def preprocessing(project: Project, model: str, folder: Path | None) -> dict[str, Any]:
-    """The preprocessing of ``model``: its checkpoint's, else the committed one, else mean and std of one half."""
-    if folder is not None and (folder / "preprocessor_config.json").is_file():
-        found: dict[str, Any] = json.loads((folder / "preprocessor_config.json").read_bytes())
-        return found
-    return zoo.preprocessing(project, model) or dict(photographs.DEFAULT)
+def preprocessing(project: Project, model: str, spec: ModelSpec, folder: Path | None) -> Preprocessing:
+    """The preprocessing of ``model``: its checkpoint's, else the committed one, else mean and std of one half.
+
+    The size is the row's; the channels are those of the checkpoint's config, else of the committed one.
+    """
+    config = (_json(folder, hub.CONFIG) if folder else zoo.config(project, model)) or {}
+    own = (
+        ((_json(folder, hub.PROCESSOR) or {}).get("image_processor") or _json(folder, hub.PREPROCESSOR))
+        if folder
+        else None
+    )
+    settings = own or zoo.preprocessing(project, model) or DEFAULT
+    return Preprocessing(settings, spec.shape(zoo.channels(config)), str(config.get("model_type", "")), model)
+
+
+def _json(folder: Path, name: str) -> dict[str, Any] | None:
+    found: dict[str, Any] | None = json.loads((folder / name).read_bytes()) if (folder / name).is_file() else None
+    return found
 
 
 def load(project: Project, model: str, spec: ModelSpec, manifest: Manifest, attention: str, seed: int) -> nn.Module:
@@ -117,7 +130,7 @@ def load(project: Project, model: str, spec: ModelSpec, manifest: Manifest, atte
 def seeded(project: Project, model: str, spec: ModelSpec, attention: str, seed: int) -> nn.Module:
     """``model`` from its committed config with seeded weights; see :func:`load`."""
     net = _filled(project, model, attention, seed)
-    images = photographs.batch(8, preprocessing(project, model, None), spec.input_size)
+    images = photographs.batch(8, preprocessing(project, model, spec, None))
     recalibrate(net, images)
     return net
 

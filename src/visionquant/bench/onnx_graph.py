@@ -101,7 +101,7 @@ def export(net: nn.Module, precision: OnnxRuntimePrecision, images: torch.Tensor
     """The graph of ``net`` (FP32, on the CPU), quantised where ``precision`` says so.
 
     Args:
-        images: two of the size that the graph will take, shape (2, 3, side, side).
+        images: two of the size that the graph will take, shape (2, channels, height, width).
 
     Raises:
         isolate.Failed: memory ran out, or an operation has no counterpart in ONNX.

@@ -82,8 +82,8 @@ def serve(
     protocol, precision, device = settings.protocol, settings.precision, settings.device
     net = load.load(project, model, settings.model, manifest, protocol.attention, protocol.seed)
     folder = hub.resolve(project, manifest) if manifest.weights == "pretrained" else None
-    prepared = load.preprocessing(project, model, folder)
-    images = photographs.batch(len(photographs.crops()), prepared, settings.model.input_size)
+    prepared = load.preprocessing(project, model, settings.model, folder)
+    images = photographs.batch(len(photographs.crops()), prepared)
     if isinstance(precision, Int8Precision) and precision.outliers:
         outliers.plant(net, precision.outliers, images[:1])
     counts = (sum(one.numel() for one in net.parameters()), size.linear_layers(net), known_reference.macs)

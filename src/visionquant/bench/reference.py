@@ -69,17 +69,17 @@ def make(project: Project, params: Params, model: str) -> None:
     facts = zoo.facts(project, model)
     known_macs = facts.macs if facts else None
     folder = hub.resolve(project, manifest) if manifest.weights == "pretrained" else None
-    prepared = load.preprocessing(project, model, folder)
+    prepared = load.preprocessing(project, model, spec, folder)
 
     def compute() -> tuple[fidelity.Outputs, str, int]:
         backend.require(environment.device)
         backend.apply(FP32, protocol)
         device = environment.device
-        count = size.macs(net, spec.input_size) if known_macs is None else known_macs
+        count = size.macs(net, prepared.shape) if known_macs is None else known_macs
         images = fidelity.image_count(count, protocol.fidelity_images, protocol.fidelity_gmacs)
         head, description = fidelity.head_of(project, manifest, protocol.seed)
         converted = convert.convert(net, FP32, device)
-        batch = photographs.batch(images, prepared, spec.input_size).to(device)
+        batch = photographs.batch(images, prepared).to(device)
         return fidelity.outputs(converted, batch, head, blocks=True), description, count
 
     found = Reference(key, None, "", known_macs)

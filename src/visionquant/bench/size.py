@@ -60,12 +60,15 @@ def linear_layers(model: nn.Module) -> int:
     return sum(isinstance(module, nn.Linear) for module in model.modules())
 
 
-def macs(model: nn.Module, input_size: int) -> int:
-    """Multiply-accumulates of one image, counted by torch over matrix products, convolutions and attention."""
+def macs(model: nn.Module, shape: tuple[int, int, int]) -> int:
+    """Multiply-accumulates of one image (channels, height, width).
+
+    torch counts matrix products, convolutions and attention.
+    """
     from torch.utils.flop_counter import FlopCounterMode
 
     parameter = next(model.parameters())
-    image = torch.zeros(1, 3, input_size, input_size, dtype=parameter.dtype, device=parameter.device)
+    image = torch.zeros(1, *shape, dtype=parameter.dtype, device=parameter.device)
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         model(image)
     return int(counter.get_total_flops()) // 2

@@ -17,7 +17,7 @@ from visionquant.errors import StudyError
 from visionquant.manifest import HubFile
 from visionquant.precision import Dtype, FloatPrecision, Precision
 from visionquant.records import sha256_of
-from visionquant.row import Row
+from visionquant.row import InputSize, Row
 
 NAME = "precision.json"
 CONFIG, TENSORS, PREPROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
@@ -33,7 +33,7 @@ class Description(Row):
     device: Literal["cpu", "cuda"]
     dtype: Dtype
     attention: str
-    input_size: Annotated[int, Field(ge=1)]
+    input_size: InputSize
     weights: Literal["trained here", "seeded", "pretrained"]
     source: str
     versions: dict[str, str]

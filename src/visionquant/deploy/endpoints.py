@@ -196,9 +196,7 @@ def register(app: FastAPI, server: "Server") -> None:
     async def predict(image: Annotated[UploadFile, File(description="A JPEG or PNG file")]) -> Answer:
         """Name what an image shows."""
         data = await image.read()
-        prepared = await asyncio.to_thread(
-            uploads.image, data, limits.pixels, subject.preprocessing, subject.input_size
-        )
+        prepared = await asyncio.to_thread(uploads.image, data, limits.pixels, subject.preprocessing)
         return await answered(prepared)
 
     schema = {"type": "string", "format": "binary", "minLength": size, "maxLength": size}

@@ -38,7 +38,7 @@ def model(project: Project, params: Params, name: str, precision: str, device: D
         input_size=spec.input_size,
         weights=manifest.weights,
         source=manifest.source,
-        preprocessing=load.preprocessing(project, name, checkpoint),
+        preprocessing=load.preprocessing(project, name, spec, checkpoint).settings,
     )
 
 

@@ -70,7 +70,7 @@ def run(project: Project, params: Params, machine: Environment) -> Recipe:
     spec, protocol = params.models[MODEL], params.protocol
     torch.set_num_threads(1)  # until all graphs are exported in forks
     net = load.seeded(project, MODEL, spec, protocol.attention, protocol.seed)
-    images = photographs.batch(IMAGES, load.preprocessing(project, MODEL, None), spec.input_size)
+    images = photographs.batch(IMAGES, load.preprocessing(project, MODEL, spec, None))
     with torch.inference_mode():
         rows = measure(contestants(params, net, images), images, ROUNDS)
     return Recipe(

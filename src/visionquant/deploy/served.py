@@ -7,7 +7,7 @@ seeded projection, and says which: with seeded weights the classes mean nothing.
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ import torch
 from visionquant import hub
 from visionquant.accuracy import digits, training
 from visionquant.bench import convert, fidelity, load, outliers, photographs
+from visionquant.bench.preprocessing import Preprocessing
 from visionquant.errors import StudyError
 from visionquant.manifest import Manifest
 from visionquant.params import Params, known
@@ -27,39 +28,37 @@ Input = np.ndarray | torch.Tensor
 
 @dataclass(frozen=True)
 class Subject:
-    """What is served, by name: a plain value that another process can build the network from.
-
-    ``input_size`` is the side of the square input in pixels, ``preprocessing`` a hub ``preprocessor_config.json``.
-    """
+    """What is served, by name: a plain value that another process can build the network from."""
 
     project: Project
     params: Params
     name: str
     precision: str
     device: Literal["cpu", "cuda"]
-    input_size: int
-    preprocessing: dict[str, Any]
+    preprocessing: Preprocessing
     weights: Literal["pretrained", "seeded", "trained here"]
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Of one prepared image."""
-        return 3, self.input_size, self.input_size
+        """(channels, height, width) of one prepared image."""
+        return self.preprocessing.shape
 
 
 def model(project: Project, params: Params, name: str, precision: str, device: Literal["cpu", "cuda"]) -> Subject:
     """A row of ``models``, with the weights that the download stage found.
 
     Raises:
-        StudyError: no such row, or nothing was downloaded, or a file of it is missing or altered.
+        StudyError: no such row, or nothing was downloaded, a file of it is missing or altered, or its
+            preprocessing can't be followed.
     """
     known("models", [name], params.models)
     known("precisions", [precision], params.precisions)
     spec = params.models[name]
     manifest = Manifest.load(project.manifest(name), spec.source)
     folder = hub.resolve(project, manifest) if manifest.weights == "pretrained" else None
-    prepared = load.preprocessing(project, name, folder)
-    return Subject(project, params, name, precision, device, spec.input_size, prepared, manifest.weights)
+    prepared = load.preprocessing(project, name, spec, folder)
+    prepared.check()
+    return Subject(project, params, name, precision, device, prepared, manifest.weights)
 
 
 def network(project: Project, params: Params, name: str, precision: str, device: Literal["cpu", "cuda"]) -> Subject:
@@ -73,7 +72,7 @@ def network(project: Project, params: Params, name: str, precision: str, device:
     if not project.weights(name, params.training.run[0]).is_file():
         raise StudyError(f"network {name}", "not trained yet", f"run `visionquant train --network {name}`")
     size = params.training.networks[name].image_size
-    return Subject(project, params, name, precision, device, size, digits.preprocessing(), "trained here")
+    return Subject(project, params, name, precision, device, digits.preprocessing(size), "trained here")
 
 
 class QuantizedModelServer:
@@ -92,18 +91,18 @@ class QuantizedModelServer:
         self.row = subject.params.precisions[subject.precision]
         self.dtype = convert.dtype_of(self.row, subject.device)
         net, self.head, self.logits_from = _built(subject)
-        self.net = convert.convert(net, self.row, subject.device, subject.input_size)
+        self.net = convert.convert(net, self.row, subject.device, subject.shape)
         self.conversion = convert.prove(self.net, self.row, subject.device)
         for size in sorted({1, batch_size}):
             for _ in range(WARMUPS):
                 self.batch_predict(np.zeros((size, *subject.shape), np.float32))
 
     def predict(self, image: Input) -> torch.Tensor:
-        """Logits (classes,) of one prepared image (3, side, side), float32 on the CPU; see :meth:`batch_predict`."""
+        """Logits (classes,) of one prepared image (channels, height, width); see :meth:`batch_predict`."""
         return self.batch_predict(torch.as_tensor(image)[None])[0]
 
     def batch_predict(self, images: Input) -> torch.Tensor:
-        """Logits (n, classes), float32 on the CPU, of n prepared images (n, 3, side, side).
+        """Logits (n, classes), float32 on the CPU, of n prepared images (n, channels, height, width).
 
         Raises:
             StudyError: another shape, a value that is not finite, or such a logit.
@@ -143,5 +142,5 @@ def _built(subject: Subject) -> tuple[torch.nn.Module, fidelity.Head | None, str
     net = load.load(project, subject.name, spec_, manifest, protocol.attention, protocol.seed)
     row = params.precisions[subject.precision]
     if isinstance(row, Int8Precision) and row.outliers:
-        outliers.plant(net, row.outliers, photographs.batch(1, subject.preprocessing, subject.input_size))
+        outliers.plant(net, row.outliers, photographs.batch(1, subject.preprocessing))
     return net, *fidelity.head_of(project, manifest, protocol.seed)

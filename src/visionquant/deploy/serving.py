@@ -155,7 +155,7 @@ def _killed(study: Project, direct: QuantizedModelServer) -> dict[str, Value]:
     """Kill the worker under load and count what became of every request."""
     images = _jpegs()
     expected = direct.batch_predict(
-        np.stack([uploads.image(one, 10**9, direct.subject.preprocessing, direct.subject.input_size) for one in images])
+        np.stack([uploads.image(one, 10**9, direct.subject.preprocessing) for one in images])
     )
     stop = threading.Event()
     with clients.server(study.root, *_options(direct, True)) as server, ThreadPoolExecutor(1) as pool:
@@ -205,7 +205,7 @@ def _verdict(one: Outcome, expected: torch.Tensor) -> str:
 
 def _direct(direct: QuantizedModelServer, size: int) -> float:
     """Images per second of the forward pass and the head, over a third of a round."""
-    batch = photographs.batch(size, direct.subject.preprocessing, direct.subject.input_size)
+    batch = photographs.batch(size, direct.subject.preprocessing)
     goes_on, begun, count = clients.within(ROUND_S / 3), time.perf_counter(), 0
     while goes_on() or not count:
         direct.batch_predict(batch)

@@ -74,8 +74,8 @@ def compare(folder: Path) -> Share:
     found = stored.restore(folder)
     if not isinstance(found.description.precision, FloatPrecision):
         raise StudyError("sharding", "the model is quantised", "export a float precision; INT8 and NF4 fit as they are")
-    net, side = found.net.requires_grad_(False), found.description.input_size
-    images = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    net = found.net.requires_grad_(False)
+    images = torch.rand(2, *found.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
     images = images.to(next(net.parameters()).dtype)
     with torch.no_grad():
         expected = fidelity.features_of(net(images))

@@ -21,7 +21,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from visionquant import cache
+from visionquant import cache, zoo
 from visionquant.bench import convert
 from visionquant.deploy import description
 from visionquant.deploy.description import CONFIG, PREPROCESSOR, TENSORS, Description
@@ -29,6 +29,7 @@ from visionquant.errors import StudyError
 from visionquant.manifest import HubFile
 from visionquant.paths import write_atomically
 from visionquant.precision import Dtype, Precision
+from visionquant.row import Size, height_width
 
 Weights = Literal["trained here", "seeded", "pretrained"]
 
@@ -39,6 +40,12 @@ class Stored:
 
     net: nn.Module
     description: Description
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of its images."""
+        config: Any = self.net.config
+        return zoo.channels(config.to_dict()), *height_width(self.description.input_size)
 
 
 def precision_on(row: Precision, device: str) -> Precision:
@@ -53,7 +60,7 @@ def save(
     folder: Path,
     *,
     device: Literal["cpu", "cuda"],
-    input_size: int,
+    input_size: Size,
     weights: Weights,
     source: str,
     preprocessing: Mapping[str, Any] | None = None,
@@ -63,7 +70,7 @@ def save(
     Args:
         net: as :func:`visionquant.bench.convert.convert` made it with ``precision_on(precision, device)``.
         device: where it shall run.
-        input_size: side of the square images in pixels.
+        input_size: of its images in pixels: the side of a square, or height and width.
         preprocessing: kept as ``preprocessor_config.json``.
 
     Raises:

@@ -51,11 +51,11 @@ def speedup(times: Times, name: str, over: str) -> float:
 
 
 def seeded(project: Project, params: Params, model: str, count: int) -> tuple[nn.Module, torch.Tensor]:
-    """A model of the study on seeded weights in FP32 on the CPU, and ``count`` photographs (count, 3, side, side)."""
+    """A model of the study on seeded weights in FP32 on the CPU, and ``count`` photographs (count, *shape)."""
     spec = params.models[model]
     manifest = Manifest(model=model, weights="seeded", source="seeded for a recipe", config_sha256="")
     net = load.load(project, model, spec, manifest, "sdpa", params.protocol.seed)
-    return net, photographs.batch(count, load.preprocessing(project, model, None), spec.input_size)
+    return net, photographs.batch(count, load.preprocessing(project, model, spec, None))
 
 
 def cosine(found: torch.Tensor, reference: torch.Tensor) -> float:

@@ -1,21 +1,14 @@
-"""Foreign bytes made into a prepared image, or refused with a status and a reason: nothing of it reaches a network.
+"""Foreign bytes made into a prepared image, or refused with a status and a reason: nothing of it reaches a network."""
 
-An image is refused by its header, before a pixel is decoded: a few kilobytes of PNG can claim a gigapixel. The limit on
-the shape is there because a centre crop scales the short side up first, whatever that makes of the long one. Pillow is
-told to try its JPEG and PNG decoders alone; it has some forty, and each is a door. 16-bit greys are refused, for Pillow
-would clip them without a word.
-"""
-
-import io
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
-from visionquant.bench import photographs
+from visionquant.bench import image_file
+from visionquant.bench.image_file import Unreadable
+from visionquant.bench.preprocessing import Preprocessing
 
-ELONGATED = 32  # times as long as wide, at most
+STATUS = {"kind": 415, "large": 413, "broken": 422}
 
 
 @dataclass(frozen=True)
@@ -42,31 +35,17 @@ class Refused(Exception):
         self.status, self.reason = status, reason
 
 
-def image(data: bytes, pixels: int, preprocessing: dict[str, Any], input_size: int) -> np.ndarray:
-    """A JPEG or PNG file as the model wants it, float32 of shape (3, input_size, input_size).
+def image(data: bytes, pixels: int, preprocessing: Preprocessing) -> np.ndarray:
+    """A JPEG or PNG file as the model wants it, float32 of ``preprocessing.shape``.
 
     Raises:
-        Refused: 415 another kind of file; 413 more than ``pixels``; 422 broken, cut, too elongated, 16-bit grey.
+        Refused: 415 another kind of file; 413 more than ``pixels``; 422 broken, cut or odd.
     """
     try:
-        found = Image.open(io.BytesIO(data), formats=("JPEG", "PNG"))
-    except UnidentifiedImageError:
-        raise Refused(415, "neither a JPEG nor a PNG file") from None
-    except Image.DecompressionBombError:
-        raise Refused(413, f"more than {pixels} pixels") from None
-    except Exception as error:  # whatever a decoder makes of foreign bytes is the sender's mistake
-        raise Refused(422, f"a broken image file: {_words(error)}") from None
-    short, long = sorted(found.size)
-    if short * long > pixels:
-        raise Refused(413, f"{found.width} x {found.height} is more than {pixels} pixels")
-    if not short or long > ELONGATED * short:
-        raise Refused(422, f"{found.width} x {found.height} is more than {ELONGATED} times as long as wide")
-    if found.mode[0] in "IF":
-        raise Refused(422, "more than 8 bits of grey: convert the file first")
-    try:
-        return photographs.prepare(found, preprocessing, input_size)
-    except Exception as error:  # as above: truncated data, a bad checksum, a text chunk that unpacks to megabytes
-        raise Refused(422, f"a broken image file: {_words(error)}") from None
+        found = image_file.read(data, ("JPEG", "PNG"), pixels)
+    except Unreadable as error:
+        raise Refused(STATUS[error.fault], error.reason) from None
+    return preprocessing.prepare(found)
 
 
 def tensor(data: bytes, shape: tuple[int, ...]) -> np.ndarray:
@@ -82,7 +61,3 @@ def tensor(data: bytes, shape: tuple[int, ...]) -> np.ndarray:
     if not np.isfinite(found).all():
         raise Refused(422, "NaN or infinity among the values")
     return found
-
-
-def _words(error: Exception) -> str:
-    return " ".join(str(error).split())[:120] or type(error).__name__

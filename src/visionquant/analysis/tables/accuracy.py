@@ -8,6 +8,7 @@ from visionquant.analysis.accuracy import Measured, Share
 from visionquant.analysis.evidence import Evidence
 from visionquant.analysis.table import Column, Item, Table
 from visionquant.analysis.tables import blocks
+from visionquant.labelled import Judged
 from visionquant.scores import Scores
 
 
@@ -65,8 +66,14 @@ def pretrained(evidence: Evidence) -> Table:
             Column("CKA", css="number measured"),
         ),
         tuple(rows),
-        f"{judged[0].environment.title}; {len(judged[0].labels)} images." if judged else "data/labelled.json.",
+        _images(judged[0]) if judged else "data/labelled.json.",
     )
+
+
+def _images(one: Judged) -> str:
+    beside = labelled.counted(one.skipped or {}) or "nothing"
+    skipped = f"passed over: {beside}" if one.skipped is not None else "what was passed over is not recorded"
+    return f"{one.environment.title}; {len(one.labels)} images; {skipped}."
 
 
 def trained(evidence: Evidence) -> Table:

@@ -7,6 +7,7 @@ from visionquant.analysis import provenance, table
 from visionquant.analysis.evidence import Evidence, RecordSet
 from visionquant.analysis.table import CODES, Column, Item, Table
 from visionquant.analysis.tables import blocks
+from visionquant.row import Size, height_width
 
 
 def sets(evidence: Evidence) -> Table:
@@ -96,6 +97,11 @@ def conditions(evidence: Evidence, records_: RecordSet) -> Table:
     )
 
 
+def _side(size: Size) -> Item:
+    height, width = height_width(size)
+    return table.number(height, 0) if height == width else Item(f"{height} x {width}", height, css="number")
+
+
 def models(evidence: Evidence) -> Table:
     """The sixteen models: what is printed of them and what their configs hold."""
     rows = []
@@ -112,7 +118,7 @@ def models(evidence: Evidence) -> Table:
                 table.number(facts.parameters / 1e6 if facts else None, 2, why="no committed counts"),
                 table.number(facts.linear_layers if facts else None, 0, why="no committed counts"),
                 table.number(facts.macs / 1e9 if facts else None, 2, why="no committed counts"),
-                table.number(spec.input_size if spec else None, 0, why="no row in params.yaml"),
+                _side(spec.input_size) if spec else table.missing("not_available", "no row in params.yaml"),
                 table.text(spec.repo_id or spec.path or "" if spec else ""),
                 Item(spec.revision[:10], css="number") if spec and spec.revision else table.text(""),
             )
