@@ -1,6 +1,8 @@
 """Every precision is what it says, on live networks of every family in the study."""
 
 import copy
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import torch
 from torch import nn
 
 from visionquant.bench import convert, fidelity, load, size
+from visionquant.deploy import half
 from visionquant.errors import StudyError
 from visionquant.hub import download
 from visionquant.params import Params
@@ -136,6 +139,88 @@ def test_a_model_that_was_never_converted_fails_the_proof(
     for precision in ("fp16", "int8", "nf4"):
         with pytest.raises(StudyError):
             convert.prove(networks["tiny-vit"], params.precisions[precision], "cpu")
+
+
+Q = "layers.1.mlp.fc1"
+ALTERED: dict[str, tuple[str, Callable[[Any], Any], str]] = {
+    "training": ("int8", lambda net: net.get_submodule(Q).train(), rf"{Q} is in training mode"),
+    "training, all of it": ("nf4", lambda net: net.train(), "the model is in training mode"),
+    "training, in floats": ("fp32", lambda net: net.get_submodule("layernorm").train(), "layernorm is in training"),
+    "training, by rules": ("mixed-sensitive", lambda net: net.get_submodule(Q).train(), rf"{Q} is in training mode"),
+    "another path": (
+        "int8",
+        lambda net: setattr(net.get_submodule(Q).state, "has_fp16_weights", True),
+        rf"{Q} is quantised anew at each pass, asked was int8 with threshold 6",
+    ),
+    "another path, by rules": (
+        "mixed-sensitive",
+        lambda net: setattr(net.get_submodule(Q).state, "has_fp16_weights", True),
+        rf"{Q} is quantised anew at each pass, asked was int8 with threshold 6",
+    ),
+    "another threshold": (
+        "int8",
+        lambda net: setattr(net.get_submodule(Q).state, "threshold", 0.0),
+        rf"{Q} is int8 with threshold 0, asked was int8 with threshold 6",
+    ),
+    "no scales": (
+        "int8",
+        lambda net: setattr(net.get_submodule(Q).weight, "SCB", None),
+        rf"{Q} is without int8 codes \(torch.int8\), asked was int8",
+    ),
+    "another type beside": (
+        "int8",
+        lambda net: net.get_submodule("layernorm").float(),
+        r"layernorm\.weight is float32, asked was bfloat16 \(and so on, 2 in all\)",
+    ),
+    "another type in NF4": (
+        "nf4",
+        lambda net: setattr(net.get_submodule(Q).weight.quant_state, "quant_type", "fp4"),
+        rf"{Q} is fp4 in blocks of 64, scales not quantised, asked was nf4 in blocks of 64, scales not quantised",
+    ),
+    "one in floats": ("fp16", lambda net: net.get_submodule(Q).float(), rf"{Q}\.weight is float32, asked was float16"),
+}
+
+
+@pytest.mark.parametrize("how", ALTERED)
+@pytest.mark.parametrize("ran", [False, True])
+def test_the_proof_names_the_part_that_differs_and_both_values(
+    ran: bool, how: str, study: tuple[Project, Params], networks: dict[str, nn.Module]
+) -> None:
+    """Before and after a first pass, which moves INT8's codes and scales from the weight to the layer's state."""
+    _, params = study
+    precision, alter, says = ALTERED[how]
+    row = params.precisions[precision]
+    net = convert.convert(copy.deepcopy(networks["tiny-vit"]), row, "cpu")
+    if ran:
+        before = convert.prove(net, row, "cpu")
+        features(net, images(params, "tiny-vit").to(convert.dtype_of(row, "cpu")))
+        assert convert.prove(net, row, "cpu") == before
+    if ran and how == "no scales":
+        net.get_submodule(Q).state.SCB = None
+    alter(net)
+    with pytest.raises(StudyError, match=f"{says}.*; ") as caught:
+        convert.prove(net, row, "cpu")
+    assert "\n" not in str(caught.value)
+
+
+class Stubborn(nn.LayerNorm):
+    """As some published modules do, it decides on its own mode."""
+
+    def train(self, mode: bool = True) -> "Stubborn":
+        return self
+
+
+def test_nothing_is_handed_out_that_stays_in_training_mode(
+    study: tuple[Project, Params], networks: dict[str, nn.Module]
+) -> None:
+    net = copy.deepcopy(networks["tiny-vit"])
+    net.set_submodule("layernorm", Stubborn(64))
+    for precision in (*FLOORS, "mixed-sensitive"):
+        with pytest.raises(StudyError, match="layernorm is in training mode, where other code runs; call"):
+            convert.convert(copy.deepcopy(net), study[1].precisions[precision], "cpu")
+    for how in ("weights", "autocast"):
+        with pytest.raises(StudyError, match="layernorm is in training mode"):
+            half.prepare(net, "cpu", how)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "nf4", "int8"])

@@ -11,13 +11,10 @@ import torch
 from torch import nn
 
 from visionquant import zoo
-from visionquant.bench import mixed, onnx_graph, onnx_proof, onnx_session
-from visionquant.bench.layers import quantised
+from visionquant.bench import layers, mixed, onnx_graph, onnx_proof, onnx_session
 from visionquant.errors import StudyError
 from visionquant.precision import FloatPrecision, Int8Precision, MixedPrecision, OnnxRuntimePrecision, Precision
 from visionquant.records import Conversion
-
-QUANTISED = ("Linear8bitLt", "Linear4bit")  # bitsandbytes' classes
 
 
 def dtype_of(precision: Precision, device: str) -> torch.dtype:
@@ -31,13 +28,13 @@ def dtype_of(precision: Precision, device: str) -> torch.dtype:
 def convert(
     model: nn.Module, precision: Precision, device: str, shape: tuple[int, int, int] | None = None
 ) -> nn.Module:
-    """Put ``model`` (FP32, on the CPU) into ``precision`` on ``device``; the model is changed and returned.
+    """Put ``model`` (FP32, on the CPU) into ``precision`` on ``device``; the model is changed, proved and returned.
 
     A graph of ONNX Runtime takes images of one ``shape`` (channels, height, width), that of the config if None.
 
     Raises:
-        StudyError: nothing was quantised by a precision that quantises, a rule matches nothing, or ONNX Runtime is not
-            here.
+        StudyError: nothing was quantised by a precision that quantises, a rule matches nothing, ONNX Runtime is not
+            here, or what came of it is not what was asked.
     """
     if isinstance(precision, OnnxRuntimePrecision):
         why = onnx_graph.unsupported(device)
@@ -47,9 +44,10 @@ def convert(
         return onnx_session.Network(graph, onnx_session.options_of(precision))
     dtype = dtype_of(precision, device)
     if isinstance(precision, MixedPrecision):
-        return mixed.convert(model, precision, dtype).to(device).eval()
-    model.to(dtype)
-    if not isinstance(precision, FloatPrecision):
+        model = mixed.convert(model, precision, dtype)
+    else:
+        model.to(dtype)
+    if not isinstance(precision, FloatPrecision | MixedPrecision):
         names = [name for name, module in model.named_modules() if type(module) is nn.Linear]
         chosen = [name for name in names if not _skipped(name, precision.skip)]
         if not chosen:
@@ -58,8 +56,11 @@ def convert(
             )
         for name in chosen:
             parent, _, leaf = name.rpartition(".")
-            setattr(model.get_submodule(parent), leaf, quantised(model.get_submodule(name), precision, dtype))
-    return model.to(device).eval()
+            setattr(model.get_submodule(parent), leaf, layers.quantised(model.get_submodule(name), precision, dtype))
+    model = model.to(device).eval()
+    if device != "meta":
+        prove(model, precision, device)
+    return model
 
 
 def _skipped(name: str, skip: tuple[str, ...]) -> bool:
@@ -67,21 +68,24 @@ def _skipped(name: str, skip: tuple[str, ...]) -> bool:
 
 
 def prove(model: nn.Module, precision: Precision, device: str) -> Conversion:
-    """What the parameters of a converted model really are.
+    """What the parameters of a converted model really are; it is in evaluation mode, which decides what code runs.
 
     Raises:
-        StudyError: the model is not what ``precision`` says.
+        StudyError: the model is not what ``precision`` says; names the part that differs and both values.
     """
     if isinstance(precision, OnnxRuntimePrecision):
         if not isinstance(model, onnx_session.Network):
             raise StudyError("precision onnxruntime", "the model is no graph", "report this defect")
         return onnx_proof.prove(model, precision)
-    # By name, so that a float precision does not wait for a library that it does not use.
-    layers: dict[str, Any] = {
-        name: module for name, module in model.named_modules() if type(module).__name__ in QUANTISED
+    training = next((name for name, module in model.named_modules() if module.training), None)
+    if training is not None:
+        what = f"{training or 'the model'} is in training mode"
+        raise StudyError(_asked(precision), f"{what}, where other code runs", "call .eval() on the model")
+    quantised: dict[str, Any] = {
+        name: module for name, module in model.named_modules() if type(module).__name__ in layers.QUANTISED
     }
     kept = tuple(name for name, module in model.named_modules() if type(module) is nn.Linear)
-    weights = sum(module.in_features * module.out_features for module in layers.values())
+    weights = sum(module.in_features * module.out_features for module in quantised.values())
     dtypes: dict[str, int] = {}
     for parameter in model.parameters():
         name = str(parameter.dtype).removeprefix("torch.")
@@ -90,38 +94,43 @@ def prove(model: nn.Module, precision: Precision, device: str) -> Conversion:
     knobs: dict[str, str | int | float | bool] = {
         "method": precision.method,
         "dtype": str(dtype_of(precision, device)).removeprefix("torch."),
-        "attention": str(getattr(model.config, "_attn_implementation", "unknown")),
+        "attention": str(getattr(getattr(model, "config", None), "_attn_implementation", "unknown")),
     }
     if device == "cuda":
         knobs |= {"cuda": str(torch.version.cuda), "cudnn": int(torch.backends.cudnn.version() or 0)}  # type: ignore[no-untyped-call]
     modules: dict[str, str] | None = None
-    if isinstance(precision, FloatPrecision):
-        knobs["tf32"] = precision.tf32
-        expected = {str(dtype_of(precision, device)).removeprefix("torch.")}
-        if set(dtypes) != expected or layers:
-            raise StudyError(f"precision {precision.method}", f"parameters are {dtypes}", "report this defect")
-        kept = ()
-    elif isinstance(precision, MixedPrecision):
+    if isinstance(precision, MixedPrecision):
         modules = mixed.prove(model, precision, dtype_of(precision, device))
         knobs |= {"threshold": precision.threshold, "blocksize": precision.blocksize}
         knobs |= {"double_quantization": precision.double_quantization}
         kept = tuple(name for name in kept if modules[name] not in ("int8", "nf4"))
-    elif isinstance(precision, Int8Precision):
-        knobs["threshold"] = precision.threshold
-        wrong = [name for name, module in layers.items() if module.weight.dtype != torch.int8]
-        if wrong or not layers:
-            raise StudyError("precision int8", f"{len(wrong)} of {len(layers)} layers hold no int8", "report this")
     else:
-        states = [module.weight.quant_state for module in layers.values()]
-        knobs |= {"blocksize": precision.blocksize, "double_quantization": precision.double_quantization}
-        good = [s for s in states if s.quant_type == "nf4" and s.blocksize == precision.blocksize]
-        if not layers or len(good) != len(states) or any(s.nested != precision.double_quantization for s in states):
-            raise StudyError("precision nf4", f"{len(good)} of {len(layers)} layers are nf4", "report this defect")
+        plain = str(knobs["dtype"])
+        wanted = plain if isinstance(precision, FloatPrecision) else layers.asked(precision)
+        if wanted != plain and not quantised:
+            raise StudyError(_asked(precision), f"no layer is quantised, asked was {wanted}", "report this defect")
+        parts = [(name, layers.found(layer), wanted) for name, layer in quantised.items()]
+        parts += [
+            (name, str(one.dtype).removeprefix("torch."), plain)
+            for name, one in model.named_parameters()
+            if type(one) is nn.Parameter and one.is_floating_point()
+        ]
+        layers.require(_asked(precision), parts)
+        if isinstance(precision, FloatPrecision):
+            knobs["tf32"], kept = precision.tf32, ()
+        elif isinstance(precision, Int8Precision):
+            knobs["threshold"] = precision.threshold
+        else:
+            knobs |= {"blocksize": precision.blocksize, "double_quantization": precision.double_quantization}
     return Conversion(
-        quantized_modules=len(layers),
+        quantized_modules=len(quantised),
         quantized_share=weights / (weights + others) if weights else 0.0,
         skipped_modules=kept,
         dtypes=dtypes,
         knobs=knobs,
         modules=modules,
     )
+
+
+def _asked(precision: Precision) -> str:
+    return f"precision {precision.method.removeprefix('bitsandbytes_')}"

@@ -17,9 +17,9 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_map
 
-from visionquant.bench.layers import quantised
+from visionquant.bench import layers
 from visionquant.errors import StudyError
-from visionquant.precision import MixedPrecision
+from visionquant.precision import Int8Precision, MixedPrecision, Nf4Precision
 
 FLOATS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -75,7 +75,7 @@ def convert(model: nn.Module, precision: MixedPrecision, dtype: torch.dtype) -> 
         if kind in ("int8", "nf4"):
             parent, _, leaf = name.rpartition(".")
             row = precision.int8 if kind == "int8" else precision.nf4
-            module = quantised(module, row, dtype)
+            module = layers.quantised(module, row, dtype)
             setattr(model.get_submodule(parent), leaf, module)
         around = _type_around(model, name, kinds, dtype)
         if own != around and not isinstance(module, nn.ModuleList | nn.ModuleDict):
@@ -116,23 +116,20 @@ def prove(model: nn.Module, precision: MixedPrecision, dtype: torch.dtype) -> di
     Raises:
         StudyError: one is not what the rules say.
     """
-    asked, found = assign(model, precision), {}
+    asked, found, parts = assign(model, precision), {}, []
+    rows: dict[str, Int8Precision | Nf4Precision] = {"int8": precision.int8, "nf4": precision.nf4}
     for name, module in model.named_modules():
         own = list(module.parameters(recurse=False))
         if not own:
             continue
-        kind = FLOATS.get(asked[name], asked[name]) or dtype
-        expected = str(kind).removeprefix("torch.")
-        found[name] = _kind(module, own)
-        if found[name] != expected:
-            raise StudyError("precision mixed", f"{name} is {found[name]}, asked was {expected}", "report this defect")
+        kind = asked[name]
+        found[name] = _type(own) if kind not in rows else kind
+        is_ = layers.found(module) if type(module).__name__ in layers.QUANTISED else _type(own)
+        wanted = layers.asked(rows[kind]) if kind in rows else str(FLOATS.get(kind, dtype)).removeprefix("torch.")
+        parts.append((name, is_, wanted))
+    layers.require("precision mixed", parts)
     return found
 
 
-def _kind(module: nn.Module, own: list[nn.Parameter]) -> str:
-    weight: Any = getattr(module, "weight", None)
-    if type(module).__name__ == "Linear8bitLt" and weight.dtype == torch.int8:
-        return "int8"
-    if type(module).__name__ == "Linear4bit" and weight.quant_state is not None:
-        return str(weight.quant_state.quant_type)
+def _type(own: list[nn.Parameter]) -> str:
     return "+".join(sorted({str(one.dtype).removeprefix("torch.") for one in own}))

@@ -7,12 +7,14 @@ from collections import Counter
 
 import numpy as np
 
+from visionquant.bench import layers
 from visionquant.bench.onnx_graph import OPSET
 from visionquant.bench.onnx_session import Network
 from visionquant.errors import StudyError
 from visionquant.precision import OnnxRuntimePrecision
 from visionquant.records import Conversion
 
+SUBJECT = "precision onnxruntime"
 QUANTISED = "MatMulInteger"  # what the quantiser makes of MatMul and Gemm; the session fuses it with its neighbours
 FLOAT = ("MatMul", "Gemm", "Conv")
 SCALE = "_scale"  # the quantiser's names: weight_quantized, weight_scale
@@ -38,19 +40,19 @@ def prove(net: Network, precision: OnnxRuntimePrecision) -> Conversion:
     for array in held.values():
         dtypes[str(array.dtype)] += array.size
     weights = {name: held[name] for name in quantised if name in held}
-    wrong = [name for name, array in weights.items() if array.dtype != np.int8]
-    wrong += [name for name in weights if _channels(held, name, precision.per_channel) != precision.per_channel]
-    largest = max((int(np.abs(array.astype(np.int16)).max()) for array in weights.values()), default=0)
-    if precision.weights == "int8" and (
-        not weights or wrong or len(weights) != len(quantised) or (largest <= REDUCED) is not precision.reduce_range
-    ):
-        raise StudyError(
-            "precision onnxruntime",
-            f"{len(weights) - len(wrong)} of {len(quantised)} quantised products hold int8 up to {largest} as asked",
-            "report this defect",
-        )
-    if precision.weights == "float32" and (quantised or {"int8", "uint8"} & set(dtypes)):
-        raise StudyError("precision onnxruntime", f"initialisers are {dict(dtypes)}", "report this defect")
+    if precision.weights == "int8":
+        if not quantised:
+            raise StudyError(SUBJECT, f"no product is quantised, asked was {_words(precision)}", "report this defect")
+        parts = [(node, _found(held, name, precision), _words(precision)) for name, node in quantised.items()]
+        largest = max((int(np.abs(array.astype(np.int16)).max()) for array in weights.values()), default=0)
+        bits = [f"of {7 if small else 8} bit" for small in (largest <= REDUCED, precision.reduce_range)]
+        parts.append(("the largest weight", bits[0], bits[1]))
+    else:
+        parts = [(node, "quantised", "float32") for node in quantised.values()]
+        parts += [
+            (name, str(one.dtype), "float32") for name, one in held.items() if str(one.dtype) in ("int8", "uint8")
+        ]
+    layers.require(SUBJECT, parts)
     numbers = sum(count for name, count in dtypes.items() if name != "int64")
     return Conversion(
         quantized_modules=len(weights),
@@ -75,7 +77,15 @@ def prove(net: Network, precision: OnnxRuntimePrecision) -> Conversion:
     )
 
 
-def _channels(held: dict[str, np.ndarray], weight: str, wanted: bool) -> bool:
-    """Whether a quantised weight (inputs, outputs) has a scale an output; ``wanted`` where it has one output alone."""
+def _words(precision: OnnxRuntimePrecision) -> str:
+    return f"int8 with {'a scale an output' if precision.per_channel else 'one scale'}"
+
+
+def _found(held: dict[str, np.ndarray], weight: str, precision: OnnxRuntimePrecision) -> str:
+    """What a product's weight (inputs, outputs) is, as :func:`_words` says it; of one output both ways are the same."""
+    if weight not in held:
+        return "without weights of its own"
     outputs = held[weight].shape[-1]
-    return wanted if outputs == 1 else held[weight.removesuffix("_quantized") + SCALE].size == outputs
+    own = held[weight.removesuffix("_quantized") + SCALE].size == outputs
+    each = precision.per_channel if outputs == 1 else own
+    return f"{held[weight].dtype} with {'a scale an output' if each else 'one scale'}"

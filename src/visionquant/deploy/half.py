@@ -19,7 +19,7 @@ from torch import nn
 from visionquant.bench import backend, convert, load
 from visionquant.deploy import compute
 from visionquant.errors import StudyError
-from visionquant.precision import FloatPrecision
+from visionquant.precision import FP32, FloatPrecision
 
 How = Literal["weights", "autocast"]
 NAMES: dict[torch.dtype, Literal["float16", "bfloat16"]] = {torch.float16: "float16", torch.bfloat16: "bfloat16"}
@@ -68,18 +68,16 @@ def prepare(
         cudnn_benchmark: let cuDNN try its kernels at the first pass of each shape; pays where shapes stay the same.
 
     Raises:
-        StudyError: the type is no half type, the model is not in FP32, or the device can't be used.
+        StudyError: the type is no half type, the model is not in FP32 or stays in training mode, or the device can't be
+            used.
     """
     chosen = dtype or dtype_for(device)
     if chosen not in NAMES:
         raise StudyError("half precision", f"{chosen} is none", "take torch.float16 or torch.bfloat16")
     require_fp32(model, "half precision")
     backend.require(device)
-    net = copy.deepcopy(model)
-    if how == "weights":
-        net = convert.convert(net, FloatPrecision(method="float", dtype=NAMES[chosen], cpu_dtype=NAMES[chosen]), device)
-    else:
-        net = net.to(device).eval()
+    halved = FloatPrecision(method="float", dtype=NAMES[chosen], cpu_dtype=NAMES[chosen])
+    net = convert.convert(copy.deepcopy(model), halved if how == "weights" else FP32, device)
     if hasattr(net, "set_attn_implementation"):
         load.with_attention(net.set_attn_implementation, "sdpa")
     return HalfModel(net, device, chosen, how, tf32, cudnn_benchmark)

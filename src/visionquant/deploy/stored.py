@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from visionquant import cache, zoo
-from visionquant.bench import convert
+from visionquant.bench import convert, layers
 from visionquant.deploy import description
 from visionquant.deploy.description import CONFIG, PREPROCESSOR, TENSORS, Description
 from visionquant.errors import StudyError
@@ -74,17 +74,14 @@ def save(
         preprocessing: kept as ``preprocessor_config.json``.
 
     Raises:
-        StudyError: the folder is there already, can't be written, or the model is not what ``precision`` says.
+        StudyError: the folder is there already, can't be written, the model is not what ``precision`` says, or has run
+            on a CPU that repacked it.
     """
     from safetensors.torch import save_file
 
     if folder.exists():
         raise StudyError(f"export to {folder.name}", "there is something already", "name a new folder, or remove it")
     convert.prove(net, precision_on(precision, device), next(net.parameters()).device.type)
-    if any(getattr(_quant_state(one), "packing_format_for_cpu", False) for one in net.modules()):
-        raise StudyError(
-            "export", "the model has run and its NF4 scales are rounded", "convert it anew and export that"
-        )
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -153,23 +150,22 @@ def _skeleton(folder: Path, found: Description) -> nn.Module:
         classifier = any("ImageClassification" in name for name in config.architectures or ())
         kind = AutoModelForImageClassification if classifier else AutoModel
         with no_init_weights():
-            net: nn.Module = kind.from_config(config, attn_implementation=found.attention)
+            net: nn.Module = kind.from_config(config, attn_implementation=found.attention, dtype=torch.float32)
     except (OSError, ValueError, KeyError) as error:
         why = str(error).strip().splitlines()[0]
         raise StudyError(f"model folder {folder.name}: {CONFIG}", why, "export it again with this version") from None
     stored = net.state_dict().keys()
     computed = {name: buffer for name, buffer in net.named_buffers() if name not in stored}
-    dtype = convert.dtype_of(found.precision, found.device)
     net = convert.convert(net.to("meta"), precision_on(found.precision, found.device), "meta")
     for name, buffer in computed.items():
         parent, _, leaf = name.rpartition(".")
-        kept = buffer.to(dtype) if buffer.is_floating_point() else buffer
-        net.get_submodule(parent).register_buffer(leaf, kept, persistent=False)
+        own = net.get_buffer(name).dtype  # what the conversion made of it: in a policy each module has its own
+        net.get_submodule(parent).register_buffer(leaf, buffer.to(own), persistent=False)
     return net
 
 
 def _fill(net: nn.Module, tensors: dict[str, torch.Tensor], folder: str) -> None:
-    quantised = {name: one for name, one in net.named_modules() if type(one).__name__ in convert.QUANTISED}
+    quantised = {name: one for name, one in net.named_modules() if type(one).__name__ in layers.QUANTISED}
     try:
         for name, layer in quantised.items():
             _fill_layer(layer, name, tensors)
@@ -209,10 +205,6 @@ def _tensors(net: nn.Module) -> dict[str, torch.Tensor]:
         seen.add(plain.untyped_storage().data_ptr())
         found[name] = plain
     return found
-
-
-def _quant_state(module: nn.Module) -> Any:
-    return getattr(getattr(module, "weight", None), "quant_state", None)
 
 
 def _dtype(precision: Precision, device: str) -> Dtype:
