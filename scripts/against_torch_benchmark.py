@@ -51,12 +51,12 @@ def compare(project: Project, model: str, precision: str) -> tuple[float, float]
     ours: list[float] = []
     theirs: list[float] = []
     with torch.inference_mode():
-        first = time_steps(lambda i: net(image), lambda i: net(image), clock, Plan(3, 0.5, 3, 3, None))
+        first = time_steps(lambda i: net(image), clock, Plan(0, 3, 0.5, 3, 3, None))
         count = max(2, int(BLOCK_S * 1e3 / statistics.median(first.wall_ms)))
         for block in range(BLOCKS):
             for own in (block % 2 == 0, block % 2 == 1):
                 if own:
-                    found = time_steps(lambda i: net(image), lambda i: net(image), clock, Plan(1, 0.0, count, 1, None))
+                    found = time_steps(lambda i: net(image), clock, Plan(0, 1, 0.0, count, 1, None))
                     ours.append(statistics.mean(found.wall_ms))
                 else:
                     theirs.append(timer.timeit(count).mean * 1e3)

@@ -44,11 +44,15 @@ class Step:
 
 
 BRACKET = ("int8-threshold-0", "int8-outliers", "int8-outliers-threshold-0")
+# In the order of their value. Every step prepares its pairs anew, so sizes of like value share one.
 STEPS = (
+    Step("borrowed", (1,)),
+    Step("borrowed", (32,)),
+    Step("borrowed", (4, 8, 16)),
+    Step("borrowed", (1,), BRACKET),
     Step("adaptive", (1,)),
     Step("adaptive", (32,)),
-    Step("adaptive", (8,)),
-    Step("adaptive", (4, 16)),
+    Step("adaptive", (4, 8, 16)),
     Step("adaptive", (1,), BRACKET),
     Step("paper", (1,)),
 )
@@ -198,7 +202,7 @@ def _unpack(path: Path, work: Path) -> None:
 
 
 def pack(project: Path, results: Path, platform: str) -> int:
-    """Make a record set of each protocol's records: NAME for adaptive, NAME-<protocol> for another."""
+    """Make a record set of each protocol's records: NAME for borrowed, NAME-<protocol> for another."""
     if not (results / RECORDS).is_file():
         raise Mistake(f"--results {results}: no {RECORDS} in it")
     with tempfile.TemporaryDirectory(prefix="visionquant-") as name:
@@ -209,7 +213,7 @@ def pack(project: Path, results: Path, platform: str) -> int:
             if not list((place / "data" / "measured").glob("*.json")):
                 continue
             _prepare(project, place, place.name)
-            called = platform if place.name == "adaptive" else f"{platform}-{place.name}"
+            called = platform if place.name == STEPS[0].protocol else f"{platform}-{place.name}"
             target = project / "data" / "recorded" / called
             if target.exists():
                 raise Mistake(f"data/recorded/{called}: there is such a set already; choose another name or remove it")

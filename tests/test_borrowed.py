@@ -1,5 +1,6 @@
 """The script for borrowed machines, on this one: in chunks, resumed, packed, and with a folder of real wheels."""
 
+import ast
 import json
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import tiny
 
+from visionquant import params as parameters
 from visionquant import recorded
 from visionquant.paths import Project
 
@@ -21,7 +23,7 @@ def study(root: Path) -> Project:
     raw = tiny.settings(("tiny-vit", "tiny-deit"), ("fp32", "int8"))
     raw["study"] |= {"protocol": "quick", "batch_sizes": [1, 4, 8, 16, 32]}
     short = {**tiny.PROTOCOL, "replicates": 2, "iterations": 4, "minimum_iterations": 1}
-    raw["protocols"] = {name: dict(short) for name in ("quick", "adaptive", "paper")}
+    raw["protocols"] = {name: dict(short) for name in ("quick", "borrowed", "adaptive", "paper")}
     root.mkdir()
     project, _ = tiny.project(root, raw)
     return project
@@ -36,16 +38,16 @@ def names(results: Path) -> set[str]:
         return {name for name in archive.getnames() if name.endswith(".json")}
 
 
-@pytest.mark.slow  # a minute of real chunks
+@pytest.mark.slow  # minutes of real chunks
 def test_chunks_go_on_from_one_another_and_are_packed_as_a_set(tmp_path: Path) -> None:
     project = study(tmp_path / "study")
     first, second = tmp_path / "first", tmp_path / "second"
     done = script("--project", project.root, "run", "--device", "cpu", "--results", first, "--minutes", 0.34 + 8 / 60)
     assert done.returncode == 75, done.stderr
-    assert "of 6 steps done" in done.stdout
+    assert "of 9 steps done" in done.stdout
     assert len(list(first.iterdir())) <= 8
     done = script(
-        "--project", project.root, "run", "--device", "cpu", "--results", second, "--resume", first, "--minutes", 5
+        "--project", project.root, "run", "--device", "cpu", "--results", second, "--resume", first, "--minutes", 20
     )
     assert done.returncode == 0, (done.stdout, done.stderr, (second / "log.txt").read_text()[-2000:])
     assert names(first) - {one for one in names(first) if "progress" in one} <= names(second)
@@ -63,6 +65,29 @@ def test_chunks_go_on_from_one_another_and_are_packed_as_a_set(tmp_path: Path) -
     assert again.returncode == 1
     assert again.stderr.count("\n") == 1
     assert "there is such a set already" in again.stderr
+
+
+def test_the_most_valuable_cells_come_first() -> None:
+    """All cells of the study with the quick protocol, batch size 1 before 32 before others; then what takes hours."""
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import borrowed_sweep as b; "
+    code += "print([(s.protocol, s.batch_sizes, s.precisions) for s in b.STEPS])"
+    asked = subprocess.run(
+        [sys.executable, "-c", code, str(SCRIPT.parent)], capture_output=True, text=True, check=True
+    ).stdout
+    steps = ast.literal_eval(asked)
+    params = parameters.load(Project(tiny.ROOT))
+    whole = [sizes for protocol, sizes, precisions in steps if protocol == "borrowed" and not precisions]
+    assert whole[:2] == [(1,), (32,)]
+    assert sorted(sum(whole, ())) == sorted(params.study.batch_sizes)
+    assert [protocol for protocol, _, _ in steps[: len(whole)]] == ["borrowed"] * len(whole)
+    for protocol, sizes, precisions in steps:
+        assert protocol in params.protocols
+        assert set(sizes) <= set(params.study.batch_sizes)
+        assert set(precisions) <= set(params.precisions)
+    row = params.protocols["borrowed"]
+    assert row.energy_s is None
+    assert row.budget_s is not None
+    assert row.replicates * row.budget_s <= 3
 
 
 def test_bad_input_is_one_line_and_loses_nothing(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from visionquant import drift, intervals
-from visionquant.samples import Cell, Sentinel
+from visionquant.samples import Cell, Launch, Sentinel
 
 
 def steady(ms: float = 1.0, count: int = 3) -> list[Sentinel]:
@@ -77,3 +77,33 @@ def test_the_half_width_is_that_of_the_t_interval() -> None:
     logs = np.log([1.0, 1.02, 0.98])
     assert found == pytest.approx(math.expm1(4.302652730 * logs.std(ddof=1) / math.sqrt(3)))
     assert intervals.half_width([[1.0]], 0.95) is None
+
+
+def on_a_card(card_ms: float, host_ms: float, busy_ms: float | None) -> Cell:
+    """Passes of 5 ms beside a kernel and a row of launches; ``busy_ms`` of a profiled pass."""
+    found = cell(card_ms)
+    both = Sentinel(before_ms=card_ms, after_ms=card_ms, host=Sentinel(before_ms=host_ms, after_ms=host_ms))
+    launch = None if busy_ms is None else Launch(gpu_busy_ms=busy_ms, kernels=9)
+    replicates = tuple(one.model_copy(update={"sentinel": both}) for one in found.replicates)
+    return found.model_copy(
+        update={"replicates": replicates, "launch": launch, "host_calibration_ms": found.calibration_ms}
+    )
+
+
+@pytest.mark.parametrize(
+    ("busy_ms", "kernels"),
+    [(4.9, (drift.KERNEL,)), (1.0, (drift.HOST,)), (None, (drift.KERNEL, drift.HOST))],
+)
+def test_on_a_gpu_what_sets_the_pace_of_a_cell_speaks_for_it(busy_ms: float | None, kernels: tuple[str, ...]) -> None:
+    found = on_a_card(1.0, 1.0, busy_ms)
+    assert drift.kernels(found.replicates, found.launch) == kernels
+    slower = {drift.KERNEL: on_a_card(1.2, 1.0, busy_ms), drift.HOST: on_a_card(1.0, 1.3, busy_ms)}
+    for name, other in slower.items():
+        moved = math.log(1.2 if name == drift.KERNEL else 1.3)
+        assert drift.between(found, other) == pytest.approx(moved if name in kernels else 0.0)
+
+
+def test_without_readings_of_the_host_the_reference_kernel_speaks() -> None:
+    found = cell(1.0).model_copy(update={"launch": Launch(gpu_busy_ms=0.1, kernels=9)})
+    assert drift.kernels(found.replicates, found.launch) == (drift.KERNEL,)
+    assert drift.between(found, on_a_card(1.2, 9.0, 0.1)) == pytest.approx(math.log(1.2))

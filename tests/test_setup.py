@@ -66,6 +66,14 @@ def test_what_is_installed_here_is_what_the_lock_says() -> None:
         assert metadata.version(name).split("+")[0] == locked()[name]
 
 
+def test_the_repository_can_travel() -> None:
+    """A lender's machine takes it whole, tracked files and history apart."""
+    listed = subprocess.run(["git", "-C", str(ROOT), "ls-files", "-z"], capture_output=True, text=True, check=True)
+    sizes = {name: (ROOT / name).stat().st_size for name in listed.stdout.split("\0") if (ROOT / name).is_file()}
+    largest = sorted(sizes, key=sizes.__getitem__)[-3:]
+    assert sum(sizes.values()) < 20e6, f"the largest: {', '.join(largest)}"
+
+
 def test_the_repository_names_no_registry_and_no_machine_path() -> None:
     listed = subprocess.run(
         ["git", "-C", str(ROOT), "ls-files", "-co", "--exclude-standard", "-z"],

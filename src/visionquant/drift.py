@@ -4,6 +4,9 @@ Noise is the spread of readings in fresh processes, taken just before: a reading
 their centre with a probability of 99.8 % while the machine stays what it was (a prediction interval, Hahn and Meeker,
 Statistical Intervals, 1991, section 4.7, on the log scale). Readings before the timed passes are held against readings
 before, those after against those after, for a machine at work is warmer.
+
+On a GPU there are two kernels: one that the card computes, one of launches for the host. Where a profiled pass shows
+which of them sets a cell's pace, its readings speak alone; else both do.
 """
 
 import math
@@ -12,12 +15,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from visionquant.intervals import quantile
-from visionquant.samples import Cell, Sentinel
+from visionquant.samples import Cell, Launch, Replicate, Sentinel
 
 FLOOR = 0.05  # a reading that moves by less is left to the spread between processes
 FLOOR_BETWEEN = 0.005  # nor are the middles of two cells
 PROBABILITY = 0.998  # of one reading within the noise; a cell has six and more
 BETWEEN = 0.95  # of the middles of two cells
+KERNEL, HOST = "reference kernel", "row of launches"  # names of the two kernels
+HOST_BOUND = 0.8  # a GPU at work for less of a pass than this share waits for the host
 MEDIAN = 1.2533  # a median's standard error over a mean's, sqrt(pi / 2)
 
 
@@ -36,25 +41,46 @@ def moved(sentinels: Sequence[Sentinel], allowed: float) -> bool:
     return False
 
 
+def kernels(replicates: Sequence[Replicate], launch: Launch | None) -> tuple[str, ...]:
+    """Which kernels' readings speak for these replicates; ``launch`` is the profiled pass of the first."""
+    if not replicates or any(one.sentinel.host is None for one in replicates):
+        return (KERNEL,)
+    if launch is None:
+        return KERNEL, HOST
+    return (HOST,) if launch.gpu_busy_ms < HOST_BOUND * float(np.median(replicates[0].wall_ms)) else (KERNEL,)
+
+
+def readings(replicates: Sequence[Replicate], kernel: str) -> list[Sentinel]:
+    """The readings of one kernel, none where it was not recorded."""
+    if kernel == KERNEL:
+        return [one.sentinel for one in replicates]
+    return [one.sentinel.host for one in replicates if one.sentinel.host is not None]
+
+
 def between(a: Cell, b: Cell) -> float:
-    """How far (log) the machine moved between two cells; 0 where their replicates took turns, or within the noise.
+    """How far (log) the machine moved between two cells, by any kernel that speaks for one of them; 0 within the noise.
 
     The middles are medians over processes of the mean of both readings; their noise is that of two medians.
     """
-    first, second = _levels(a), _levels(b)
+    speaking = {*kernels(a.replicates, a.launch), *kernels(b.replicates, b.launch)}
+    return max(_between(a, b, kernel) for kernel in speaking)
+
+
+def _between(a: Cell, b: Cell, kernel: str) -> float:
+    first, second = (_levels(readings(one.replicates, kernel)) for one in (a, b))
     if not len(first) or not len(second):
         return 0.0
     allowed = FLOOR_BETWEEN
-    for readings in (a.calibration_ms, b.calibration_ms):
-        if len(readings) >= 2:
-            error = MEDIAN * _spread(readings) * math.sqrt(1 / len(first) + 1 / len(second))
-            allowed = max(allowed, _quantile(BETWEEN, len(readings)) * error)
+    for calibration in (one.calibration_ms if kernel == KERNEL else one.host_calibration_ms for one in (a, b)):
+        if len(calibration) >= 2:
+            error = MEDIAN * _spread(calibration) * math.sqrt(1 / len(first) + 1 / len(second))
+            allowed = max(allowed, _quantile(BETWEEN, len(calibration)) * error)
     found = abs(float(np.median(first) - np.median(second)))
     return found if found > allowed else 0.0
 
 
-def _levels(cell: Cell) -> np.ndarray:
-    pairs = [(one.sentinel.before_ms, one.sentinel.after_ms) for one in cell.replicates]
+def _levels(sentinels: Sequence[Sentinel]) -> np.ndarray:
+    pairs = [(one.before_ms, one.after_ms) for one in sentinels]
     return np.log(np.asarray(pairs, float).reshape(-1, 2)).mean(axis=1)
 
 

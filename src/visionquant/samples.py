@@ -33,10 +33,14 @@ class Throughput(Row):
 
 
 class Sentinel(Row):
-    """Milliseconds of the fixed reference kernel just before and just after the timed passes."""
+    """Milliseconds of the fixed reference kernel just before and just after the timed passes.
+
+    On a GPU its time there; ``host`` is then that of a row of launches that hardly do a thing, None where not recorded.
+    """
 
     before_ms: float
     after_ms: float
+    host: "Sentinel | None" = None
 
 
 class GpuConditions(Row):
@@ -69,6 +73,8 @@ class Conditions(Row):
 class Replicate(Row):
     """One fresh process. Milliseconds of each iteration; ``gpu_ms`` from CUDA events; ``threads`` of the CPU.
 
+    ``cold_ms`` are the first passes of a process on a GPU, which load its code: no warm-up; empty where not recorded.
+
     ``turns_with`` names the precisions whose replicates came in the same round; ``settled`` says whether two halves of
     the warm-up agreed, null where they were too short to tell; ``position`` is the number of the replicate in the
     command that ran it, ``started_at`` its time (UTC).
@@ -78,6 +84,7 @@ class Replicate(Row):
     started_at: str
     turns_with: tuple[str, ...]
     threads: int
+    cold_ms: tuple[float, ...] = ()
     warmup_ms: tuple[float, ...]
     settled: bool | None
     wall_ms: tuple[float, ...]
@@ -94,9 +101,14 @@ class Replicate(Row):
 
 
 class Memory(Row):
-    """Bytes by kind; null where this device has no such figure."""
+    """Bytes by kind; null where this device has no such figure.
+
+    ``workspace`` is cuBLAS', which differs between generations of GPUs and is part of what is allocated; null where it
+    was not recorded. The peaks on a device are those of one pass after all that is timed.
+    """
 
     stored_weights: int
+    workspace: int | None = None
     allocated_after: int | None
     peak_allocated: int | None
     peak_reserved: int | None
@@ -132,7 +144,10 @@ class Audit(Row):
 
 
 class Energy(Row):
-    """A window of its own on an energy counter. Watts of the idle machine were taken before it; joules are gross."""
+    """A window of its own on an energy counter. Watts of the idle machine were taken before it; joules are gross.
+
+    ``idle_state`` says in which state a GPU idled, and whether it had come to rest; empty where not recorded.
+    """
 
     counter: str
     joules: float
@@ -140,6 +155,7 @@ class Energy(Row):
     images: int
     updates: int
     idle_w: float
+    idle_state: str = ""
 
     @property
     def net_j_per_image(self) -> float:
@@ -148,7 +164,10 @@ class Energy(Row):
 
 
 class Launch(Row):
-    """One profiled pass on a GPU: milliseconds in which it was at work, and in how many kernels, copies and fills."""
+    """A profiled pass on a GPU: milliseconds in which it was at work, and in how many kernels, copies and fills.
+
+    Of the smallest and the largest batch size of a study.
+    """
 
     gpu_busy_ms: float
     kernels: int
@@ -170,6 +189,7 @@ class Run(Row):
     replicate: Replicate
     monotonic_s: tuple[float, float]
     finite: bool
+    workspace: int | None = None
     allocated_after: int | None
     peak_allocated: int | None
     peak_reserved: int | None
@@ -191,7 +211,7 @@ class Cell(Row):
     """One batch size of a pair: measured, or why not.
 
     ``calibration_ms`` are readings of the reference kernel in processes of their own before the first replicate: its
-    noise.
+    noise; ``host_calibration_ms`` those of the launches beside it, on a GPU.
     """
 
     batch_size: int
@@ -200,6 +220,7 @@ class Cell(Row):
     replicates: tuple[Replicate, ...] = ()
     stopped_by: Literal["count", "budget", "goal"] | None = None
     calibration_ms: tuple[float, ...] = ()
+    host_calibration_ms: tuple[float, ...] = ()
     memory: Memory | None = None
     audit: Audit | None = None
     energy: Energy | None = None

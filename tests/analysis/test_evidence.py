@@ -1,5 +1,6 @@
 """From records to figures and their absences: local, recorded, stale, mixed, missing."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import made
@@ -9,7 +10,9 @@ from visionquant import params as parameters
 from visionquant import records
 from visionquant.analysis import evidence, provenance, subjects
 from visionquant.analysis.evidence import Evidence
+from visionquant.analysis.tables import results
 from visionquant.errors import StudyError
+from visionquant.records import Record
 from visionquant.samples import Cell
 
 FACTORS = {"fp32": 1.0, "fp16": 0.5, "int8": 2.0, "nf4": 1.01}
@@ -62,7 +65,7 @@ def test_memory_on_a_cpu_is_stored_bytes_and_device_figures_are_absent_with_a_re
     stored = study.estimate(study.measured, "memory_with_workspace", MODEL, "int8", 1)
     counted = study.arithmetic("memory_with_workspace", "int8", (MODEL,))[MODEL]
     assert stored.value == pytest.approx(counted)
-    assert subjects.counterpart(study.measured, "memory_published") == "memory_with_workspace"
+    assert subjects.counterpart(study, study.measured, "memory_published") == "memory_with_workspace"
 
 
 def test_memory_on_a_gpu_is_what_was_allocated(on_the_card: Evidence) -> None:
@@ -71,7 +74,37 @@ def test_memory_on_a_gpu_is_what_was_allocated(on_the_card: Evidence) -> None:
     assert on_the_card.estimate(on_the_card.measured, "gpu_median", MODEL, "fp16", 1).value == pytest.approx(
         25.0, rel=0.02
     )
-    assert subjects.counterpart(on_the_card.measured, "memory_published") == "memory_allocated_after"
+    assert subjects.counterpart(on_the_card, on_the_card.measured, "memory_published") == "memory_allocated_after"
+
+
+@pytest.mark.parametrize(
+    ("mib", "quantities"),
+    [
+        (8.125, ("memory_allocated_after", "memory_reduction")),
+        (32.0, ("memory_with_workspace", "memory_reduction_workspace")),
+    ],
+)
+def test_memory_stands_beside_the_published_where_the_workspace_is_the_same(
+    on_the_card: Evidence, mib: float, quantities: tuple[str, str]
+) -> None:
+    """Hopper and later keep 32 MiB: as allocated, a small network would save a third of what it saves."""
+
+    def with_workspace(record: Record) -> Record:
+        cells = (
+            one.model_copy(
+                update={"memory": one.memory and one.memory.model_copy(update={"workspace": int(mib * 2**20)})}
+            )
+            for one in record.cells
+        )
+        return record.model_copy(update={"cells": tuple(cells)})
+
+    measured = on_the_card.measured
+    records = {pair: with_workspace(record) for pair, record in measured.records.items()}
+    found = replace(measured, records=records)
+    for quantity, name in zip(("memory_published", "memory_reduction"), quantities, strict=True):
+        assert subjects.counterpart(on_the_card, found, quantity) == name
+    caption = results.memory(on_the_card, found).caption
+    assert ("for that of this card is 32 MiB" in caption) is (mib == 32)
 
 
 def test_only_the_published_card_is_comparable(study: Evidence, on_the_card: Evidence) -> None:

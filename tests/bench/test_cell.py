@@ -6,7 +6,7 @@ import tiny
 from visionquant import intervals
 from visionquant.bench import cell, replicate
 from visionquant.params import Protocol
-from visionquant.samples import Cell
+from visionquant.samples import Cell, Launch, Run, Sentinel
 
 GIB = 2**30
 PLENTY = cell.Host(available=100 * GIB, baseline=0)
@@ -61,9 +61,11 @@ def test_what_failed_at_a_smaller_batch_is_not_tried_at_a_larger_one(status: str
 
 
 def test_the_plan_leaves_the_throughput_window_its_share_of_the_budget() -> None:
-    plans = [replicate.plan_of(protocol(throughput_share=0.25), number) for number in range(3)]
+    plans = [replicate.plan_of(protocol(throughput_share=0.25), number, "cuda") for number in range(3)]
     assert sum(plan.budget_s or 0 for plan in plans) == pytest.approx(6.0 * 0.75)
     assert sum(plan.iterations for plan in plans) == tiny.PROTOCOL["iterations"]
+    assert {plan.cold for plan in plans} == {1}
+    assert replicate.plan_of(protocol(), 0, "cpu").cold == 0
     assert replicate.window_count(protocol(throughput_share=0.25), 100.0) == 5
     assert replicate.window_count(protocol(throughput_share=0.25), 1e9) == 1
     assert replicate.window_count(protocol(throughput_share=0.5, budget_s=None), 1.0) == 1
@@ -86,3 +88,39 @@ def test_a_goal_wants_three_more_processes() -> None:
     equal = [[1.0]] * 10
     assert [cell.goal_met(equal[:n], 5, 0.01) for n in (5, 7, 8, 10)] == [False, False, True, True]
     assert not cell.goal_met([[1.0], [2.0]] * 5, 5, 0.01)
+
+
+def run_of(number: int, host_ms: float) -> Run:
+    """A pass of 5 ms, of which a GPU was at work for 1 ms, beside a steady kernel and a host of this speed."""
+    (replicate_,) = made.cell(1, [[5.0] * 3]).replicates
+    host = Sentinel(before_ms=host_ms, after_ms=host_ms)
+    sentinel = replicate_.sentinel.model_copy(update={"host": host})
+    return Run(
+        replicate=replicate_.model_copy(update={"sentinel": sentinel, "position": number}),
+        monotonic_s=(0.0, 1.0),
+        finite=True,
+        workspace=2**25,
+        allocated_after=2**26,
+        peak_allocated=2**27,
+        peak_reserved=2**28,
+        launch=Launch(gpu_busy_ms=1.0, kernels=9) if number == 0 else None,
+    )
+
+
+@pytest.mark.parametrize(("host_ms", "status"), [(1.0, "ok"), (1.5, "unsteady")])
+def test_a_cell_that_waits_for_the_host_is_unsteady_where_that_moved(host_ms: float, status: str) -> None:
+    course = cell.Course(protocol(), 1, 100, (1.0, 1.0, 1.0, 1.0), (1.0, 1.0, 1.01, 1.0))
+    found = None
+    for attempt in range(cell.ATTEMPTS + 1):
+        assert found is None or attempt == 0
+        for number in range(3):
+            found = course.add(run_of(number, host_ms if number == 1 else 1.0))
+        if found is not None:
+            break
+    assert found is not None
+    assert found.status == status
+    assert found.host_calibration_ms == (1.0, 1.0, 1.01, 1.0)
+    assert found.memory is not None
+    assert found.memory.workspace == 2**25
+    if status == "unsteady":
+        assert "the row of launches moved" in found.reason

@@ -89,7 +89,7 @@ class Steady:
 
 
 def test_a_window_lasts_for_seconds_and_updates_and_idle_is_taken_off(clock: Scripted) -> None:
-    found = energy.window(lambda i: clock.sleep(0.01), clock, Steady(clock, 60.0, 0.01), 0.6, 4, 20.0)
+    found = energy.window(lambda i: clock.sleep(0.01), clock, Steady(clock, 60.0, 0.01), 0.6, 4, energy.Idle(20.0))
     assert isinstance(found, Energy)
     assert found.seconds >= 0.6
     assert found.updates >= energy.UPDATES
@@ -98,17 +98,17 @@ def test_a_window_lasts_for_seconds_and_updates_and_idle_is_taken_off(clock: Scr
 
 
 def test_a_slow_counter_makes_the_window_longer_or_impossible(clock: Scripted) -> None:
-    found = energy.window(lambda i: clock.sleep(0.01), clock, Steady(clock, 60.0, 0.02), 0.5, 1, 0.0)
+    found = energy.window(lambda i: clock.sleep(0.01), clock, Steady(clock, 60.0, 0.02), 0.5, 1, energy.Idle(0.0))
     assert isinstance(found, Energy)
     assert found.seconds >= 0.9  # fifty updates
-    found = energy.window(lambda i: None, clock, Steady(clock, 60.0, 0.2), 0.5, 1, 0.0)
+    found = energy.window(lambda i: None, clock, Steady(clock, 60.0, 0.2), 0.5, 1, energy.Idle(0.0))
     assert isinstance(found, str)
     assert found.startswith("the counter is updated every 0.2")
 
 
 def test_a_counter_that_stands_still_is_no_measurement(tmp_path: Path) -> None:
     zone(tmp_path, "intel-rapl:0", 0)
-    found = energy.window(lambda i: None, CpuClock(), found_counter(tmp_path), 5.0, 1, 0.0)
+    found = energy.window(lambda i: None, CpuClock(), found_counter(tmp_path), 5.0, 1, energy.Idle(0.0))
     assert found == "the counter stands still"
 
 
@@ -131,6 +131,8 @@ def nvmlDeviceGetTotalEnergyConsumption(handle):
         raise NVMLError("uninitialized")
     return 5000
 
+nvmlDeviceGetPerformanceState = lambda handle: 8
+nvmlDeviceGetPowerUsage = lambda handle: 15000
 nvmlDeviceGetCount = lambda: 1
 nvmlDeviceGetHandleByIndex = lambda i: "card"
 """
@@ -144,6 +146,10 @@ def test_the_boards_counter_stays_open_as_long_as_it_is_read(tmp_path: Path, mon
     counter = energy.find("cuda")
     assert not isinstance(counter, str)
     assert counter.joules() == 5.0
+    assert isinstance(counter, energy.Board)
+    assert counter.state() == ("P8", 15.0)
+    monkeypatch.setattr(energy, "REST_S", 0.0)
+    assert energy.idle(counter, 0.01) == energy.Idle(0.0, "P8")
     assert sys.modules.pop("pynvml").opened == 1
 
 
@@ -155,7 +161,7 @@ def test_idle_watts_are_joules_over_seconds(tmp_path: Path) -> None:
         (folder / "energy_uj").write_text("1000000")
         os._exit(0)
     os.waitpid(pid, 0)
-    assert energy.idle_w(counter, 0.2) == 0.0  # what was used before the look is not counted ...
+    assert energy.idle(counter, 0.2) == energy.Idle(0.0)  # what was used before the look is not counted ...
     begun: list[Any] = []
 
     class Running(energy.Rapl):
@@ -163,4 +169,24 @@ def test_idle_watts_are_joules_over_seconds(tmp_path: Path) -> None:
             begun.append(0)
             return 2.0 * len(begun)
 
-    assert energy.idle_w(Running([folder]), 0.2) == pytest.approx(2.0 / 0.2, rel=0.1)  # ... what is used meanwhile is
+    assert energy.idle(Running([folder]), 0.2).watts == pytest.approx(
+        2.0 / 0.2, rel=0.1
+    )  # ... what is used meanwhile is
+
+
+def test_a_warm_card_is_waited_for_until_it_rests() -> None:
+    """Four seconds in P2 at falling power, then P8; one that never rests is looked at all the same, and says so."""
+    time_s = 0.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal time_s
+        time_s += seconds
+
+    def cooling() -> tuple[str, float]:
+        return ("P2", 90 - 10 * time_s) if time_s < 4 else ("P8", 15 + time_s % 0.5)
+
+    assert energy.rest(cooling, lambda: time_s, sleep) == "P8"
+    assert time_s == pytest.approx(6.05, abs=0.2)
+    time_s = 0.0
+    assert energy.rest(lambda: ("P0", 40 + 30 * (time_s % 1)), lambda: time_s, sleep) == "P0, not at rest after 30 s"
+    assert time_s == pytest.approx(30.05, abs=0.2)

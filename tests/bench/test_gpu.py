@@ -4,12 +4,12 @@ import pytest
 import tiny
 
 from visionquant import environment, hub
-from visionquant.bench import reference
+from visionquant.bench import isolate, reference
 from visionquant.params import Params, parse
 from visionquant.paths import Project
 
 pytestmark = pytest.mark.gpu
-FLOORS = {"fp32": 0.999999, "fp16": 0.99, "int8": 0.99, "nf4": 0.9}
+FLOORS = {"fp32": 0.999999, "fp16": 0.99, "int8": 0.99, "int8-outliers": 0.99, "nf4": 0.9}
 
 
 @pytest.fixture(scope="module")
@@ -35,16 +35,18 @@ def test_a_pair_on_the_card(study: tuple[Project, Params], precision: str) -> No
     assert record.fidelity.cosine is not None
     assert record.fidelity.cosine > FLOORS[precision]
     assert record.conversion is not None
-    assert (record.conversion.quantized_modules > 0) is (precision in ("int8", "nf4"))
+    assert (record.conversion.quantized_modules > 0) is (precision not in ("fp32", "fp16"))
     for cell in record.cells:
-        assert cell.status == "ok", cell.reason
+        assert cell.status in tiny.MEASURED, cell.reason
         assert sum(len(one.wall_ms) for one in cell.replicates) == params.protocol.iterations
         for one in cell.replicates:
             assert one.gpu_ms is not None
             assert len(one.gpu_ms) == len(one.wall_ms)
             assert all(0 < device <= wall * 1.05 for device, wall in zip(one.gpu_ms, one.wall_ms, strict=True))
             assert one.conditions.gpu is not None
-            assert one.conditions.gpu.sampler_share < 0.005
+            assert one.conditions.gpu.sampler_share < 0.02
+            assert len(one.cold_ms) == 1
+            assert one.sentinel.host is not None
         assert cell.launch is not None
         assert cell.launch.kernels > 0
         assert cell.launch.gpu_busy_ms > 0
@@ -54,21 +56,23 @@ def test_a_pair_on_the_card(study: tuple[Project, Params], precision: str) -> No
         assert cell.memory.allocated_after is not None
         assert cell.memory.peak_allocated is not None
         assert cell.memory.peak_reserved is not None
+        assert cell.memory.workspace is not None
+        assert cell.memory.workspace >= 2**20
         assert cell.memory.stored_weights <= cell.memory.allocated_after <= cell.memory.peak_allocated
         assert cell.memory.peak_allocated <= cell.memory.peak_reserved
 
 
-def test_the_process_that_forks_never_touches_the_card(study: tuple[Project, Params]) -> None:
-    import torch
-
+@pytest.mark.parametrize("precision", ["fp16", "int8-outliers"])
+def test_the_process_that_forks_never_touches_the_card(study: tuple[Project, Params], precision: str) -> None:
+    """The driver is asked, for torch does not see all that opens it; so does each process before it forks."""
     project, params = study
-    tiny.measure(project, params, "tiny-vit", "fp16", again=True)
-    assert not torch.cuda.is_initialized()
+    tiny.measure(project, params, "tiny-vit", precision, again=True)
+    assert isolate.driver_answer() == isolate.CUDA_NOT_INITIALIZED
 
 
 def test_fp32_is_not_tf32(study: tuple[Project, Params]) -> None:
     """A product that TF32 rounds to ten bits keeps its twenty-three in a replicate's own process."""
-    from visionquant.bench import backend, isolate
+    from visionquant.bench import backend
 
     _, params = study
 

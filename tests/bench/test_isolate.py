@@ -1,12 +1,22 @@
 import os
+import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 
 from visionquant.bench import isolate
 from visionquant.errors import StudyError
+
+
+@pytest.fixture(autouse=True)
+def _no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These forks want none, whatever this process has opened."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
 
 
 def test_only_the_result_comes_back() -> None:
@@ -120,3 +130,77 @@ def test_a_worker_whose_request_fails_goes_on() -> None:
         with pytest.raises(isolate.Defect, match="ZeroDivisionError"):
             worker.call(0)
         assert worker.call(2) == 0.5
+
+
+DRIVER = """
+static int opened = 0;
+int cuInit(unsigned int flags) { opened = 1; return 0; }
+int cuDeviceGetCount(int *count) { *count = 1; return opened ? 0 : 3; }
+"""
+FORKS = """
+import ctypes, os
+from visionquant.bench import isolate
+print(isolate.driver_answer(), isolate.in_fork(lambda: 7))
+ctypes.CDLL("libcuda.so.1").cuInit(0)
+try:
+    isolate.Worker(lambda: lambda _: 7)
+except Exception as error:
+    print(type(error).__name__, error)
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+print(isolate.in_fork(lambda: 8))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a driver's library as Linux loads it")
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler here to make a driver of")
+def test_nothing_is_forked_from_a_process_that_has_opened_cuda(tmp_path: Path) -> None:
+    (tmp_path / "driver.c").write_text(DRIVER)
+    command = ["cc", "-shared", "-fPIC", "-o", str(tmp_path / "libcuda.so.1"), str(tmp_path / "driver.c")]
+    subprocess.run(command, check=True)
+    settings = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path), "CUDA_VISIBLE_DEVICES": "0"}
+    done = subprocess.run([sys.executable, "-c", FORKS], env=settings, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    clean, poisoned, hidden = done.stdout.splitlines()
+    assert clean == "3 7"
+    assert poisoned.startswith("StudyError measure: CUDA was opened in the process that forks")
+    assert hidden == "8"  # a study on the CPU may
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "GET was unable to find an engine to execute this computation",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR",
+        "CUDA error: CUBLAS_STATUS_INTERNAL_ERROR when calling `cublasCreate`",
+    ],
+)
+def test_what_cudnn_says_without_memory_is_that_where_little_is_left(
+    monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    gib, error = 2**30, RuntimeError(words)
+    assert isolate.classify(error) is None  # no GPU
+    for name, answer in {
+        "is_initialized": True,
+        "mem_get_info": (9 * gib, 16 * gib),
+        "memory_reserved": 2 * gib,
+        "get_per_process_memory_fraction": 1.0,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, lambda answer=answer: answer)
+    assert isolate.classify(error) is None
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda: 0.15)
+    assert isolate.classify(error) == "out_of_memory"
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda: 1.0)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (gib, 16 * gib))
+    assert isolate.classify(error) == "out_of_memory"
+    assert isolate.classify(RuntimeError("CUDA error: an illegal memory access was encountered")) is None
+
+    def gone() -> None:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", gone)
+    assert isolate.classify(error) is None
+
+
+def test_a_process_that_bitsandbytes_ended_says_where_its_words_are() -> None:
+    with pytest.raises(isolate.Defect, match=r"ended with code 1 .*bitsandbytes"):
+        isolate.in_fork(lambda: os._exit(1))

@@ -1,5 +1,9 @@
+from typing import Any
+
 import pytest
 import torch
+from torch.autograd import DeviceType  # type: ignore[attr-defined]
+from torch.profiler import ProfilerActivity
 
 from visionquant.bench import operations
 
@@ -30,3 +34,39 @@ def test_attention_is_one_operation_with_and_without_a_mask_and_idle_dropout_non
     with torch.inference_mode(), operations.Counter() as counter:
         layer(q)
     assert counter.count == 1
+
+
+def test_a_recorded_pass_is_the_second_and_its_step_is_no_work() -> None:
+    """The real profiler, on a CPU; twice, for a cycle left open crashes the next."""
+    layer, images = torch.nn.Linear(8, 8), torch.ones(4, 8)
+    passes: list[int] = []
+
+    def step(i: int) -> None:
+        passes.append(i)
+        layer(images)
+        if len(passes) % 2:
+            layer(images)  # the first pass does more
+
+    spans = [operations.recorded(step, ProfilerActivity.CPU, DeviceType.CPU) for _ in range(2)]
+    assert passes == [0] * 4
+    assert len(spans[0]) == len(spans[1]) > 0
+    with torch.profiler.profile(activities=[ProfilerActivity.CPU]) as found:
+        layer(images)
+    assert len(spans[0]) == len(found.events())
+
+
+@pytest.mark.parametrize(
+    ("passes", "launch"),
+    [
+        ([[(0, 2000), (1000, 3000)], [(0, 1000), (2000, 3000)]], (2.0, 2)),
+        ([[(0, 1000)], [(0, 1000), (2000, 3000)]], None),  # a record was lost
+        ([[], []], None),
+    ],
+)
+def test_kernels_are_told_where_two_passes_agree(
+    monkeypatch: pytest.MonkeyPatch, passes: list[Any], launch: tuple[float, int] | None
+) -> None:
+    told = iter(passes)
+    monkeypatch.setattr(operations, "recorded", lambda *_: next(told))
+    found = operations.profile(lambda i: None)
+    assert (found and (found.gpu_busy_ms, found.kernels)) == launch

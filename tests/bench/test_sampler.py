@@ -25,7 +25,7 @@ nvmlDeviceGetCurrentClocksEventReasons = lambda handle: 0x04 | 0x01
 
 def test_a_process_of_its_own_samples_until_it_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "pynvml.py").write_text(LIBRARY)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     begun_s = time.monotonic()
     sampler = Sampler.start()
@@ -42,6 +42,7 @@ def test_a_process_of_its_own_samples_until_it_is_stopped(tmp_path: Path, monkey
     assert (found.temperature_c_high, found.power_w_median) == (55, 250)
     assert found.throttle_reasons == ("power cap",)  # idle clocks (0x01) are no throttling
     assert found.sampler_share < 0.05
+    assert any(round(1e4 * one["cpu_s"]) % 100 for one in sampler.samples)  # finer than the kernel's ticks of 10 ms
     assert sampler.between(0.0, 1.0) is None
     assert sampler.process.returncode is not None
     assert os.getpid() != sampler.process.pid

@@ -138,7 +138,7 @@ def test_a_cell_whose_machine_moved_is_measured_again_and_then_marked(
     """The reference kernel alternates between 1 and 2 ms until so many attempts are over."""
     project, params = study(tmp_path)
     ready(project, params)
-    monkeypatch.setattr(sentinel, "calibrate", lambda device, protocol: (1.0, 1.01, 0.99))
+    monkeypatch.setattr(sentinel, "calibrate", lambda device, protocol: ((1.0, None), (1.01, None), (0.99, None)))
     earlier = itertools.count()
     real = cell.Course.add
 

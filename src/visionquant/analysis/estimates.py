@@ -10,6 +10,7 @@ from visionquant.records import Record
 from visionquant.samples import Cell, Memory
 
 NOT_AVAILABLE = "not_available"
+UNPROFILED = "profiled at the smallest and largest batch size alone, or the profiler told nothing"
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def of_cell(quantity: str, record: Record, cell: Cell, base: Cell | None, confid
     if quantity == "launch_share":
         if cell.launch is None:
             on_cpu = record.environment.device == "cpu"
-            reason = "a CUDA figure, there is none on a CPU" if on_cpu else "the profiler told nothing"
+            reason = "a CUDA figure, there is none on a CPU" if on_cpu else UNPROFILED
             return Estimate(quantity, status=NOT_AVAILABLE, reason=reason)
         wall = statistics.median(processes(cell), confidence).value
         return Estimate(quantity, 100 * (1 - cell.launch.gpu_busy_ms / wall) if wall else None, n=1)

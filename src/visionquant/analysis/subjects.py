@@ -1,8 +1,9 @@
 """What the published summary figures speak of, and the measured quantity that stands beside each.
 
 The supplement does not say what it measured as memory. Its figures equal the weights plus a cuBLAS workspace, that is
-what a GPU has allocated after a run, so this is their counterpart on CUDA; a CPU has no such figure, and there the
-stored weights plus the workspace by arithmetic stand in its place.
+what a GPU has allocated after a run, so this is their counterpart on CUDA. A CPU has no such figure, and the workspace
+of another generation of GPUs is another; there the stored weights plus the published workspace by arithmetic stand in
+its place.
 """
 
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from visionquant.analysis.evidence import BASELINE, Evidence, RecordSet
 from visionquant.analysis.published import GROUP_BOUNDS
 from visionquant.errors import StudyError
+from visionquant.quantities import MIB
 
 
 @dataclass(frozen=True)
@@ -39,13 +41,28 @@ def subject(name: str) -> Subject:
     return SUBJECTS[name]
 
 
-def counterpart(records_: RecordSet, quantity: str) -> str:
-    """The measured quantity beside a published one: device memory on CUDA, arithmetic on stored bytes elsewhere."""
-    cuda = records_.environment is not None and records_.environment.device == "cuda"
+def counterpart(evidence: Evidence, records_: RecordSet, quantity: str) -> str:
+    """The measured quantity beside a published one: device memory, or arithmetic on stored bytes where that is no like.
+
+    See :func:`why_counted`.
+    """
+    counted = bool(why_counted(evidence, records_))
     return {
-        "memory_published": "memory_allocated_after" if cuda else "memory_with_workspace",
-        "memory_reduction": "memory_reduction" if cuda else "memory_reduction_workspace",
+        "memory_published": "memory_with_workspace" if counted else "memory_allocated_after",
+        "memory_reduction": "memory_reduction_workspace" if counted else "memory_reduction",
     }.get(quantity, quantity)
+
+
+def why_counted(evidence: Evidence, records_: RecordSet) -> str:
+    """Why device memory of this set does not stand beside published figures; empty where it does."""
+    if records_.environment is None or records_.environment.device != "cuda":
+        return "a CPU has none"
+    memories = [cell.memory for record in records_.records.values() for cell in record.cells if cell.memory]
+    others = [one.workspace for one in memories if one.workspace is not None]
+    published = evidence.params.report.workspace_mib * MIB
+    if any(abs(workspace - published) > MIB for workspace in others):
+        return f"that of this card is {max(others) / MIB:g} MiB"
+    return ""
 
 
 def published_values(evidence: Evidence, name: str, models: tuple[str, ...] | None = None) -> dict[str, float]:
@@ -66,7 +83,7 @@ def printed_speedups(evidence: Evidence, precision: str) -> dict[str, float]:
 def measured_values(evidence: Evidence, records_: RecordSet, name: str, models: tuple[str, ...]) -> dict[str, float]:
     """The measured column behind a subject, without the models that have none."""
     about = subject(name)
-    return evidence.values(records_, counterpart(records_, about.quantity), about.precision, models)
+    return evidence.values(records_, counterpart(evidence, records_, about.quantity), about.precision, models)
 
 
 def groups(evidence: Evidence, name: str) -> dict[str, tuple[str, ...]]:

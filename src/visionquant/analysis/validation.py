@@ -12,7 +12,7 @@ from visionquant.analysis import evidence, statistics
 from visionquant.analysis.estimates import Estimate
 from visionquant.analysis.evidence import Evidence, RecordSet
 from visionquant.analysis.published import Expected, Printed
-from visionquant.analysis.subjects import counterpart
+from visionquant.analysis.subjects import counterpart, why_counted
 from visionquant.errors import StudyError
 from visionquant.params import Params
 from visionquant.paths import Project
@@ -116,7 +116,7 @@ def _measured(found: Evidence, records_: RecordSet, metric: Metric) -> tuple[Est
     if metric.model is not None:
         return found.estimate(records_, metric.quantity, metric.model, metric.precision, 1), ""
     models = tuple(row.name for row in found.published.models)
-    name = counterpart(records_, metric.quantity)
+    name = counterpart(found, records_, metric.quantity)
     values = found.values(records_, name, metric.precision, models)
     missing = [model for model in models if model not in values]
     extra = _arithmetic(found, metric, models)
@@ -127,7 +127,8 @@ def _measured(found: Evidence, records_: RecordSet, metric: Metric) -> tuple[Est
             extra = f"Mean over the {len(values)} models that have one: {_share(values):.3f}. {extra}".rstrip()
         return Estimate(metric.quantity, status="not_measured", reason=why), extra
     if name.endswith("_workspace"):
-        extra = f"The figure is stored weights plus workspace, for want of a GPU. {extra}".rstrip()
+        why = why_counted(found, records_)
+        extra = f"The figure is stored weights plus the published workspace, for {why}. {extra}".rstrip()
     return Estimate(name, _share(values), n=len(values)), extra
 
 

@@ -3,6 +3,7 @@
 import logging
 import os
 import warnings
+from contextlib import suppress
 from functools import cache
 
 import torch
@@ -34,15 +35,32 @@ def quiet(device: str) -> None:
 
 
 def preload(device: str, with_bitsandbytes: bool) -> None:
-    """Import what every pair's process needs once, before they are forked; after :func:`quiet`.
+    """Import what every pair's process needs and takes seconds, once, before they are forked; after :func:`quiet`.
 
-    On a GPU bitsandbytes is left to each process, for its import opens the device; so is ONNX Runtime everywhere, whose
-    import starts a thread.
+    On a GPU bitsandbytes is left to each process, for its import opens the device; what that import takes long for, and
+    opens nothing, is imported here. ONNX Runtime, whose import starts a thread, is left to each process everywhere.
     """
+    import transformers.modeling_utils
     import transformers.models.auto.modeling_auto  # noqa: F401
 
-    if with_bitsandbytes and device == "cpu":
+    if not with_bitsandbytes:
+        return
+    if device == "cpu":
         import bitsandbytes  # noqa: F401
+
+        return
+    import torch._dynamo
+    import torch._inductor.compile_fx  # noqa: F401
+
+    _close_nvml()
+
+
+def _close_nvml() -> None:
+    """Close what torch 2.11 leaves open after its compiler is imported: a fork must not use its parent's."""
+    import pynvml
+
+    with suppress(pynvml.NVMLError):  # it was not open
+        pynvml.nvmlShutdown()
 
 
 @cache

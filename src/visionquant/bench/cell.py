@@ -97,12 +97,13 @@ def goal_met(processes: Sequence[Sequence[float]], fewest: int, goal: float) -> 
 
 @dataclass
 class Course:
-    """The replicates of one cell so far. ``calibration_ms`` are readings of the drift sentinel: its noise."""
+    """The replicates of one cell so far. Calibrations are readings of the drift sentinel's kernels: their noise."""
 
     protocol: Protocol
     batch_size: int
     stored_weights: int
     calibration_ms: tuple[float, ...]
+    host_calibration_ms: tuple[float, ...] = ()
     runs: list[Run] = field(default_factory=list)
     earlier: list[Attempt] = field(default_factory=list)
 
@@ -121,14 +122,23 @@ class Course:
         stopped_by = self._stopped_by()
         if stopped_by is None:
             return None
-        sentinels = tuple(one.replicate.sentinel for one in self.runs)
-        moved = drift.moved(sentinels, drift.noise(self.calibration_ms))
+        moved = self._moved()
         if moved and len(self.earlier) < ATTEMPTS:
             medians = tuple(round(float(np.median(one.replicate.wall_ms)), 4) for one in self.runs)
+            sentinels = tuple(one.replicate.sentinel for one in self.runs)
             self.earlier.append(Attempt(medians_ms=medians, sentinels=sentinels))
             self.runs.clear()
             return None
         return self._cell(stopped_by, moved)
+
+    def _moved(self) -> str:
+        """Which kernel of the sentinel moved by more than its noise, and that; empty for none."""
+        replicates = [run.replicate for run in self.runs]
+        for kernel in drift.kernels(replicates, self.runs[0].launch):
+            noise = drift.noise(self.calibration_ms if kernel == drift.KERNEL else self.host_calibration_ms)
+            if drift.moved(drift.readings(replicates, kernel), noise):
+                return f"the {kernel} moved by more than {100 * np.expm1(noise):.0f} %"
+        return ""
 
     def _stopped_by(self) -> str | None:
         """Why no further replicate is needed, None while one is."""
@@ -143,7 +153,7 @@ class Course:
             return "budget"
         return "count" if count >= protocol.most else None
 
-    def _cell(self, stopped_by: str, moved: bool) -> Cell:
+    def _cell(self, stopped_by: str, moved: str) -> Cell:
         first, last = self.runs[0], self.runs[-1]
         fault = first.audit.fault if first.audit else ""
         status, reason = "ok", ""
@@ -152,11 +162,7 @@ class Course:
         elif fault:
             status, reason = "audit_failed", fault
         elif moved:
-            status = "unsteady"
-            noise = 100 * np.expm1(drift.noise(self.calibration_ms))
-            reason = (
-                f"the reference kernel moved by more than {noise:.0f} % in each of {len(self.earlier) + 1} attempts"
-            )
+            status, reason = "unsteady", f"{moved} in each of {len(self.earlier) + 1} attempts"
         peaks = [run.replicate.host_peak for run in self.runs if run.replicate.host_peak is not None]
         return Cell.model_validate(
             {
@@ -166,8 +172,10 @@ class Course:
                 "replicates": tuple(run.replicate for run in self.runs),
                 "stopped_by": stopped_by,
                 "calibration_ms": self.calibration_ms,
+                "host_calibration_ms": self.host_calibration_ms,
                 "memory": Memory(
                     stored_weights=self.stored_weights,
+                    workspace=last.workspace,
                     allocated_after=last.allocated_after,
                     peak_allocated=last.peak_allocated,
                     peak_reserved=last.peak_reserved,

@@ -1,10 +1,12 @@
 """When an iteration begins and ends: the seam between timed loops and the device.
 
-Wall time is taken around a synchronised step, GPU time from events on the stream; they are two columns, and their
-difference says how launch-bound a cell is. ``Clock`` is a protocol so that the order of warm-up, synchronisation and
-reading is tested without a GPU, by a clock that writes down what it is asked.
+Wall time is taken around a synchronised step, GPU time from events on the stream; they are two columns. The span
+between two events holds the gaps between kernels as well: how launch-bound a cell is, a profiled pass tells
+(``operations.profile``). ``Clock`` is a protocol so that the order of warm-up, synchronisation and reading is tested
+without a GPU, by a clock that writes down what it is asked.
 """
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,7 +27,7 @@ class Clock(Protocol):
         """Monotonic seconds."""
 
     def mark(self) -> Any:
-        """Put a mark into the device's queue, or None where there is no queue."""
+        """Put a mark into the device's queue, good until the next but one; None where there is no queue."""
 
     def between_ms(self, start: Any, end: Any) -> float | None:
         """Device milliseconds between two marks, after a synchronisation; None without a queue."""
@@ -48,18 +50,20 @@ class CpuClock:
 
 
 class CudaClock(CpuClock):
-    """perf_counter around torch.cuda.synchronize, and CUDA events."""
+    """perf_counter around torch.cuda.synchronize, and two CUDA events, made beforehand and used again and again."""
 
     def __init__(self) -> None:
         import torch
 
         self._torch = torch
+        events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]  # type: ignore[no-untyped-call]
+        self._events = itertools.cycle(events)
 
     def synchronize(self) -> None:
         self._torch.cuda.synchronize()
 
     def mark(self) -> Any:
-        event = self._torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event = next(self._events)
         event.record()
         return event
 
@@ -76,9 +80,11 @@ def clock_of(device: str) -> Clock:
 class Plan:
     """What one process times: counts of steps, and the seconds that timed steps may take (None: no limit).
 
-    ``warmup_s``: further warm-up, at most, until its halves agree.
+    ``cold``: first steps of the process that are neither warm-up nor timed. ``warmup_s``: further warm-up, at most,
+    until its halves agree.
     """
 
+    cold: int
     warmup: int
     warmup_s: float
     iterations: int
@@ -93,6 +99,7 @@ class Samples:
     ``settled`` as of :func:`settled`, at the end of the warm-up.
     """
 
+    cold_ms: tuple[float, ...]
     warmup_ms: tuple[float, ...]
     settled: bool | None
     wall_ms: tuple[float, ...]
@@ -100,12 +107,14 @@ class Samples:
     stopped_by: str
 
 
-def time_steps(warm_up: Step, step: Step, clock: Clock, plan: Plan) -> Samples:
+def time_steps(step: Step, clock: Clock, plan: Plan, after: Step = lambda i: None) -> Samples:
     """Warm up, then time ``step(i)`` for i = 0, 1, ... until the plan is fulfilled or its budget is spent.
 
     A step is not begun when one as long as the last would overrun the budget, but ``plan.minimum`` are always timed.
+    ``after(i)`` is called behind each timed step, outside of its time.
     """
-    warmup = _warm_up(warm_up, clock, plan)
+    cold = [one_step(step, clock, i)[0] for i in range(plan.cold)]
+    warmup = _warm_up(step, clock, plan)
     begin = clock.now_s()
     wall: list[float] = []
     gpu: list[float | None] = []
@@ -118,16 +127,20 @@ def time_steps(warm_up: Step, step: Step, clock: Clock, plan: Plan) -> Samples:
         wall_ms, gpu_ms = one_step(step, clock, i)
         wall.append(wall_ms)
         gpu.append(gpu_ms)
+        after(i)
     events = tuple(value for value in gpu if value is not None)
     by_events = events if len(events) == len(wall) else None
-    return Samples(tuple(warmup), settled(warmup), tuple(wall), by_events, stopped_by)
+    return Samples(tuple(cold), tuple(warmup), settled(warmup), tuple(wall), by_events, stopped_by)
 
 
 def _warm_up(step: Step, clock: Clock, plan: Plan) -> list[float]:
-    """At least ``plan.warmup`` steps; more while their halves disagree and ``plan.warmup_s`` lasts."""
+    """At least ``plan.warmup`` steps; more while their halves disagree and ``plan.warmup_s`` holds one as fast as any.
+
+    Halves of fewer than four steps agree with nothing, so there are four where they fit.
+    """
     times = [one_step(step, clock, i)[0] for i in range(plan.warmup)]
     begin = clock.now_s()
-    while not settled(times) and clock.now_s() - begin + (times[-1] / 1e3 if times else 0.0) < plan.warmup_s:
+    while not settled(times) and clock.now_s() - begin + min(times, default=0.0) / 1e3 < plan.warmup_s:
         times.append(one_step(step, clock, len(times))[0])
     return times
 

@@ -25,6 +25,15 @@ def dtype_of(precision: Precision, device: str) -> torch.dtype:
     return found
 
 
+def cast(model: nn.Module, precision: Precision, device: str) -> None:
+    """Change a model to the row's dtype where it lies, as far as that can be done before its layers are replaced.
+
+    Weights are quantised from that dtype; the rules of a mixed policy may keep float32.
+    """
+    if not isinstance(precision, MixedPrecision | OnnxRuntimePrecision):
+        model.to(dtype_of(precision, device))
+
+
 def convert(
     model: nn.Module, precision: Precision, device: str, shape: tuple[int, int, int] | None = None
 ) -> nn.Module:
@@ -46,7 +55,7 @@ def convert(
     if isinstance(precision, MixedPrecision):
         model = mixed.convert(model, precision, dtype)
     else:
-        model.to(dtype)
+        cast(model, precision, device)
     if not isinstance(precision, FloatPrecision | MixedPrecision):
         names = [name for name, module in model.named_modules() if type(module) is nn.Linear]
         chosen = [name for name in names if not _skipped(name, precision.skip)]

@@ -6,6 +6,8 @@ result; what the idle machine draws was taken before anything was loaded and is 
 """
 
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +19,9 @@ RAPL = Path("/sys/class/powercap")
 UPDATES = 50
 LOOK_S, POLL_S, QUEUE_S = 1.0, 0.002, 0.25
 LONGEST = 3  # times the seconds asked for, where updates are slow
+# A GPU that was just at work draws more than an idle one for some seconds.
+REST_S, REST_MOST_S, REST_LOOK_S = 2.0, 30.0, 0.1
+STEADY_SHARE, STEADY_W = 0.03, 1.0  # of power, whichever is more
 
 
 class Counter(Protocol):
@@ -26,6 +31,14 @@ class Counter(Protocol):
 
     def joules(self) -> float:
         """Joules so far."""
+
+
+@dataclass(frozen=True)
+class Idle:
+    """Watts of the idle machine; ``state`` of a GPU then, empty without one."""
+
+    watts: float
+    state: str = ""
 
 
 class Rapl:
@@ -62,6 +75,17 @@ class Board:
 
     def joules(self) -> float:
         return float(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)) / 1e3
+
+    def state(self) -> tuple[str, float]:
+        """Performance state (P0 is the fastest; empty where it is hidden) and watts now, zero where they are hidden."""
+        try:
+            state = f"P{self._nvml.nvmlDeviceGetPerformanceState(self._handle)}"
+        except self._nvml.NVMLError:
+            state = ""
+        try:
+            return state, self._nvml.nvmlDeviceGetPowerUsage(self._handle) / 1e3
+        except self._nvml.NVMLError:
+            return state, 0.0
 
 
 def find(device: str, rapl: Path = RAPL) -> Counter | str:
@@ -111,14 +135,39 @@ def period_s(counter: Counter, look_s: float = LOOK_S) -> float | None:
     return (time.monotonic() - begin_s) / changes if changes else None
 
 
-def idle_w(counter: Counter, seconds: float) -> float:
-    """Watts of the machine as it is now, over ``seconds``."""
+def idle(counter: Counter, seconds: float) -> Idle:
+    """The machine as it is now, over ``seconds``; a GPU when it has come to rest."""
+    state = rest(counter.state) if isinstance(counter, Board) else ""
     start_j, start_s = counter.joules(), time.monotonic()
     time.sleep(seconds)
-    return round((counter.joules() - start_j) / (time.monotonic() - start_s), 3)
+    return Idle(round((counter.joules() - start_j) / (time.monotonic() - start_s), 3), state)
 
 
-def window(step: Step, clock: Clock, counter: Counter, seconds: float, batch_size: int, idle: float) -> Energy | str:
+def rest(
+    look: Callable[[], tuple[str, float]],
+    now_s: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], object] = time.sleep,
+) -> str:
+    """Wait until state and power were the same for ``REST_S``, ``REST_MOST_S`` at most; the state, and if that failed.
+
+    ``look`` tells performance state and watts.
+    """
+    begin_s = now_s()
+    seen = [(begin_s, *look())]
+    while True:
+        state = seen[-1][1]
+        lately = [one for one in seen if one[0] >= seen[-1][0] - REST_S]
+        watts = [one[2] for one in lately]
+        steady = max(watts) - min(watts) <= max(STEADY_W, STEADY_SHARE * max(watts))
+        if len(lately) < len(seen) and steady and all(one[1] == state for one in lately):
+            return state
+        if seen[-1][0] - begin_s >= REST_MOST_S:
+            return f"{state}, not at rest after {REST_MOST_S:g} s".lstrip(", ")
+        sleep(REST_LOOK_S)
+        seen.append((now_s(), *look()))
+
+
+def window(step: Step, clock: Clock, counter: Counter, seconds: float, batch_size: int, idle: Idle) -> Energy | str:
     """Pass batches for at least ``seconds`` and ``UPDATES`` updates of the counter, or say why that is no measurement.
 
     A GPU is waited for now and then, so that its queue stays short.
@@ -148,5 +197,6 @@ def window(step: Step, clock: Clock, counter: Counter, seconds: float, batch_siz
         seconds=round(end_s - start_s, 4),
         images=count * batch_size,
         updates=int((end_s - start_s) / period),
-        idle_w=idle,
+        idle_w=idle.watts,
+        idle_state=idle.state,
     )

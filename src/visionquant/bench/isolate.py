@@ -1,7 +1,8 @@
 """Fresh processes for milliseconds: a task runs in a fork of this one and only its result comes back.
 
 The parent has imported everything and holds the weights, but has started no thread pool and has not touched a GPU
-(OpenMP and CUDA do not survive a fork). The child dies with its parent, so a killed sweep leaves nothing running.
+(OpenMP and CUDA do not survive a fork; that CUDA is untouched is checked before every one). The child dies with its
+parent, so a killed sweep leaves nothing running.
 """
 
 import ctypes
@@ -38,6 +39,15 @@ EXHAUSTED = (
     "cublas_status_alloc_failed",
     "cublas_status_not_initialized",
 )
+# What cuDNN and cuBLAS say where memory is short, and at other times too: they count where a GPU has little left.
+EXHAUSTED_IF_FULL = (
+    "unable to find an engine",
+    "cudnn_status_alloc_failed",
+    "cudnn_status_internal_error",
+    "cublas_status_internal_error",
+)
+LITTLE, LITTLE_BYTES = 0.1, 2**30  # of a GPU's memory, whichever is more
+CUDA_NOT_INITIALIZED = 3  # cuda.h
 
 
 class Failed(Exception):
@@ -70,9 +80,13 @@ class Worker:
     """A forked process that prepares itself once and then answers one request after the other.
 
     ``serve`` runs in it and returns what answers a request; requests and answers must pickle. It dies with its parent.
+
+    Raises:
+        StudyError: this process has opened CUDA, which no fork of it could use.
     """
 
     def __init__(self, serve: Callable[[], Callable[[Any], Any]]) -> None:
+        _require_unopened()
         sys.stdout.flush()
         sys.stderr.flush()
         self._death: Exception | None = None
@@ -131,13 +145,54 @@ def classify(error: BaseException) -> Cause | None:
     text = str(error).lower()
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return "out_of_memory"
-    if isinstance(error, RuntimeError) and any(phrase in text for phrase in EXHAUSTED):
-        return "out_of_memory"
+    if isinstance(error, RuntimeError):
+        if any(phrase in text for phrase in EXHAUSTED):
+            return "out_of_memory"
+        if any(phrase in text for phrase in EXHAUSTED_IF_FULL) and _gpu_is_full():
+            return "out_of_memory"
     if isinstance(error, NotImplementedError) or (
         isinstance(error, RuntimeError) and any(phrase in text for phrase in UNSUPPORTED)
     ):
         return "unsupported"
     return None
+
+
+def driver_answer() -> int | None:
+    """What the CUDA driver answers this process when it is asked how many GPUs there are, which opens nothing.
+
+    ``CUDA_NOT_INITIALIZED`` as long as nothing here has called cuInit (``torch.cuda.is_initialized`` does not see all
+    that does); None where there is no driver.
+    """
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+    return int(driver.cuDeviceGetCount(ctypes.byref(ctypes.c_int())))
+
+
+def _require_unopened() -> None:
+    if os.environ.get("CUDA_VISIBLE_DEVICES") == "":  # hidden, as for a study on the CPU
+        return
+    answer = driver_answer()
+    if answer not in (None, CUDA_NOT_INITIALIZED):
+        raise StudyError(
+            "measure",
+            f"CUDA was opened in the process that forks (cuDeviceGetCount answers {answer})",
+            "report this defect, or set study.device: cpu",
+        )
+
+
+def _gpu_is_full() -> bool:
+    """Whether this process has a GPU open and may take little more of its memory."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return False
+    try:
+        free, total = torch.cuda.mem_get_info()
+    except RuntimeError:  # the device itself is gone: no matter of memory
+        return False
+    allowed = torch.cuda.get_per_process_memory_fraction() * total - torch.cuda.memory_reserved()
+    return bool(min(free, allowed) < max(LITTLE * total, LITTLE_BYTES))
 
 
 def _answer_all(serve: Callable[[], Callable[[Any], Any]], there: Connection) -> None:
@@ -178,7 +233,8 @@ def _death(code: int) -> Exception:
         return Failed("unsupported", f"the process crashed ({signal.Signals(-code).name})")
     if code in (130, -signal.SIGINT):
         return KeyboardInterrupt()  # type: ignore[return-value]
-    return Defect(f"the process ended with code {code} and no answer")
+    exits = " (bitsandbytes ends so at an error of CUDA, which it writes to stderr)" if code == 1 else ""
+    return Defect(f"the process ended with code {code} and no answer{exits}")
 
 
 def _die_with(parent: int) -> None:

@@ -1,5 +1,6 @@
 """How much memory there is and how much was used, in bytes."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -40,19 +41,17 @@ def host_peak_bytes() -> int | None:
     return None
 
 
-def reset_device_peak(device: str) -> None:
-    """Let the GPU's peak begin anew, without what the conversion left in the cache; nothing on a CPU."""
-    if device == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
+def allocated_bytes(device: str) -> int | None:
+    """What torch has allocated on the GPU now; None on a CPU."""
+    return int(torch.cuda.memory_allocated()) if device == "cuda" else None
 
 
-def device_bytes(device: str) -> tuple[int | None, int | None, int | None]:
-    """(allocated now, peak allocated, peak reserved) of the GPU; three times None on a CPU."""
+def device_peaks(device: str, run: Callable[[], object]) -> tuple[int | None, int | None]:
+    """Peaks of (allocated, reserved) memory of the GPU in ``run``, from an empty cache; None, and no run, on a CPU."""
     if device != "cuda":
-        return None, None, None
-    return (
-        int(torch.cuda.memory_allocated()),
-        int(torch.cuda.max_memory_allocated()),
-        int(torch.cuda.max_memory_reserved()),
-    )
+        return None, None
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    run()
+    torch.cuda.synchronize()
+    return int(torch.cuda.max_memory_allocated()), int(torch.cuda.max_memory_reserved())

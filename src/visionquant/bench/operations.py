@@ -4,12 +4,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch.autograd import DeviceType  # type: ignore[attr-defined]
+from torch.profiler import ProfilerActivity, schedule
+from torch.profiler import profile as profiling
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from visionquant.samples import Launch
 
 DROPOUT = torch.ops.aten.dropout.default  # (input, p, train)
 ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
+Spans = Sequence[tuple[float, float]]
 
 
 class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -36,29 +40,41 @@ class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def profile(step: Callable[[int], Any]) -> Launch | None:
-    """One pass on a GPU under torch's profiler, None where that tells nothing (another profiler, a container)."""
-    from torch.autograd import DeviceType  # type: ignore[attr-defined]
-    from torch.profiler import ProfilerActivity
-    from torch.profiler import profile as profiling
+    """Passes on a GPU under torch's profiler.
 
-    torch.cuda.synchronize()
+    None where they tell nothing (another profiler, a container), or two of them different numbers of kernels: records
+    can be lost.
+    """
     try:
-        with profiling(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as found:
-            step(0)
-            torch.cuda.synchronize()
+        first, second = (recorded(step, ProfilerActivity.CUDA, DeviceType.CUDA) for _ in range(2))
     except RuntimeError:
         return None
-    spans = [
-        (event.time_range.start, event.time_range.end)
-        for event in found.events()
-        if event.device_type == DeviceType.CUDA
-    ]
-    if not spans:
+    if not second or len(first) != len(second):
         return None
-    return Launch(gpu_busy_ms=round(covered(spans) / 1e3, 4), kernels=len(spans))
+    return Launch(gpu_busy_ms=round(covered(second) / 1e3, 4), kernels=len(second))
 
 
-def covered(spans: Sequence[tuple[float, float]]) -> float:
+def recorded(step: Callable[[int], Any], activity: ProfilerActivity, device: DeviceType) -> Spans:
+    """Begin and end (us) of what ``device`` did in a profiled pass, after one that warms the profiler up."""
+    # One cycle: one that is begun and not ended crashes the next profiler.
+    plan = schedule(wait=0, warmup=1, active=1, repeat=1)
+    with profiling(activities={ProfilerActivity.CPU, activity}, schedule=plan) as found:
+        for _ in range(2):
+            step(0)
+            if device == DeviceType.CUDA:
+                torch.cuda.synchronize()
+            found.step()
+    events = found.events() or ()  # type: ignore[no-untyped-call]
+    work = (event for event in events if event.device_type == device and not _is_annotation(event))
+    return [(event.time_range.start, event.time_range.end) for event in work]
+
+
+def _is_annotation(event: Any) -> bool:
+    """Whether an event is a span that someone named, as the profiler does with each pass, and no work."""
+    return bool(event.is_user_annotation) or event.name.startswith("ProfilerStep")
+
+
+def covered(spans: Spans) -> float:
     """Length of the union of ``spans``."""
     total, reached = 0.0, float("-inf")
     for start, end in sorted(spans):

@@ -13,41 +13,28 @@ from typing import Any
 import torch
 from torch import nn
 
-from visionquant.bench import fidelity
+from visionquant.bench import fidelity, isolate
 from visionquant.errors import StudyError
 
 SCALE = 20.0
 TOLERANCE = 1e-3
+Readers = dict[str, list[str]]  # names of normalisations, and of the Linear layers that read each
 
 
 def plant(model: nn.Module, channels: int, image: torch.Tensor) -> int:
     """Plant ``channels`` outliers in front of every Linear layer that reads a LayerNorm; return how many norms.
+
+    All passes run in a fork, on its copy: a pass may open CUDA, which a process that forks may not.
 
     Args:
         model: FP32 on the CPU; changed in place.
         image: one prepared image, shape (1, 3, side, side).
 
     Raises:
-        StudyError: no such normalisation, or the outputs changed.
+        StudyError: no such normalisation, or the outputs change.
     """
-    readers = _readers(model, image)
-    if not readers:
-        raise StudyError("outliers", "no Linear layer reads a LayerNorm in this model", "set outliers: 0 in the row")
-    with torch.inference_mode():
-        before = fidelity.features_of(model(image)).clone()
-    with torch.no_grad():
-        for norm, linears in readers.items():
-            width = norm.weight.numel()
-            chosen = torch.arange(channels) * (width // channels)
-            norm.weight[chosen] *= SCALE
-            norm.bias[chosen] *= SCALE
-            for linear in linears:
-                linear.weight[:, chosen] /= SCALE
-    with torch.inference_mode():
-        after = fidelity.features_of(model(image))
-    moved = float((after - before).norm() / before.norm())
-    if not moved <= TOLERANCE:
-        raise StudyError("outliers", f"planting them moved the outputs by {moved:.2g}", "set outliers: 0 in the row")
+    readers = isolate.in_fork(lambda: _tried(model, channels, image))
+    _scale(model, readers, channels)
     return len(readers)
 
 
@@ -60,18 +47,47 @@ def layers_meeting(model: nn.Module) -> int | None:
     return sum(state.idx is not None and state.idx.numel() > 0 for state in apart)
 
 
-def _readers(model: nn.Module, image: torch.Tensor) -> dict[nn.LayerNorm, list[nn.Linear]]:
-    """Each LayerNorm whose output only Linear layers take as it is, with these."""
-    made: dict[int, tuple[nn.LayerNorm, torch.Tensor]] = {}
-    found: dict[nn.LayerNorm, list[nn.Linear]] = {}
+def _tried(model: nn.Module, channels: int, image: torch.Tensor) -> Readers:
+    """Plant them in this process and return where, by name."""
+    readers = _readers(model, image)
+    if not readers:
+        raise StudyError("outliers", "no Linear layer reads a LayerNorm in this model", "set outliers: 0 in the row")
+    with torch.inference_mode():
+        before = fidelity.features_of(model(image)).clone()
+        _scale(model, readers, channels)
+        after = fidelity.features_of(model(image))
+    moved = float((after - before).norm() / before.norm())
+    if not moved <= TOLERANCE:
+        raise StudyError("outliers", f"planting them moved the outputs by {moved:.2g}", "set outliers: 0 in the row")
+    return readers
+
+
+def _scale(model: nn.Module, readers: Readers, channels: int) -> None:
+    with torch.no_grad():
+        for name, linears in readers.items():
+            norm: Any = model.get_submodule(name)
+            width = norm.weight.numel()
+            chosen = torch.arange(channels) * (width // channels)
+            norm.weight[chosen] *= SCALE
+            norm.bias[chosen] *= SCALE
+            for reader in linears:
+                linear: Any = model.get_submodule(reader)
+                linear.weight[:, chosen] /= SCALE
+
+
+def _readers(model: nn.Module, image: torch.Tensor) -> Readers:
+    """Each LayerNorm whose output Linear layers take as it is, with these."""
+    names = {module: name for name, module in model.named_modules()}
+    made: dict[int, tuple[str, torch.Tensor]] = {}
+    found: Readers = {}
 
     def after_norm(module: Any, _: Any, output: torch.Tensor) -> None:
-        made[id(output)] = (module, output)
+        made[id(output)] = (names[module], output)
 
     def before_linear(module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
         norm, output = made.get(id(inputs[0]), (None, None))
         if norm is not None and output is inputs[0]:
-            found.setdefault(norm, []).append(module)
+            found.setdefault(norm, []).append(names[module])
 
     hooks = [one.register_forward_hook(after_norm) for one in model.modules() if isinstance(one, nn.LayerNorm)]
     hooks += [one.register_forward_pre_hook(before_linear) for one in model.modules() if type(one) is nn.Linear]

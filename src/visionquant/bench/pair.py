@@ -3,10 +3,10 @@
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 from visionquant import lock, zoo
-from visionquant.bench import backend, code, conditions, energy, memory, schedule
+from visionquant.bench import backend, code, conditions, energy, isolate, memory, schedule, sentinel
 from visionquant.bench.sampler import Sampler
 from visionquant.bench.schedule import OnCell, OnReplicate, TimeIsUp
 from visionquant.bench.session import Session, edited
@@ -106,14 +106,17 @@ def _measure(
         isinstance(one.record.settings.precision, Int8Precision | Nf4Precision | MixedPrecision) for one in sessions
     )
     backend.preload(settings.device, bitsandbytes)
-    idle_w = _idle_w(settings.device, settings.protocol)
+    idle = _idle(settings.device, settings.protocol)
+    if settings.device == "cuda":
+        with suppress(isolate.Failed, isolate.Defect):  # it is tried again by each pair, which says why it failed
+            sentinel.calibrate(settings.device, settings.protocol)
     sampler = Sampler.start() if settings.device == "cuda" else None
     try:
         ready = []
         for session in sessions:
             if until_s is not None and time.monotonic() >= until_s:
                 raise TimeIsUp
-            failed = session.prepare(params, manifest, idle_w)
+            failed = session.prepare(params, manifest, idle)
             for cell in failed:
                 on_cell(*session.name, cell)
             if not failed:
@@ -159,9 +162,9 @@ def _groups(project: Project, model: str, precisions: Sequence[str]) -> list[lis
     return [[precision] for precision in precisions]
 
 
-def _idle_w(device: str, protocol: Protocol) -> float | None:
-    """Watts of the idle machine, where a window of energy is asked for and can be read."""
+def _idle(device: str, protocol: Protocol) -> energy.Idle | None:
+    """What the idle machine draws, where a window of energy is asked for and can be read."""
     counter = energy.find(device) if protocol.energy_s is not None else ""
     if isinstance(counter, str) or protocol.energy_s is None:
         return None
-    return energy.idle_w(counter, protocol.energy_s)
+    return energy.idle(counter, protocol.energy_s)

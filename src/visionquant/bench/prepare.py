@@ -4,7 +4,7 @@ The process keeps to one thread and never opens a GPU, so that every replicate i
 milliseconds, and its memory is that of one pair whatever else is being measured.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from visionquant.bench import (
     audit,
     backend,
     convert,
+    energy,
     fidelity,
     isolate,
     load,
@@ -48,6 +49,7 @@ class Facts:
     operations: int | None
     outlier_layers: int | None
     calibration_ms: tuple[float, ...] = ()
+    host_calibration_ms: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,10 +69,12 @@ def serve(
     settings: Settings,
     manifest: Manifest,
     known_reference: reference.Reference,
-    idle_w: float | None,
+    idle: energy.Idle | None,
+    profiled: Set[int],
 ) -> Callable[[Request], Any]:
     """Prepare the pair in this process; the answer to "facts" is its :class:`Facts`, to "host" its :class:`Host`, and
-    to (batch size, number, position) a replicate's :class:`~visionquant.samples.Run`.
+    to (batch size, number, position) a replicate's :class:`~visionquant.samples.Run`. ``profiled`` are the batch sizes
+    at which a GPU's pass is profiled.
 
     Raises:
         isolate.Failed: the model does not fit into memory, or can't be put into its precision here.
@@ -95,9 +99,14 @@ def serve(
         _settle(build(), images[:1].to(dtype))
     known = audit.Known(seen.features, seen.alone, seen.worst, dtype == torch.float32)
     subject = replicate.Subject(
-        build, precision, protocol, device, dtype, images, seen.facts.size.stored_weights, known, idle_w
+        build, precision, protocol, device, dtype, images, seen.facts.size.stored_weights, known, idle, profiled
     )
-    facts = replace(seen.facts, calibration_ms=sentinel.calibrate(device, protocol))
+    readings = sentinel.calibrate(device, protocol)
+    facts = replace(
+        seen.facts,
+        calibration_ms=tuple(kernel for kernel, _ in readings),
+        host_calibration_ms=tuple(host for _, host in readings if host is not None),
+    )
 
     def answer(request: Request) -> Any:
         if request == "facts":
@@ -127,7 +136,8 @@ def _require_memory(project: Project, model: str) -> None:
 def _builder(net: nn.Module, settings: Settings, images: torch.Tensor) -> Callable[[], nn.Module]:
     """How a replicate gets the converted model: inherited from this process on a CPU, made in its own on a GPU.
 
-    A graph is inherited and its session, which has threads, made in the replicate; the weights of ``net`` are let go.
+    For a GPU it is cast here once, so that a replicate only quantises and moves it. A graph is inherited and its
+    session, which has threads, made in the replicate; the weights of ``net`` are let go.
 
     Raises:
         isolate.Failed: ONNX Runtime is not here, or not for this device.
@@ -141,6 +151,7 @@ def _builder(net: nn.Module, settings: Settings, images: torch.Tensor) -> Callab
         net.to("meta")
         return lambda: onnx_session.Network(graph, onnx_session.options_of(precision))
     if device == "cuda":
+        convert.cast(net, precision, device)
         return lambda: convert.convert(net, precision, device)
     converted = convert.convert(net, precision, device)
     return lambda: converted

@@ -1,11 +1,11 @@
 """One replicate: what a fresh process does with one pair at one batch size, in this order.
 
 Reference kernel, warm-up, timed passes, throughput window, reference kernel again. Only then, outside of all that is
-timed: memory, and in a cell's first replicate the audit, a profiled pass and the energy window.
+timed: in a cell's first replicate the audit, the energy window and a profiled pass, and on a GPU a pass for its memory.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -28,7 +28,8 @@ class Subject:
 
     ``build`` returns the converted model on the device and is called in every replicate's own process; ``images`` are
     prepared crops on the CPU, float32, shape (n, 3, side, side); ``stored_weights`` in bytes; ``known`` are the pair's
-    outputs of the fidelity pass; ``idle_w`` is what the idle machine draws, None where it was not measured.
+    outputs of the fidelity pass; ``idle`` is what the idle machine draws, None where it was not measured; ``profiled``
+    are the batch sizes at which a GPU's pass is profiled.
     """
 
     build: Callable[[], nn.Module]
@@ -39,13 +40,18 @@ class Subject:
     images: torch.Tensor
     stored_weights: int
     known: audit.Known
-    idle_w: float | None
+    idle: energy.Idle | None
+    profiled: Set[int]
 
 
-def plan_of(protocol: Protocol, number: int) -> Plan:
-    """What replicate ``number`` times: its share of the counts and of the budget, without the throughput window's."""
+def plan_of(protocol: Protocol, number: int, device: str) -> Plan:
+    """What replicate ``number`` times: its share of the counts and of the budget, without the throughput window's.
+
+    The first pass of a process on a GPU loads its code and is no warm-up.
+    """
     budget_s = protocol.budget_s
     return Plan(
+        cold=1 if device == "cuda" else 0,
         warmup=protocol.warmup_iterations,
         warmup_s=protocol.warmup_s,
         iterations=protocol.iterations_of(number),
@@ -75,28 +81,33 @@ def run(subject: Subject, batch_size: int, number: int, position: int) -> Run:
     kept: dict[int, torch.Tensor] = {}
     first = number == 0
 
+    finite: list[bool] = []  # of the outputs of each batch
+
     def step(i: int) -> None:
         latest[:] = [fidelity.features_of(net(inputs[i % len(inputs)]))]
 
-    def timed(i: int) -> None:
-        step(i)
+    def look(i: int) -> None:
+        if i < len(inputs):
+            finite.append(bool(latest[0].isfinite().all()))
         if first and i % len(inputs) == 0 and len(kept) < audit.KEPT:
             kept[i] = latest[0]
 
     started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
     before = conditions.Reading.now()
     with torch.inference_mode():
+        held = memory.allocated_bytes(device)
         before_ms = sentinel.read_ms(device, clock)
-        memory.reset_device_peak(device)
-        samples = time_steps(step, timed, clock, plan_of(protocol, number))
+        workspace = None if held is None else (memory.allocated_bytes(device) or 0) - held
+        samples = time_steps(step, clock, plan_of(protocol, number, device), look)
         median_ms = float(np.median(samples.wall_ms))
         count = window_count(protocol, median_ms)
         throughput = Throughput(images=count * batch_size, seconds=round(time_window(step, clock, count), 6))
-        finite = bool(latest[0].isfinite().all())
-        _, peak, reserved = memory.device_bytes(device)
         host_peak = memory.host_peak_bytes()
-        after_ms = sentinel.read_ms(device, clock)
+        after_ms = sentinel.read_ms(device, clock, again=True)
         found = conditions.since(before, device)
+        for i in range(len(finite), min(count, len(inputs))):  # those that the window alone has passed
+            step(i)
+            finite.append(bool(latest[0].isfinite().all()))
         outputs = [(numbers[i % len(inputs)], value.float().cpu().numpy()) for i, value in kept.items()]
         kept.clear()
         audited, launch, joules = None, None, None
@@ -104,7 +115,11 @@ def run(subject: Subject, batch_size: int, number: int, position: int) -> Run:
             pairs = audit.pair_count(median_ms, protocol.budget_s)
             audited = audit.look(subject.known, outputs, audit.time_repeats(step, clock, pairs))
             joules = _energy(subject, step, batch_size)
-            launch = operations.profile(step) if device == "cuda" else None  # last: profiling slows what follows
+            if device == "cuda" and batch_size in subject.profiled:
+                launch = operations.profile(step)  # slows what follows
+        latest.clear()
+        del inputs[1:]
+        peak, reserved = memory.device_peaks(device, lambda: step(0))
     latest.clear()
     inputs.clear()
     return Run(
@@ -113,6 +128,7 @@ def run(subject: Subject, batch_size: int, number: int, position: int) -> Run:
             turns_with=(),
             started_at=started_at,
             threads=threads,
+            cold_ms=samples.cold_ms,
             warmup_ms=samples.warmup_ms,
             settled=samples.settled,
             wall_ms=samples.wall_ms,
@@ -120,12 +136,13 @@ def run(subject: Subject, batch_size: int, number: int, position: int) -> Run:
             stopped_by="budget" if samples.stopped_by == "budget" else "count",
             throughput=throughput,
             host_peak=host_peak,
-            sentinel=Sentinel(before_ms=before_ms, after_ms=after_ms),
+            sentinel=_sentinel(before_ms, after_ms),
             conditions=found,
         ),
         monotonic_s=(before.wall_s, time.monotonic()),
-        finite=finite,
-        allocated_after=memory.device_bytes(device)[0],
+        finite=all(finite),
+        workspace=workspace,
+        allocated_after=memory.allocated_bytes(device),
         peak_allocated=peak,
         peak_reserved=reserved,
         audit=audited,
@@ -135,16 +152,24 @@ def run(subject: Subject, batch_size: int, number: int, position: int) -> Run:
     )
 
 
+def _sentinel(before: sentinel.Reading, after: sentinel.Reading) -> Sentinel:
+    (kernel_before, host_before), (kernel_after, host_after) = before, after
+    host = None
+    if host_before is not None and host_after is not None:
+        host = Sentinel(before_ms=host_before, after_ms=host_after)
+    return Sentinel(before_ms=kernel_before, after_ms=kernel_after, host=host)
+
+
 def _energy(subject: Subject, step: Callable[[int], None], batch_size: int) -> Energy | str:
     counter = energy.find(subject.device)
     if isinstance(counter, str):
         return counter
     if subject.protocol.energy_s is None:
         return "the protocol asks for no energy window"
-    if subject.idle_w is None:
+    if subject.idle is None:
         return "what the idle machine draws could not be measured"
     clock = clock_of(subject.device)
-    return energy.window(step, clock, counter, subject.protocol.energy_s, batch_size, subject.idle_w)
+    return energy.window(step, clock, counter, subject.protocol.energy_s, batch_size, subject.idle)
 
 
 def rotation(total: int, batch_size: int) -> list[list[int]]:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from visionquant.bench import code, isolate, prepare, reference
+from visionquant.bench import code, energy, isolate, prepare, reference
 from visionquant.bench.cell import Course, Host, foresee
 from visionquant.bench.sampler import Sampler
 from visionquant.errors import CodeChanged
@@ -52,7 +52,7 @@ class Session:
     def complete(self) -> bool:
         return not any(self.lacks(batch_size) for batch_size in self.asked)
 
-    def prepare(self, params: Params, manifest: Manifest, idle_w: float | None) -> tuple[Cell, ...]:
+    def prepare(self, params: Params, manifest: Manifest, idle: energy.Idle | None) -> tuple[Cell, ...]:
         """Start the process that loads and converts the model, and take its facts.
 
         Returns:
@@ -64,9 +64,10 @@ class Session:
         begun_s = time.monotonic()
         record, settings = self.record, self.record.settings
         known = reference.require(self.project, params, record.model, manifest, record.environment)
+        sizes = {*params.study.batch_sizes, *self.asked}
 
         def serve() -> Callable[[prepare.Request], Any]:
-            return prepare.serve(self.project, record.model, settings, manifest, known, idle_w)
+            return prepare.serve(self.project, record.model, settings, manifest, known, idle, {min(sizes), max(sizes)})
 
         self._worker = isolate.Worker(serve)
         failed: tuple[Cell, ...] = ()
@@ -109,7 +110,9 @@ class Session:
             self._keep(foreseen)
             self._write()
             return foreseen
-        course = Course(protocol, batch_size, self._facts.size.stored_weights, self._facts.calibration_ms)
+        facts = self._facts
+        calibrations = facts.calibration_ms, facts.host_calibration_ms
+        course = Course(protocol, batch_size, facts.size.stored_weights, *calibrations)
         if self._pending and self._pending.batch_size == batch_size:
             course.runs.extend(self._pending.runs)
             course.earlier.extend(self._pending.earlier)

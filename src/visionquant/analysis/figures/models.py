@@ -10,7 +10,7 @@ from visionquant.analysis.tables import blocks
 
 def memory(evidence: Evidence, records_: RecordSet) -> Figure:
     """Memory by precision: published, by arithmetic, measured."""
-    name = subjects.counterpart(records_, "memory_published")
+    name = subjects.counterpart(evidence, records_, "memory_published")
     with canvas.drawing(9.0, 6.2) as (figure, axes):
         keys = []
         for position, precision in enumerate(evidence.precisions):
@@ -60,7 +60,7 @@ def published_against_measured(evidence: Evidence, records_: RecordSet) -> Figur
     words = evidence.verdicts(records_, 1)
     with canvas.drawing(9.0, 7.6, 2, 2) as (figure, axes):
         for panel, (quantity, title, precisions) in zip(axes.flat, panels, strict=True):
-            name = subjects.counterpart(records_, quantity)
+            name = subjects.counterpart(evidence, records_, quantity)
             ends: list[float] = []
             for precision in precisions:
                 printed = evidence.published.column(quantity, precision)

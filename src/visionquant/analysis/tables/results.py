@@ -3,7 +3,7 @@
 from visionquant.analysis import table
 from visionquant.analysis.evidence import Evidence, RecordSet
 from visionquant.analysis.published import PRECISIONS
-from visionquant.analysis.subjects import counterpart
+from visionquant.analysis.subjects import counterpart, why_counted
 from visionquant.analysis.table import Column, Table
 from visionquant.analysis.tables import blocks
 
@@ -70,8 +70,8 @@ def throughput(evidence: Evidence, records_: RecordSet, batch_size: int) -> Tabl
 
 def memory(evidence: Evidence, records_: RecordSet) -> Table:
     """The published memory table, its arithmetic, and the set's counterpart."""
-    quantity = counterpart(records_, "memory_published")
-    reduction = counterpart(records_, "memory_reduction")
+    quantity = counterpart(evidence, records_, "memory_published")
+    reduction = counterpart(evidence, records_, "memory_reduction")
     heading = "allocated after the run" if quantity == "memory_allocated_after" else "stored weights + workspace"
     workspace = evidence.params.report.workspace_mib
     name, label = blocks.named("memory", "Memory", evidence, records_)
@@ -80,7 +80,11 @@ def memory(evidence: Evidence, records_: RecordSet) -> Table:
         "Memory, batch size 1",
         f"MiB. By arithmetic: bytes of the weights in each precision plus {workspace:g} MiB of cuBLAS workspace, from "
         f"parameter counts alone. Measured: {heading}"
-        + (f" (the workspace, {workspace:g} MiB, is added, for a CPU has none)" if "stored" in heading else "")
+        + (
+            f" (the workspace, {workspace:g} MiB, is added, for {why_counted(evidence, records_)})"
+            if "stored" in heading
+            else ""
+        )
         + ". Six of the sixteen rows are not printed.",
         evidence.models,
         [

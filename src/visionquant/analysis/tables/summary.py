@@ -15,7 +15,7 @@ DEFINED = {"std": "standard deviation", "p95": "95th percentile"}
 
 def answers(evidence: Evidence, records_: RecordSet) -> Table:
     """A row a precision: speed, memory and agreement with FP32, published and measured, over the models."""
-    reduction = subjects.counterpart(records_, "memory_reduction")
+    reduction = subjects.counterpart(evidence, records_, "memory_reduction")
     models = tuple(row.name for row in evidence.published.models)
     rows = []
     for precision in blocks.compared(evidence):
@@ -177,7 +177,7 @@ def groups(evidence: Evidence, records_: RecordSet) -> Table:
 
 def group_medians(evidence: Evidence, records_: RecordSet, batch_size: int) -> Table:
     """Median speedup and memory reduction of each listed group and precision."""
-    reduction = subjects.counterpart(records_, "memory_reduction")
+    reduction = subjects.counterpart(evidence, records_, "memory_reduction")
     rows = []
     for group in GROUP_BOUNDS:
         models = evidence.published.group(group)
