@@ -35,6 +35,11 @@ CPU = Environment(
     transformers="5.23.0",
     bitsandbytes="0.50.2",
     numpy="2.4.6",
+    affinity="all",
+    cpu_quota="none",
+    variables=(),
+    isa_limits=(),
+    onnxruntime="1.24.0",
 )
 CARD = CPU.model_copy(
     update={
@@ -124,7 +129,7 @@ def record(
     assert facts is not None
     stored = facts.model_bytes.get(precision, facts.model_bytes["fp16"])
     return Record(
-        schema_version=2,
+        schema_version=3,
         model=model,
         precision=precision,
         settings=Settings(

@@ -5,6 +5,8 @@ import os
 from functools import cache
 from pathlib import Path
 
+MISSING = "missing"
+
 
 def root() -> Path:
     """Where the cache is, as the environment has it now (``HF_HUB_CACHE``, ``HF_HOME``)."""
@@ -22,7 +24,7 @@ def folder(repo_id: str, revision: str) -> Path:
 def why_wrong(path: Path, size: int, digest: str) -> str:
     """Empty for the right file, else what is wrong with it."""
     if not path.is_file():
-        return "missing"
+        return MISSING
     if path.stat().st_size != size:
         return f"has {path.stat().st_size} bytes, {size} expected (cut short?)"
     return "" if sha256(path) == digest else "has another sha256 than its manifest (altered?)"
@@ -37,13 +39,16 @@ def matches_etag(path: Path, etag: str) -> bool:
 
 
 def sha256(path: Path) -> str:
-    """The sha256 of a file, computed once per version of it."""
+    """The sha256 of a file, computed once per version of it in one process.
+
+    A version is told by inode, size and both times: a copy may keep the time of modification, not that of the change.
+    """
     stat = path.stat()
-    return _sha256_of(path.resolve(), stat.st_size, stat.st_mtime_ns)
+    return _sha256_of(path.resolve(), stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
 
 
 @cache
-def _sha256_of(path: Path, size: int, mtime_ns: int) -> str:
+def _sha256_of(path: Path, *version: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -43,7 +43,7 @@ def moved(sentinels: Sequence[Sentinel], allowed: float) -> bool:
 
 def kernels(replicates: Sequence[Replicate], launch: Launch | None) -> tuple[str, ...]:
     """Which kernels' readings speak for these replicates; ``launch`` is the profiled pass of the first."""
-    if not replicates or any(one.sentinel.host is None for one in replicates):
+    if not replicates or any(one.sentinel is None or one.sentinel.host is None for one in replicates):
         return (KERNEL,)
     if launch is None:
         return KERNEL, HOST
@@ -51,16 +51,16 @@ def kernels(replicates: Sequence[Replicate], launch: Launch | None) -> tuple[str
 
 
 def readings(replicates: Sequence[Replicate], kernel: str) -> list[Sentinel]:
-    """The readings of one kernel, none where it was not recorded."""
-    if kernel == KERNEL:
-        return [one.sentinel for one in replicates]
-    return [one.sentinel.host for one in replicates if one.sentinel.host is not None]
+    """The readings of one kernel, fewer than replicates where it was not recorded."""
+    recorded = [one.sentinel for one in replicates if one.sentinel is not None]
+    return recorded if kernel == KERNEL else [one.host for one in recorded if one.host is not None]
 
 
 def between(a: Cell, b: Cell) -> float:
     """How far (log) the machine moved between two cells, by any kernel that speaks for one of them; 0 within the noise.
 
-    The middles are medians over processes of the mean of both readings; their noise is that of two medians.
+    The middles are medians over processes of the mean of both readings; their noise is that of two medians. Without
+    readings of every process nothing bounds it.
     """
     speaking = {*kernels(a.replicates, a.launch), *kernels(b.replicates, b.launch)}
     return max(_between(a, b, kernel) for kernel in speaking)
@@ -68,6 +68,8 @@ def between(a: Cell, b: Cell) -> float:
 
 def _between(a: Cell, b: Cell, kernel: str) -> float:
     first, second = (_levels(readings(one.replicates, kernel)) for one in (a, b))
+    if len(first) < len(a.replicates) or len(second) < len(b.replicates):
+        return math.inf
     if not len(first) or not len(second):
         return 0.0
     allowed = FLOOR_BETWEEN

@@ -3,6 +3,9 @@
 Versions come from package metadata, the GPU from NVML, the CPU from the kernel: a probe takes a fraction of a second
 and initialises no device. What identifies the machine (``KEYS``) is what pairs are measured again for; host names,
 serial numbers, times and temperatures are no part of it.
+
+A fact that is None among those ``SINCE_3`` was not recorded, for the file is older than the fact: it counts as equal to
+nothing, not even to another that was not recorded.
 """
 
 import json
@@ -11,15 +14,17 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import psutil
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from visionquant import processors
 from visionquant.errors import MachineMismatch, StudyError
 from visionquant.paths import Project, write_atomically
 
+SPEED = ("affinity", "cpu_quota", "variables", "isa_limits")  # of the same hardware
+SINCE_3 = (*SPEED, "onnxruntime")
 KEYS = (
     "device",
     "gpu",
@@ -34,24 +39,17 @@ KEYS = (
     "torch",
     "transformers",
     "bitsandbytes",
+    *SINCE_3,
 )
 HARDWARE = ("device", "gpu", "gpu_memory_mib", "cpu", "cores")
-ISA = (
-    "avx2",
-    "avx512f",
-    "avx512_vnni",
-    "avx512_bf16",
-    "avx512_fp16",
-    "amx_tile",
-    "amx_int8",
-    "amx_bf16",
-    "asimd",
-    "i8mm",
-)
 
 
 class Environment(BaseModel):
-    """What the measurements depend on. Memory in MiB; ``cores`` are those this process may use."""
+    """What the measurements depend on. Memory in MiB; ``cores`` are those this process may use.
+
+    ``affinity`` names these CPUs, ``cpu_quota`` how many CPUs' worth of time a container gets; ``variables`` and
+    ``isa_limits`` are environment variables as NAME=value, see :mod:`~visionquant.processors`. None: not recorded.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -70,20 +68,55 @@ class Environment(BaseModel):
     transformers: str
     bitsandbytes: str
     numpy: str
+    affinity: str | None = None
+    cpu_quota: Annotated[float, Field(gt=0)] | Literal["none"] | None = None
+    variables: tuple[str, ...] | None = None
+    isa_limits: tuple[str, ...] | None = None
+    onnxruntime: str | None = None
 
     def key(self) -> dict[str, object]:
         """The facts that identify the machine."""
         values = self.model_dump(mode="json")
         return {name: values[name] for name in KEYS}
 
+    @property
+    def unrecorded(self) -> tuple[str, ...]:
+        """Identifying facts that were not recorded."""
+        return tuple(name for name in SINCE_3 if getattr(self, name) is None)
+
     def differs_from(self, other: "Environment") -> list[str]:
-        """One phrase for each identifying fact that is not the same, empty for the same machine."""
-        mine, theirs = self.key(), other.key()
-        return [f"{name} {mine[name]} (not {theirs[name]})" for name in KEYS if mine[name] != theirs[name]]
+        """One phrase for each identifying fact that both recorded and that is not the same."""
+        unknown = {*self.unrecorded, *other.unrecorded}
+        return [phrase for name in KEYS if name not in unknown and (phrase := self._other(name, other))]
+
+    def same_machine(self, other: "Environment") -> bool:
+        """Whether what was measured on one holds for the other: every identifying fact was recorded and is the same."""
+        return not (self.differs_from(other) or self.unrecorded or other.unrecorded)
 
     def same_hardware(self, other: "Environment") -> bool:
-        """Whether absolute figures compare: the same GPU, or the same CPU with as many cores."""
+        """Whether both have the same GPU, or the same CPU with as many cores."""
         return all(getattr(self, name) == getattr(other, name) for name in HARDWARE)
+
+    def why_unlike(self, other: "Environment") -> str:
+        """Empty where absolute figures compare: the same hardware, as fast by all that was recorded. Else why not."""
+        if not self.same_hardware(other):
+            return "different machines"
+        differences = [phrase for name in ("cpu_isa", *SPEED) if (phrase := self._other(name, other))]
+        return f"different settings of the machine: {'; '.join(differences)}" if differences else self._unknown(other)
+
+    def _other(self, name: str, other: "Environment") -> str:
+        mine, theirs = getattr(self, name), getattr(other, name)
+        return f"{name} {_said(mine)} (not {_said(theirs)})" if mine != theirs else ""
+
+    def _unknown(self, other: "Environment") -> str:
+        names = [name for name in SPEED if name in (*self.unrecorded, *other.unrecorded)]
+        return f"what sets the speed was not recorded: {', '.join(names)}" if names else ""
+
+    @property
+    def speed(self) -> str:
+        """What sets the speed of this hardware, in one line."""
+        told = ("CPUs", self.affinity), ("quota", self.cpu_quota), ("set", self.variables), ("limits", self.isa_limits)
+        return "; ".join(f"{name} {_said(value)}" for name, value in told)
 
     @property
     def title(self) -> str:
@@ -91,6 +124,12 @@ class Environment(BaseModel):
         if self.gpu:
             return f"{self.gpu}, driver {self.driver}, torch {self.torch}"
         return f"{self.cpu} CPU, {self.cores} cores, torch {self.torch}"
+
+
+def _said(value: object) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value)) or "none"
+    return "not recorded" if value is None else str(value)
 
 
 def probe(device: str = "auto") -> Environment:
@@ -107,15 +146,16 @@ def probe(device: str = "auto") -> Environment:
         raise StudyError("study.device: cuda", found, "set it to auto or cpu, or install a CUDA build and driver")
     chosen: Literal["cpu", "cuda"] = "cuda" if usable and device != "cpu" else "cpu"
     shown = gpu if chosen == "cuda" else None
+    allowed = processors.cpus()
     return Environment(
         device=chosen,
         gpu=shown["name"] if shown else None,
         gpu_memory_mib=int(shown["memory_mib"]) if shown else None,
         driver=shown["driver"] if shown else None,
         cuda_driver=shown["cuda"] if shown else None,
-        cpu=_cpu_name(),
-        cpu_isa=_cpu_isa(),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cpu=processors.name(),
+        cpu_isa=processors.isa(),
+        cores=len(allowed or ()) or os.cpu_count() or 1,
         memory_mib=psutil.virtual_memory().total // 2**20,
         system=f"{platform.system()} {platform.machine()}",
         python=platform.python_version(),
@@ -123,6 +163,11 @@ def probe(device: str = "auto") -> Environment:
         transformers=_version("transformers"),
         bitsandbytes=_version("bitsandbytes"),
         numpy=_version("numpy"),
+        affinity=processors.affinity(allowed, os.cpu_count() or 1),
+        cpu_quota=processors.quota() or "none",
+        variables=processors.variables(os.environ),
+        isa_limits=processors.isa_limits(os.environ),
+        onnxruntime=_version("onnxruntime"),
     )
 
 
@@ -156,7 +201,7 @@ def require_declared(project: Project, device: str) -> Environment:
         MachineMismatch: another machine, or other versions, than ``data/environment.json`` says.
     """
     here, said = probe(device), declared(project)
-    differences = here.differs_from(said)
+    differences = here.differs_from(said) or [f"{name}, which it does not record" for name in said.unrecorded]
     if differences:
         raise MachineMismatch(
             "measure", f"this machine has {'; '.join(differences)}", "run `visionquant environment`, then measure again"
@@ -226,22 +271,3 @@ def _gpu() -> dict[str, str] | None:
             }
         except nvml.NVMLError:
             return None
-
-
-def _cpuinfo(field: str) -> str:
-    path = Path("/proc/cpuinfo")
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            name, _, value = line.partition(":")
-            if name.strip().lower() == field:
-                return value.strip()
-    return ""
-
-
-def _cpu_name() -> str:
-    return _cpuinfo("model name") or platform.processor() or platform.machine()
-
-
-def _cpu_isa() -> tuple[str, ...]:
-    flags = set((_cpuinfo("flags") or _cpuinfo("features")).split())
-    return tuple(name for name in ISA if name in flags)

@@ -27,7 +27,3 @@ class MachineMismatch(StudyError):
 
 class CodeChanged(StudyError):
     """The measuring code was edited while it ran, so the result belongs to no one version of it."""
-
-
-class OldSchema(StudyError):
-    """A record of an earlier version of this code, which this one can't read."""

@@ -50,6 +50,11 @@ class Project:
         return self._state / "environment.json"
 
     @property
+    def sources(self) -> Path:
+        """What lies behind each model now, by digest."""
+        return self.root / "data" / "sources.json"
+
+    @property
     def _state(self) -> Path:
         return self.root / "data" / self.side
 

@@ -9,10 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from visionquant import recorded, zoo
+from visionquant import hub, recorded, zoo
 from visionquant.environment import Environment, probe
 from visionquant.errors import StudyError
-from visionquant.manifest import Manifest
 from visionquant.params import Params, Protocol
 from visionquant.paths import Project
 from visionquant.records import Record, current, stale, under_way
@@ -80,15 +79,15 @@ def up_to_date(
         for found in (progress.record if progress else None, current(project.record(model, precision))):
             if found is None:
                 continue
-            same_machine = found.environment.key() == here.key() and found.code.measuring_sha256 == measuring_sha256
-            if same_machine and not stale(found, params) and _same_weights(project, params, found):
+            alike = found.environment.same_machine(here) and found.code.measuring_sha256 == measuring_sha256
+            if alike and not stale(found, params) and _same_weights(project, params, found):
                 kept.setdefault((model, precision), set()).update(cell.batch_size for cell in found.cells)
     return kept
 
 
 def _same_weights(project: Project, params: Params, record: Record) -> bool:
     try:
-        manifest = Manifest.load(project.manifest(record.model), params.models[record.model].source)
+        manifest = hub.manifest_of(project, params, record.model)
     except StudyError:
         return False
     return manifest.sha256() == record.settings.weights.manifest_sha256

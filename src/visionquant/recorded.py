@@ -117,7 +117,7 @@ def read(folder: Path) -> Records:
 
 def read_aa(folder: Path, beside: Records) -> tuple[Records, Records] | None:
     """The two passes of an A/A run below ``folder`` (a recorded set, or data/measured), None where there
-    is none, or only a part.
+    is none, only a part, or one of an earlier version of this code than the records ``beside`` it.
 
     Raises:
         StudyError: a record is broken, or the passes and the records ``beside`` them mix machines.
@@ -127,7 +127,10 @@ def read_aa(folder: Path, beside: Records) -> tuple[Records, Records] | None:
         found = [records.read(path) for path in sorted((folder / side).glob("*.json"))]
         passes.append({(record.model, record.precision): record for record in found})
     first, second = passes
-    records.require_one_machine(f"{folder.name}/aa", [*list(beside.values())[:1], *first.values(), *second.values()])
+    together = [*list(beside.values())[:1], *first.values(), *second.values()]
+    if len({record.environment.unrecorded for record in together}) > 1:
+        return None
+    records.require_one_machine(f"{folder.name}/aa", together)
     return (first, second) if first and set(first) == set(second) else None
 
 

@@ -7,6 +7,7 @@ Schema history
     1  first version
     2  in every replicate a throughput window, order, time, drift sentinel, conditions and a checked warm-up; of each
        cell audit, energy, GPU-busy time and earlier attempts; of each pair the operations of a pass
+    3  of the machine what sets the speed of the same hardware, and the version of ONNX Runtime
 """
 
 import hashlib
@@ -16,14 +17,16 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
+from visionquant import upgrade
 from visionquant.environment import Environment
-from visionquant.errors import OldSchema, StudyError
+from visionquant.errors import StudyError
 from visionquant.params import ModelSpec, Params, Protocol
 from visionquant.paths import Project, write_atomically
 from visionquant.precision import Precision
 from visionquant.samples import Cell, Pending, Row
 
-SCHEMA: Literal[2] = 2
+SCHEMA: Literal[3] = 3
+EARLIER = "measured by an earlier version of this code"
 
 
 class Weights(Row):
@@ -102,7 +105,7 @@ class Record(Row):
     INT8 layers it met outliers, None where none are looked for.
     """
 
-    schema_version: Literal[2]
+    schema_version: Literal[3]
     model: str
     precision: str
     settings: Settings
@@ -119,6 +122,10 @@ class Record(Row):
     def identity(self) -> str:
         """The digest that two measurements must share to stand in one record."""
         return identity(self.settings, self.environment, self.code.measuring_sha256)
+
+    def goes_on_as(self, other: "Record") -> bool:
+        """Whether cells of both may stand in one record: one identity, on a machine of which both say all."""
+        return self.environment.same_machine(other.environment) and self.identity() == other.identity()
 
     def cell(self, batch_size: int) -> Cell | None:
         """The cell of ``batch_size``, or None if it was not measured."""
@@ -143,24 +150,21 @@ def sha256_of(value: Any) -> str:
 
 
 def read(path: Path) -> Record:
-    """Read a record.
+    """Read a record; one of an earlier schema as far as it was recorded (the file stays as it is).
 
     Raises:
-        StudyError: the file can't be read, is cut, or is not of this schema.
+        StudyError: the file can't be read, is cut, or is of a later schema.
     """
     return _read(path, Record)
 
 
 def current(path: Path) -> Record | None:
-    """The record at ``path``; None where there is none, or one of an earlier version of this code.
+    """The record at ``path``, None where there is none.
 
     Raises:
         StudyError: it is broken.
     """
-    try:
-        return read(path) if path.is_file() else None
-    except OldSchema:
-        return None
+    return read(path) if path.is_file() else None
 
 
 def under_way(path: Path) -> Progress | None:
@@ -188,10 +192,18 @@ def _read(path: Path, kind: type[Kind]) -> Kind:
         raise StudyError(f"record {path}", error.strerror or "unreadable", remedy) from None
     except ValueError:
         raise StudyError(f"record {path}", "not JSON (cut short?)", remedy) from None
-    inner = raw.get("record") if isinstance(raw, dict) and kind is Progress else raw
-    if isinstance(inner, dict) and (schema := inner.get("schema_version")) != SCHEMA:
-        kind_of_error = OldSchema if isinstance(schema, int) and schema < SCHEMA else StudyError
-        raise kind_of_error(f"record {path}", f"schema {schema}, this code reads {SCHEMA}", remedy)
+    if isinstance(raw, dict) and isinstance(inner := raw.get("record") if kind is Progress else raw, dict):
+        schema = inner.get("schema_version")
+        if isinstance(schema, int) and schema > SCHEMA:
+            remedy = "use the version of visionquant that wrote it, or a later one"
+        if schema != SCHEMA:
+            try:
+                inner = upgrade.upgraded(inner, SCHEMA)
+            except (KeyError, TypeError, AttributeError) as error:
+                raise StudyError(f"record {path}", f"no record of schema {schema} ({error!r})", remedy) from None
+            text = json.dumps(raw | {"record": inner} if kind is Progress else inner)
+        if inner.get("schema_version") != SCHEMA:
+            raise StudyError(f"record {path}", f"schema {schema}, this code reads 1 to {SCHEMA}", remedy)
     try:
         return kind.model_validate_json(text)
     except ValidationError as error:
@@ -231,7 +243,8 @@ def stale(record: Record, params: Params) -> str | None:
 def local(project: Project, params: Params) -> tuple[dict[tuple[str, str], Record], dict[tuple[str, str], str]]:
     """This machine's records of the pairs in force, and why each other pair of the study has none.
 
-    Precisions that the study does not list, and that were measured all the same, are there too.
+    Precisions that the study does not list, and that were measured all the same, are there too. Beside records of this
+    version those of an earlier one have no place.
 
     Raises:
         StudyError: a record is broken, or two records come from different machines or versions.
@@ -240,16 +253,17 @@ def local(project: Project, params: Params) -> tuple[dict[tuple[str, str], Recor
     missing: dict[tuple[str, str], str] = {}
     asked = params.pairs()
     for pair in (*asked, *params.other_pairs()):
-        path = project.record(*pair)
-        try:
-            record = read(path) if path.is_file() else None
-            reason = "not measured" if record is None else stale(record, params)
-        except OldSchema:
-            record, reason = None, "measured by an earlier version of this code"
+        record = current(project.record(*pair))
+        reason = "not measured" if record is None else stale(record, params)
         if record is not None and reason is None:
             found[pair] = record
         elif pair in asked:
             missing[pair] = reason or ""
+    # One set has one schema: what one record does not say of the machine can't be held against the others.
+    least = min((record.environment.unrecorded for record in found.values()), key=len, default=())
+    earlier = [pair for pair, record in found.items() if record.environment.unrecorded != least]
+    missing |= {pair: EARLIER for pair in earlier if pair in asked}
+    found = {pair: record for pair, record in found.items() if pair not in earlier}
     require_one_machine("data/measured", list(found.values()))
     return found, missing
 

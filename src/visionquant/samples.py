@@ -77,11 +77,11 @@ class Replicate(Row):
 
     ``turns_with`` names the precisions whose replicates came in the same round; ``settled`` says whether two halves of
     the warm-up agreed, null where they were too short to tell; ``position`` is the number of the replicate in the
-    command that ran it, ``started_at`` its time (UTC).
+    command that ran it, ``started_at`` its time (UTC). None among these and no ``sentinel``: not recorded.
     """
 
-    position: int
-    started_at: str
+    position: int | None
+    started_at: str | None
     turns_with: tuple[str, ...]
     threads: int
     cold_ms: tuple[float, ...] = ()
@@ -92,7 +92,7 @@ class Replicate(Row):
     stopped_by: Literal["count", "budget"]
     throughput: Throughput | None
     host_peak: int | None
-    sentinel: Sentinel
+    sentinel: Sentinel | None
     conditions: Conditions
 
     def timed_s(self) -> float:

@@ -43,7 +43,7 @@ def judge(project: Project, params: Params, machine: Environment, tell: Callable
     given = images.find(project, params.evaluation)
     beside = f"; passed over: {labelled.counted(given.skipped)}" if given.skipped else ""
     for model in params.study.models:
-        manifest = Manifest.load(project.manifest(model), params.models[model].source)
+        manifest = hub.manifest_of(project, params, model)
         if manifest.weights == "seeded":
             missing[model] = SEEDED
             continue

@@ -68,7 +68,7 @@ def judge(evidence: Evidence, records_: RecordSet) -> Outcome:
     if records_.aa is None:
         raise StudyError("aa", "no A/A run", "run `visionquant aa`")
     first, second = (RecordSet(name, found, {}) for name, found in zip(("first", "second"), records_.aa, strict=True))
-    cells = comparison.compare(evidence, first, second)
+    cells = comparison.compare(evidence, first, second, one_set=True)
     compared = [one for one in cells if one.ratio is not None]
     counts = Counter(one.word for one in cells)
     confidence = evidence.params.statistics.confidence

@@ -1,9 +1,10 @@
 """Does a rerun agree? Two sets of records, cell by cell: agrees, differs, undecided or not comparable.
 
-Between like machines (the same GPU, or the same CPU with as many cores) the median latency is compared; between unlike
-ones only the speedup over FP32, which each set takes on its own machine. The unit is the process, as in verdicts: a
-cell agrees where both are equivalent within the margin, differs where the corrected test says so, and is undecided
-where the processes at hand carry neither; the interval stands beside it. Holm's correction is over all compared cells.
+Between like machines (the same GPU, or the same CPU with as many cores, and the same recorded settings of its speed)
+the median latency is compared; between others only the speedup over FP32, which each set takes on its own machine. The
+unit is the process, as in verdicts: a cell agrees where both are equivalent within the margin, differs where the
+corrected test says so, and is undecided where the processes at hand carry neither; the interval stands beside it.
+Holm's correction is over all compared cells.
 """
 
 import math
@@ -60,17 +61,21 @@ def set_named(evidence: Evidence, name: str) -> RecordSet:
     return names[name]
 
 
-def compare(evidence: Evidence, a: RecordSet, b: RecordSet) -> list[Agreement]:
-    """Every cell that either set measured, in the order of ``a``, then what only ``b`` has."""
-    like = alike(a, b)
-    quantity = "latency_median" if like else "speedup"
+def compare(evidence: Evidence, a: RecordSet, b: RecordSet, one_set: bool = False) -> list[Agreement]:
+    """Every cell that either set measured, in the order of ``a``, then what only ``b`` has.
+
+    Args:
+        one_set: both are passes of one set, whose machine is one by all that was recorded.
+    """
+    apart = "" if one_set else why_unlike(a, b)
+    quantity = "speedup" if apart else "latency_median"
     keys = dict.fromkeys(
         (m, p, cell.batch_size) for one in (a, b) for (m, p), r in one.records.items() for cell in r.cells
     )
     reasons: dict[tuple[str, str, int], str] = {}
     contrasts: dict[tuple[str, str, int], Contrast] = {}
     for key in keys:
-        found = _contrast(a, b, *key, like)
+        found = _contrast(a, b, *key, apart)
         if isinstance(found, str):
             reasons[key] = found
         else:
@@ -91,10 +96,10 @@ def compare(evidence: Evidence, a: RecordSet, b: RecordSet) -> list[Agreement]:
     return agreements
 
 
-def alike(a: RecordSet, b: RecordSet) -> bool:
-    """Whether both sets come from the same kind of machine, so that absolute figures compare."""
+def why_unlike(a: RecordSet, b: RecordSet) -> str:
+    """Empty where absolute figures of both sets compare, else why not."""
     mine, theirs = a.environment, b.environment
-    return mine is not None and theirs is not None and mine.same_hardware(theirs)
+    return mine.why_unlike(theirs) if mine and theirs else "nothing measured"
 
 
 def summary(agreements: list[Agreement]) -> str:
@@ -107,7 +112,7 @@ def summary(agreements: list[Agreement]) -> str:
     )
 
 
-def _contrast(a: RecordSet, b: RecordSet, model: str, precision: str, batch_size: int, like: bool) -> Contrast | str:
+def _contrast(a: RecordSet, b: RecordSet, model: str, precision: str, batch_size: int, apart: str) -> Contrast | str:
     sides = []
     for one in (a, b):
         state = one.state(model, precision, batch_size)
@@ -118,11 +123,11 @@ def _contrast(a: RecordSet, b: RecordSet, model: str, precision: str, batch_size
     changed = _other_settings(record_a, record_b)
     if changed:
         return f"other {changed}"
-    if like:
+    if not apart:
         moved = _moved(a, b, model, precision, batch_size)
         return verdicts.contrast(times_a, times_b, moved) or "one process: no interval"
     if precision == BASELINE:
-        return "different machines: absolute figures don't compare"
+        return f"{apart}: absolute figures don't compare"
     ratios = []
     for one, times in ((a, times_a), (b, times_b)):
         base = one.state(model, BASELINE, batch_size)

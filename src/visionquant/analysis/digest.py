@@ -24,6 +24,8 @@ BELOW = (
     "complaint",
     "yaml12",
     "environment",
+    "processors",
+    "upgrade",
 )
 
 

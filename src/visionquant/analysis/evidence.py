@@ -22,7 +22,7 @@ from visionquant.paths import Project
 from visionquant.precision import Int8Precision, MixedPrecision, OnnxRuntimePrecision
 from visionquant.quantities import MIB
 from visionquant.records import Record
-from visionquant.samples import Cell
+from visionquant.samples import Cell, Replicate
 
 BASELINE = "fp32"
 NOT_MEASURED = "not_measured"
@@ -98,6 +98,10 @@ class RecordSet:
         cell = record.cell(batch_size)
         if cell is None:
             return State(record, None, NOT_MEASURED, f"batch size {batch_size} not measured")
+        base = self.records.get((model, BASELINE))
+        why = unlike(cell, base.cell(batch_size) if base else None)
+        if why:
+            return State(record, cell, NOT_AVAILABLE, why)
         return State(record, cell, cell.status, cell.reason or cell.status.replace("_", " "))
 
 
@@ -241,6 +245,24 @@ class Evidence:
             mine, base = (facts.model_bytes[name] / MIB + workspace for name in (precision, BASELINE))
             found[model] = 100 * (1 - mine / base) if quantity.startswith("memory_reduction") else mine
         return found
+
+
+def unlike(cell: Cell, base: Cell | None) -> str:
+    """Empty where the processes of a cell ran as FP32's did, else in what not: CPU threads and how they wait."""
+    for what, of in (("CPU threads", _threads), ("OMP_WAIT_POLICY", _waiting)):
+        mine, theirs = ({of(one) for one in side.replicates} if side else set() for side in (cell, base))
+        if len(mine | theirs) > 1:
+            shown = " and ".join(sorted(mine)), " and ".join(sorted(theirs)) or "not timed"
+            return f"{what}: {shown[0]} here, {shown[1]} in FP32's cell; measure both alike"
+    return ""
+
+
+def _threads(one: Replicate) -> str:
+    return str(one.threads)
+
+
+def _waiting(one: Replicate) -> str:
+    return one.conditions.omp_wait_policy
 
 
 def moved_between(precision_a: str, a: Cell, precision_b: str, b: Cell, shift: float) -> float:

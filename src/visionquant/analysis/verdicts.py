@@ -81,6 +81,8 @@ class Verdict:
     @property
     def _moved(self) -> str:
         moved = self.contrast.drift if self.contrast else 0.0
+        if math.isinf(moved):
+            return "; how far the machine moved in between was not recorded"
         return f"; the machine may have moved by {100 * math.expm1(moved):.1f} % in between" if moved > 0 else ""
 
 

@@ -8,6 +8,7 @@ from functools import cache
 
 import torch
 
+from visionquant import processors
 from visionquant.errors import StudyError
 from visionquant.params import Protocol
 from visionquant.precision import FloatPrecision, Precision
@@ -17,7 +18,8 @@ def quiet(device: str) -> None:
     """Silence libraries that print per layer or per pass, and name the device; call before they are imported.
 
     The GPU is the one that NVML lists first, as the environment probe reads it. A study on the CPU hides the GPUs, so
-    that no library opens one in the process that replicates are forked from.
+    that no library opens one in the process that replicates are forked from. More threads than the affinity and a
+    container's quota carry are taken back: torch counts neither a quota nor, where OMP_NUM_THREADS is set, CPUs.
     """
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     if device == "cpu":
@@ -32,6 +34,8 @@ def quiet(device: str) -> None:
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    if torch.get_num_threads() > processors.usable():
+        torch.set_num_threads(processors.usable())
 
 
 def preload(device: str, with_bitsandbytes: bool) -> None:
@@ -65,8 +69,10 @@ def _close_nvml() -> None:
 
 @cache
 def default_threads() -> int:
-    """torch's own number of CPU threads, as it was before anyone asked for one thread: call it first."""
-    return torch.get_num_threads()
+    """torch's own number of CPU threads, as it was before anyone asked for one thread (call it first), and no more than
+    find a CPU within the affinity and the container's quota.
+    """
+    return min(torch.get_num_threads(), processors.usable())
 
 
 def require(device: str) -> None:

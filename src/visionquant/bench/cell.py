@@ -125,7 +125,7 @@ class Course:
         moved = self._moved()
         if moved and len(self.earlier) < ATTEMPTS:
             medians = tuple(round(float(np.median(one.replicate.wall_ms)), 4) for one in self.runs)
-            sentinels = tuple(one.replicate.sentinel for one in self.runs)
+            sentinels = tuple(one.replicate.sentinel for one in self.runs if one.replicate.sentinel)
             self.earlier.append(Attempt(medians_ms=medians, sentinels=sentinels))
             self.runs.clear()
             return None

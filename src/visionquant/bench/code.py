@@ -6,7 +6,21 @@ from pathlib import Path
 
 from visionquant.records import Code
 
-BESIDE = ("samples", "intervals", "drift")  # when to stop, what to measure again, what is at fault
+# Protocols and precisions with their arithmetic, architectures and preprocessing, threads and GPU, which weights, when
+# to stop and what to measure again.
+BESIDE = (
+    "params",
+    "precision",
+    "zoo",
+    "environment",
+    "processors",
+    "hub",
+    "manifest",
+    "cache",
+    "samples",
+    "intervals",
+    "drift",
+)
 
 
 def measuring_sha256(folder: Path = Path(__file__).parent) -> str:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 
-from visionquant import lock, zoo
+from visionquant import hub, lock, zoo
 from visionquant.bench import backend, code, conditions, energy, isolate, memory, schedule, sentinel
 from visionquant.bench.sampler import Sampler
 from visionquant.bench.schedule import OnCell, OnReplicate, TimeIsUp
@@ -64,7 +64,7 @@ def measure(
     environment, checkout = require_declared(project, params.study.device), code.state(project.root)
     if code.measuring_sha256() != code.AT_IMPORT:
         raise edited(model, precisions[0])
-    manifest = Manifest.load(project.manifest(model), params.models[model].source)
+    manifest = hub.manifest_of(project, params, model)
     positions = itertools.count() if positions is None else positions
     records = []
     for group in _groups(project, model, precisions):

@@ -53,7 +53,7 @@ def make(project: Project, params: Params, model: str) -> None:
     import torch
 
     environment = require_declared(project, params.study.device)
-    manifest = Manifest.load(project.manifest(model), params.models[model].source)
+    manifest = hub.manifest_of(project, params, model)
     key = identity(params, model, manifest, environment.key())
     path = project.reference(model)
     if path.is_file():

@@ -196,11 +196,11 @@ def _kept(project: Project, blank: Record, dropped: Sequence[int]) -> tuple[Reco
     """
     pair = (blank.model, blank.precision)
     progress = under_way(project.progress(*pair))
-    if progress is not None and progress.record.identity() == blank.identity() and progress.record.conversion:
+    if progress is not None and progress.record.goes_on_as(blank) and progress.record.conversion:
         pending = progress.pending if progress.pending and progress.pending.batch_size not in dropped else None
         return _without(progress.record, dropped, blank, bool(pending)), pending
     found = current(project.record(*pair))
-    if found is not None and found.identity() == blank.identity() and found.conversion:
+    if found is not None and found.goes_on_as(blank) and found.conversion:
         return _without(found, dropped, blank, False), None
     return blank, None
 

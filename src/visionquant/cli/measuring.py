@@ -43,7 +43,21 @@ def environment() -> None:
     project, params = opened("write")
     found = machine.probe(params.study.device)
     machine.declare(project, found)
-    print(f"{found.device}: {found.title}")
+    print(f"{found.device}: {found.title}\nspeed: {found.speed}")
+
+
+@app.command()
+def sources() -> None:
+    """Write data/sources.json: have the weights' files changed since they were downloaded? `dvc repro` asks first."""
+    import json
+
+    from visionquant import hub
+    from visionquant.paths import write_atomically
+
+    project, params = opened()
+    found = hub.sources(project, params)
+    write_atomically(project.sources, json.dumps(found, indent=1) + "\n")
+    print(f"data/sources.json: {len(found)} models")
 
 
 @app.command()

@@ -11,7 +11,6 @@ from visionquant.bench import backend, convert, load
 from visionquant.deploy import stored
 from visionquant.deploy.description import Description
 from visionquant.errors import StudyError
-from visionquant.manifest import Manifest
 from visionquant.params import Params
 from visionquant.paths import Project
 from visionquant.precision import Int8Precision, OnnxRuntimePrecision
@@ -26,7 +25,7 @@ def model(project: Project, params: Params, name: str, precision: str, device: D
         StudyError: there is no manifest yet, the weights are not what it says, or the folder is there already.
     """
     spec, protocol = params.models[name], params.protocol
-    manifest = Manifest.load(project.manifest(name), spec.source)
+    manifest = hub.manifest_of(project, params, name)
     backend.quiet("cpu")
     net = load.load(project, name, spec, manifest, protocol.attention, protocol.seed)
     checkpoint = hub.resolve(project, manifest) if manifest.weights == "pretrained" else None

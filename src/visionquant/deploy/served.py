@@ -17,7 +17,6 @@ from visionquant.accuracy import digits, training
 from visionquant.bench import convert, fidelity, load, outliers, photographs
 from visionquant.bench.preprocessing import Preprocessing
 from visionquant.errors import StudyError
-from visionquant.manifest import Manifest
 from visionquant.params import Params, known
 from visionquant.paths import Project
 from visionquant.precision import Int8Precision
@@ -54,7 +53,7 @@ def model(project: Project, params: Params, name: str, precision: str, device: L
     known("models", [name], params.models)
     known("precisions", [precision], params.precisions)
     spec = params.models[name]
-    manifest = Manifest.load(project.manifest(name), spec.source)
+    manifest = hub.manifest_of(project, params, name)
     folder = hub.resolve(project, manifest) if manifest.weights == "pretrained" else None
     prepared = load.preprocessing(project, name, spec, folder)
     prepared.check()
@@ -138,7 +137,7 @@ def _built(subject: Subject) -> tuple[torch.nn.Module, fidelity.Head | None, str
         spec, fold = params.training.networks[subject.name], params.training.run[0]
         return training.restore(project, subject.name, spec, params.training, fold), None, "its own head, trained here"
     spec_, protocol = params.models[subject.name], params.protocol
-    manifest = Manifest.load(project.manifest(subject.name), spec_.source)
+    manifest = hub.manifest_of(project, params, subject.name)
     net = load.load(project, subject.name, spec_, manifest, protocol.attention, protocol.seed)
     row = params.precisions[subject.precision]
     if isinstance(row, Int8Precision) and row.outliers:

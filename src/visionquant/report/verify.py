@@ -13,11 +13,12 @@ from typing import Any
 
 import nbformat
 
-from visionquant import recorded, records, yaml12
+from visionquant import hub, recorded, records, yaml12
 from visionquant.analysis import digest as digests
 from visionquant.analysis import evidence, longform
 from visionquant.analysis.claims import trial
 from visionquant.errors import StudyError
+from visionquant.manifest import Manifest
 from visionquant.params import Params
 from visionquant.paths import Project
 from visionquant.report import notebooks, pages
@@ -43,6 +44,7 @@ def verify(project: Project, params: Params, measuring_sha256: str) -> list[Faul
     faults: list[Fault] = []
     try:
         faults += _recorded(project)
+        faults += _weights(project, params)
         faults += _measured(project, params, measuring_sha256)
         study = evidence.gather(project, params)
     except StudyError as error:
@@ -62,11 +64,23 @@ def _recorded(project: Project) -> Iterator[Fault]:
             yield Fault(f"data/recorded/{folder.name}/{name}", found)
 
 
+def _weights(project: Project, params: Params) -> Iterator[Fault]:
+    for model, manifest in _manifests(project, params).items():
+        for name, found in hub.altered(project, manifest).items():
+            yield Fault(f"data/models/{model}.json", f"{name}: {found}; run `visionquant download --model {model}`")
+
+
+def _manifests(project: Project, params: Params) -> dict[str, Manifest]:
+    """Which weights the models of params.yaml have here; those that were not downloaded are left out."""
+    rows = {model: row for model, row in params.models.items() if project.manifest(model).is_file()}
+    return {model: Manifest.load(project.manifest(model), row.source) for model, row in rows.items()}
+
+
 def _measured(project: Project, params: Params, measuring_sha256: str) -> Iterator[Fault]:
     if not project.measured.is_dir():
         return
     pairs = {project.record(*pair).name: pair for pair in (*params.pairs(), *params.other_pairs())}
-    locked = _locked(project)
+    locked, manifests = _locked(project), _manifests(project, params)
     files = (one for one in project.measured.iterdir() if one.is_file())
     for path in sorted(one for one in files if not one.name.startswith(".")):
         name = f"data/measured/{path.name}"
@@ -82,6 +96,9 @@ def _measured(project: Project, params: Params, measuring_sha256: str) -> Iterat
         stale = records.stale(record, params)
         if stale:
             yield Fault(name, f"stale: {stale}")
+        manifest = manifests.get(record.model)
+        if manifest is not None and record.settings.weights.manifest_sha256 != manifest.sha256():
+            yield Fault(name, f"stale: measured with other weights than data/models/{record.model}.json has")
         if record.code.measuring_sha256 != measuring_sha256:
             yield Fault(name, f"stale: measured by code {record.code.measuring_sha256[:8]}, not {measuring_sha256[:8]}")
         if name in locked and hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() != locked[name]:

@@ -51,6 +51,7 @@ def machine(evidence: Evidence, records_: RecordSet) -> Figure:
         for record in records_.records.values()
         for cell in record.cells
         for one in cell.replicates
+        if one.sentinel and one.started_at
         for ms in (one.sentinel.before_ms, one.sentinel.after_ms)
     )
     cells = [cell for record in records_.records.values() for cell in record.cells]

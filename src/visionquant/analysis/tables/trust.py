@@ -5,11 +5,12 @@ from collections import Counter
 from collections.abc import Iterable
 from statistics import median
 
-from visionquant import drift
+from visionquant import drift, processors
 from visionquant.analysis import aa, table
 from visionquant.analysis.evidence import Evidence, RecordSet
 from visionquant.analysis.table import Column, Item, Table
 from visionquant.analysis.tables import blocks
+from visionquant.environment import Environment
 from visionquant.samples import Cell, Replicate
 
 
@@ -17,12 +18,15 @@ def quiet(evidence: Evidence, records_: RecordSet) -> Table:
     """The conditions of a set, counted over its replicates and cells."""
     cells = _cells(records_)
     replicates = [one for cell in cells for one in cell.replicates]
+    machine = records_.environment
     rows = [
         ("Cells measured", str(len(cells)), "with at least one timed pass"),
         ("Isolation", _counted([cell.isolation for cell in cells]), "by cell: clean, busy (others at work), unknown"),
         ("Others' share of all cores", _span([_share(one) for one in replicates]), "middle, lowest to highest"),
         ("Load, 1 minute", _span([one.conditions.load_1m for one in replicates]), "middle, lowest to highest"),
         ("CPU clock, MHz", _span([one.conditions.frequency_mhz for one in replicates], 0), "as the kernel tells it"),
+        ("CPU threads", _counted([str(one.threads) for one in replicates], plain=True), "of every timed process"),
+        ("What sets the speed", machine.speed if machine else "nothing measured", "CPUs, quota, variables"),
         ("OMP_WAIT_POLICY", _counted([one.conditions.omp_wait_policy for one in replicates], plain=True), ""),
         ("GPU clock, MHz", _span([_gpu(one, "sm_mhz_median") for one in replicates], 0), "NVML"),
         ("GPU temperature, C", _span([_gpu(one, "temperature_c_high") for one in replicates], 0), "NVML"),
@@ -40,10 +44,18 @@ def quiet(evidence: Evidence, records_: RecordSet) -> Table:
     return Table(
         "quiet",
         "Was the machine quiet?",
-        "Recorded beside every replicate.",
+        f"Recorded beside every replicate. Limits of the instruction set: {processors.DEAF}.{unrecorded(machine)}",
         (Column("What", css="text"), Column(records_.label, css="text"), Column("meaning", css="text")),
         tuple(tuple(table.text(part) for part in row) for row in rows),
         blocks.source(records_),
+    )
+
+
+def unrecorded(machine: Environment | None) -> str:
+    """What the records of a machine do not say, in a sentence; empty where they say all."""
+    names = ", ".join(machine.unrecorded) if machine else ""
+    return f" Not recorded by the version that measured: {names}; no comparison with another set rests on it." * bool(
+        names
     )
 
 

@@ -1,0 +1,153 @@
+"""What this process gets of the CPU, and what its libraries are told of it: CPUs, a container's quota, variables.
+
+OpenMP, MKL, oneDNN, torch and the allocators take threads, their placement, waiting and instruction sets from
+environment variables, and a scheduler takes time away; both set the speed as the processor does.
+"""
+
+import math
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+
+# Whole families: one setting too many means measuring again, one too few a wrong verdict.
+FAMILIES = ("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "ONEDNN_", "DNNL_", "MALLOC_")
+SINGLE = (
+    "LD_PRELOAD",  # another allocator or OpenMP
+    "GLIBC_TUNABLES",
+    "THP_MEM_ALLOC_ENABLE",  # torch's huge pages
+    "LRU_CACHE_CAPACITY",  # oneDNN's kernels in torch
+    "PYTORCH_ALLOC_CONF",
+    "PYTORCH_CUDA_ALLOC_CONF",
+    "PYTORCH_NO_CUDA_MEMORY_CACHING",
+    "CUDA_LAUNCH_BLOCKING",
+    "NVIDIA_TF32_OVERRIDE",
+)
+IDLE = ("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK")  # scikit-learn and joblib set them at import; they set no speed
+ISA = (
+    "avx2",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "avx512_fp16",
+    "amx_tile",
+    "amx_int8",
+    "amx_bf16",
+    "asimd",
+    "i8mm",
+)
+ISA_LIMITS = (
+    "ATEN_CPU_CAPABILITY",
+    "ONEDNN_MAX_CPU_ISA",
+    "DNNL_MAX_CPU_ISA",
+    "ONEDNN_CPU_ISA_HINTS",
+    "DNNL_CPU_ISA_HINTS",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "MKL_CBWR",
+    "OPENBLAS_CORETYPE",
+)
+DEAF = "ONNX Runtime and bitsandbytes read the processor itself and ignore such limits"
+
+
+def name() -> str:
+    """What the processor calls itself."""
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def isa() -> tuple[str, ...]:
+    """Which of the instruction sets that matter here the processor has."""
+    flags = set((_cpuinfo("flags") or _cpuinfo("features")).split())
+    return tuple(name for name in ISA if name in flags)
+
+
+def cpus() -> tuple[int, ...] | None:
+    """The CPUs that this process may use, by number; None where the system keeps no such list (macOS, Windows)."""
+    return tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else None
+
+
+def affinity(allowed: tuple[int, ...] | None, every: int) -> str:
+    """``allowed`` of ``every`` CPU as the kernel writes it ("0-3,8"), or "all"."""
+    if allowed is None or len(allowed) == every:
+        return "all"
+    spans: list[list[int]] = []
+    for cpu in allowed:
+        if spans and cpu == spans[-1][1] + 1:
+            spans[-1][1] = cpu
+        else:
+            spans.append([cpu, cpu])
+    return ",".join(f"{first}-{last}" if last > first else str(first) for first, last in spans)
+
+
+def usable() -> int:
+    """How many threads find a CPU of their own: those of the affinity, at most the quota rounded up."""
+    found = quota()
+    most = len(cpus() or ()) or os.cpu_count() or 1
+    return most if found is None else max(1, min(most, math.ceil(found)))
+
+
+def quota(root: Path = Path("/")) -> float | None:
+    """CPUs' worth of time that this process' control groups allow it, their parents' limits too; None for no limit.
+
+    Args:
+        root: where the file system begins, for tests.
+    """
+    found = [limit for folder in _groups(root) if (limit := _limit(folder)) is not None]
+    return min(found, default=None)
+
+
+def variables(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """What is set of the variables that set the speed, as NAME=value."""
+    named = (name for name in environ if name in SINGLE or name.startswith(FAMILIES))
+    return tuple(f"{name}={environ[name]}" for name in sorted(named) if name not in (*IDLE, *ISA_LIMITS))
+
+
+def isa_limits(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """What is set of the variables that keep libraries from instructions the processor has, as NAME=value."""
+    return tuple(f"{name}={environ[name]}" for name in sorted(ISA_LIMITS) if name in environ)
+
+
+def _groups(root: Path) -> Iterator[Path]:
+    """The folders of this process' groups with a CPU controller, version 1 and 2, each with those above it."""
+    member = {
+        fields[1]: fields[2] for line in _lines(root / "proc/self/cgroup") if len(fields := line.split(":", 2)) == 3
+    }
+    for line in _lines(root / "proc/self/mountinfo"):
+        left, _, right = line.partition(" - ")
+        kind, _, options = right.split(" ", 2)
+        if kind == "cgroup2":
+            path = member.get("")
+        elif kind == "cgroup" and "cpu" in options.split(","):
+            path = next((path for names, path in member.items() if "cpu" in names.split(",")), None)
+        else:
+            continue
+        if path is None:
+            continue
+        _, _, _, top, place, *_ = left.split(" ")
+        inside = PurePosixPath(path)
+        # A container sees its own group as the mount's root, by a path that is the host's.
+        below = inside.relative_to(top) if inside.is_relative_to(top) else PurePosixPath()
+        mount = root / place.lstrip("/")
+        yield from (mount / part for part in (below, *below.parents))
+
+
+def _limit(folder: Path) -> float | None:
+    for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
+        words = [word for name in names for line in _lines(folder / name) for word in line.split()]
+        if len(words) == 2 and words[0] not in ("max", "-1"):
+            return int(words[0]) / int(words[1])
+    return None
+
+
+def _cpuinfo(field: str) -> str:
+    for line in _lines(Path("/proc/cpuinfo")):
+        name, _, value = line.partition(":")
+        if name.strip().lower() == field:
+            return value.strip()
+    return ""
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except OSError:  # no such file system or controller here: nothing limits
+        return []
