@@ -73,10 +73,10 @@ def test_turns_are_what_every_replicate_says() -> None:
 
 
 def test_the_half_width_is_that_of_the_t_interval() -> None:
-    found = intervals.half_width([[1.0], [1.02], [0.98]], 0.95)
+    found = intervals.half_width(np.log([1.0, 1.02, 0.98]), 0.95)
     logs = np.log([1.0, 1.02, 0.98])
     assert found == pytest.approx(math.expm1(4.302652730 * logs.std(ddof=1) / math.sqrt(3)))
-    assert intervals.half_width([[1.0]], 0.95) is None
+    assert intervals.half_width(np.log([1.0]), 0.95) is None
 
 
 def on_a_card(card_ms: float, host_ms: float, busy_ms: float | None) -> Cell:

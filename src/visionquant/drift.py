@@ -62,14 +62,14 @@ def between(a: Cell, b: Cell) -> float:
     The middles are medians over processes of the mean of both readings; their noise is that of two medians. Without
     readings of every process nothing bounds it.
     """
+    if any(len(readings(one.replicates, KERNEL)) < len(one.replicates) for one in (a, b)):
+        return math.inf
     speaking = {*kernels(a.replicates, a.launch), *kernels(b.replicates, b.launch)}
     return max(_between(a, b, kernel) for kernel in speaking)
 
 
 def _between(a: Cell, b: Cell, kernel: str) -> float:
     first, second = (_levels(readings(one.replicates, kernel)) for one in (a, b))
-    if len(first) < len(a.replicates) or len(second) < len(b.replicates):
-        return math.inf
     if not len(first) or not len(second):
         return 0.0
     allowed = FLOOR_BETWEEN

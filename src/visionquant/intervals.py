@@ -23,9 +23,9 @@ def t_interval(logs: np.ndarray, confidence: float) -> tuple[float, float] | Non
     return math.exp(float(logs.mean()) - half), math.exp(float(logs.mean()) + half)
 
 
-def half_width(processes: Sequence[Sequence[float]], confidence: float) -> float | None:
-    """Half the width of the median's interval as a share of its middle (on the log scale), None below two processes."""
-    found = t_interval(log_medians(processes), confidence)
+def half_width(logs: np.ndarray, confidence: float) -> float | None:
+    """Half the width of the interval of :func:`t_interval` as a share of its middle, None below two values."""
+    found = t_interval(logs, confidence)
     return None if found is None else math.expm1(math.log(found[1] / found[0]) / 2)
 
 

@@ -8,7 +8,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from visionquant import sweep as sweeps
 from visionquant.bench.cell import CONFIDENCE, Course
-from visionquant.intervals import half_width
+from visionquant.intervals import half_width, log_medians
 from visionquant.params import Params
 from visionquant.paths import Project
 from visionquant.records import Record
@@ -72,7 +72,7 @@ def running(course: Course) -> str:
     if not course.runs:
         return f"{course.batch_size}: again, the machine moved"
     processes = [run.replicate.wall_ms for run in course.runs]
-    width = half_width(processes, CONFIDENCE)
+    width = half_width(log_medians(processes), CONFIDENCE)
     spread = "" if width is None else f" ±{100 * width:.1f} %"
     median = statistics.median(ms for one in processes for ms in one)
     return f"{course.batch_size}: {median:.2f} ms{spread} ({len(processes)})"

@@ -13,7 +13,7 @@ from visionquant.analysis import comparison, estimates, statistics
 from visionquant.analysis.comparison import Agreement
 from visionquant.analysis.evidence import Evidence, RecordSet
 from visionquant.errors import StudyError
-from visionquant.intervals import half_width
+from visionquant.intervals import half_width, log_medians
 
 FEWEST = 20
 
@@ -73,7 +73,9 @@ def judge(evidence: Evidence, records_: RecordSet) -> Outcome:
     counts = Counter(one.word for one in cells)
     confidence = evidence.params.statistics.confidence
     records = [record for passed in records_.aa for record in passed.values()]
-    widths = [half_width(estimates.processes(cell), confidence) for record in records for cell in record.cells]
+    widths = [
+        half_width(log_medians(estimates.processes(cell)), confidence) for record in records for cell in record.cells
+    ]
     protocols = {record.settings.protocol for record in records}
     names = [name for name, row in evidence.params.protocols.items() if row in protocols]
     return Outcome(

@@ -12,7 +12,7 @@ import numpy as np
 
 from visionquant import drift
 from visionquant.bench import memory
-from visionquant.intervals import half_width
+from visionquant.intervals import half_width, log_medians
 from visionquant.params import Protocol
 from visionquant.samples import Attempt, Cell, Memory, Pending, Run
 
@@ -88,8 +88,9 @@ def goal_met(processes: Sequence[Sequence[float]], fewest: int, goal: float) -> 
     Stopping at once would choose the moments at which the spread looks small: the interval then covers only 92 % at
     worst, with three more 94 % (simulated, tests/bench/test_cell.py).
     """
+    logs = log_medians(processes)
     for count in range(fewest, len(processes) - AFTER_GOAL + 1):
-        reached = half_width(processes[:count], CONFIDENCE)
+        reached = half_width(logs[:count], CONFIDENCE)
         if reached is not None and reached <= goal:
             return True
     return False

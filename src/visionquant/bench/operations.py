@@ -64,7 +64,7 @@ def recorded(step: Callable[[int], Any], activity: ProfilerActivity, device: Dev
             if device == DeviceType.CUDA:
                 torch.cuda.synchronize()
             found.step()
-    events = found.events() or ()  # type: ignore[no-untyped-call]
+    events = found.events() or ()
     work = (event for event in events if event.device_type == device and not _is_annotation(event))
     return [(event.time_range.start, event.time_range.end) for event in work]
 
