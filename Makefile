@@ -11,6 +11,7 @@ help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
 
 setup: $(VENV)/.ready ## install the locked versions and the package into .venv
+	@$(BIN)/python -c 'import visionquant' 2>/dev/null || { echo "setup: $(VENV) does not work any more (its Python was removed or replaced, or the checkout was moved); run make clean, then this again" >&2; exit 1; }
 
 $(VENV)/.ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c '' 2>/dev/null || { echo "setup: no $(PYTHON) found; install Python 3.11 or newer, or run make PYTHON=/path/to/python" >&2; exit 1; }

@@ -130,3 +130,16 @@ def test_setup_says_what_is_missing(break_it: str, said: str, tmp_path: Path) ->
     assert done.returncode != 0
     assert said in done.stderr
     assert not (tmp_path / ".venv").exists()
+
+
+@pytest.mark.parametrize("python", ["/python/that/is/gone", shutil.which("false")])
+def test_an_environment_whose_python_is_gone_or_another_is_said_to_be(python: str, tmp_path: Path) -> None:
+    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "python").symlink_to(python)
+    (tmp_path / ".venv" / ".ready").touch()
+    done = subprocess.run(["make", "report"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "setup: .venv does not work any more" in done.stderr
+    assert "run make clean, then this again" in done.stderr

@@ -217,7 +217,9 @@ def require_linux(asked: str) -> None:
     """
     if platform.system() != "Linux":
         raise StudyError(
-            asked, f"needs Linux, this is {platform.system()}", "run it on Linux or in WSL 2; what is there can be read"
+            asked,
+            f"needs Linux, this is {platform.system()}",
+            "run it there or in WSL 2; here report, verify, compare and recommend work",
         )
 
 

@@ -46,7 +46,7 @@ def opened(to: Literal["read", "write", "measure"] = "read") -> tuple[Project, P
     project = Project.find()
     params = parameters.load(project)
     if to == "measure":
-        require_linux("visionquant " + " ".join(sys.argv[1:2]))
+        require_linux("".join(sys.argv[1:2]))
     if to != "read":
         ending.enter_context(lock.held(project))
     return project, params

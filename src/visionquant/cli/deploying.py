@@ -33,11 +33,11 @@ def recipe(
     ] = "local",
 ) -> None:
     """Run a recipe of the guide, measure it, and keep the figures for the deployment page."""
+    project, params = opened("measure")
     from visionquant import environment as machine
     from visionquant import recipes
     from visionquant.recorded import NAME
 
-    project, params = opened("measure")
     known("recipes", [name], RECIPES)
     if not re.fullmatch(NAME, platform):
         raise StudyError(

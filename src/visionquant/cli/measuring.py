@@ -74,9 +74,9 @@ def download(model: Model) -> None:
 @app.command()
 def reference(model: Model) -> None:
     """Compute the FP32 outputs of one model that every precision of it is compared with."""
+    project, params = opened("measure")
     from visionquant.bench import reference as references
 
-    project, params = opened("measure")
     known("models", [model], params.models)
     references.make(project, params, model)
     print(f"{model}: data/references/{model}.npz")
@@ -85,10 +85,10 @@ def reference(model: Model) -> None:
 @app.command()
 def measure(model: Model, precision: Precision, batch_size: BatchSizes = None, again: Again = False) -> None:
     """Measure one pair: all batch sizes that it lacks."""
+    project, params = opened("measure")
     from visionquant import progress
     from visionquant.bench import pair
 
-    project, params = opened("measure")
     before_s = time.time() - process_begun_s()
     with _interruptible():
         (record,) = pair.measure(project, params, model, [precision], batch_size, again, before_s=before_s)
@@ -108,10 +108,10 @@ def sweep(
     ] = None,
 ) -> None:
     """Measure many pairs without DVC, e.g. `visionquant sweep --all-models --all-precisions`."""
+    project, params = opened("measure")
     from visionquant import progress
     from visionquant.bench.code import measuring_sha256
 
-    project, params = opened("measure")
     models = chosen("model", model, all_models, params.study.models)
     precisions = chosen("precision", precision, all_precisions, params.study.precisions)
     known("study.models", models, params.models)
@@ -152,9 +152,9 @@ def train(
     all_folds: Annotated[bool, typer.Option("--all-folds", help="Every fold, not only those of training.run.")] = False,
 ) -> None:
     """Train a small network on scikit-learn's digits, a fold at a time; a minute or so each."""
+    project, params = opened("measure")
     from visionquant.accuracy import digits, training
 
-    project, params = opened("measure")
     known("training.networks", [network], params.training.networks)
     spec = params.training.networks[network]
     data = digits.load(spec.image_size)
@@ -171,12 +171,12 @@ def accuracy(
     all_folds: Annotated[bool, typer.Option("--all-folds", help="Every fold, not only those of training.run.")] = False,
 ) -> None:
     """Name the held-out images with a trained network in every precision of the study."""
+    project, params = opened("measure")
     from visionquant import environment as machine
     from visionquant import scores
     from visionquant.accuracy import evaluation
     from visionquant.bench import backend
 
-    project, params = opened("measure")
     known("training.networks", [network], params.training.networks)
     found_machine = machine.probe(params.study.device)
     backend.quiet(found_machine.device)
@@ -194,10 +194,10 @@ def accuracy(
 @app.command()
 def judge() -> None:
     """Ask the models that have pretrained weights for the labels of evaluation.images, in every precision."""
+    project, params = opened("measure")
     from visionquant import environment as machine
     from visionquant import labelled
 
-    project, params = opened("measure")
     if params.evaluation.images is None:
         found = labelled.write_off(project, params.study.models)
     else:
@@ -233,11 +233,11 @@ def aa(
     again: Again = False,
 ) -> None:
     """Measure at least 20 cells twice: how many does the verdict call different, and how fine can this machine tell?"""
+    project, params = opened("measure")
     from visionquant import aa as repeats
     from visionquant.analysis import aa as judging
     from visionquant.analysis import evidence
 
-    project, params = opened("measure")
     with _interruptible():
         repeats.measure(project, params, model, precision, protocol, again, print)
     study = evidence.gather(project, params)

@@ -13,7 +13,6 @@ be used again by what is tried. While it runs, other threads of this process sha
 """
 
 import gc
-import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 
@@ -21,6 +20,7 @@ import psutil
 import torch
 
 from visionquant.bench import isolate, memory
+from visionquant.environment import require_linux
 from visionquant.errors import StudyError
 
 MARGIN = 0.1
@@ -59,7 +59,7 @@ def adaptive(
         most: where to stop looking.
 
     Raises:
-        StudyError: a margin that leaves nothing, or not even one image fits.
+        StudyError: a margin that leaves nothing, not even one image fits, or a CPU under another system than Linux.
     """
     if not 0 <= margin < 1:
         raise StudyError("adaptive batch: margin", f"{margin} is out of range", "give a share from 0 up to below 1")
@@ -104,6 +104,9 @@ def limited(device: str, more_bytes: int) -> Iterator[None]:
         finally:
             torch.cuda.set_per_process_memory_fraction(1.0)
         return
+    require_linux("the largest batch on a CPU")  # elsewhere there is no such limit, or nothing heeds it
+    import resource
+
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     wanted = int(psutil.Process().memory_info().vms) + more_bytes
     ceilings = [ceiling for ceiling in (soft, hard) if ceiling != resource.RLIM_INFINITY]
