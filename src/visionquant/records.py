@@ -61,7 +61,9 @@ class Code(Row):
 class Conversion(Row):
     """Proof of the precision: what became of the parameters, and with which knobs.
 
-    Of a mixed policy also ``modules``: the type of each module that has parameters of its own.
+    Of a mixed policy also ``modules``: the type of each module that has parameters of its own. ``kernels``: in how many
+    quantised layers each kernel ran in the fidelity pass; ``messages``: how often libraries warned of or logged each
+    text while the pair was prepared. None: not recorded, by an earlier version or because that pass failed.
     """
 
     quantized_modules: int
@@ -70,6 +72,8 @@ class Conversion(Row):
     dtypes: dict[str, int]
     knobs: dict[str, str | int | float | bool]
     modules: dict[str, str] | None = None
+    kernels: dict[str, int] | None = None
+    messages: dict[str, int] | None = None
 
 
 class Size(Row):

@@ -10,10 +10,11 @@ import made
 import pytest
 
 from visionquant import params as parameters
+from visionquant import records
 from visionquant.analysis import evidence, findings, longform, render, table, validation
 from visionquant.analysis.evidence import Evidence
 from visionquant.analysis.table import Column, Table
-from visionquant.analysis.tables import costs, results, setup, summary
+from visionquant.analysis.tables import costs, libraries, results, setup, summary
 
 FACTORS = {"fp32": 1.0, "fp16": 0.5, "int8": 2.0, "nf4": 1.01}
 
@@ -149,6 +150,34 @@ def test_conditions_name_the_published_and_the_measured_machine(study: Evidence)
     assert row(found, "Device")[1:] == ["NVIDIA RTX 4070 Ti SUPER (16GB VRAM)", "Made-up CPU CPU"]
     assert row(found, "CPU threads")[2] == "2"
     assert row(found, "Experiments")[1:] == ["64", "64"]
+
+
+def test_kernels_and_messages_are_shown_and_what_was_not_recorded_says_so(tmp_path: Path) -> None:
+    found = made.study(tmp_path / "one", FACTORS)
+    old = libraries.kernels(found, found.measured)
+    assert [(row[0].text, row[1].text, row[2].text) for row in old.rows] == [
+        ("INT8", "not recorded", "16"),
+        ("NF4", "not recorded", "16"),
+    ]
+    assert [row[0].text for row in libraries.messages(found, found.measured).rows] == ["not recorded"]
+
+    (model, *_), slow = found.models, "bitsandbytes: falling back to a slower implementation"
+    kernels = {"int8": {"INT8, an INT8 product (cigemmlt_32)": 72}, "nf4": {"NF4, fused": 70, "not run": 2}}
+    for name, one in {pair: one for pair, one in found.measured.records.items() if pair[0] == model}.items():
+        said = {"kernels": kernels.get(name[1], {}), "messages": {slow: 24} if name[1] == "nf4" else {}}
+        assert one.conversion is not None
+        new = one.model_copy(update={"conversion": one.conversion.model_copy(update=said)})
+        records.write(found.project.record(*name), new)
+        assert records.read(found.project.record(*name)) == new
+    found = evidence.gather(found.project, found.params)
+    shown = [tuple(item.text for item in row) for row in libraries.kernels(found, found.measured).rows]
+    assert ("INT8", "INT8, an INT8 product (cigemmlt_32)", "1", "72") in shown
+    assert ("NF4", "NF4, fused", "1", "70") in shown
+    assert ("NF4", "not run", "1", "2") in shown
+    said = [tuple(item.text for item in row) for row in libraries.messages(found, found.measured).rows]
+    assert (slow, "24", "1", "NF4") in said
+    assert ("nothing", "—", "3", "FP32, FP16, INT8") in said
+    assert any(row[0] == "not recorded" and row[2] == "60" for row in said)
 
 
 def test_long_tables_hold_every_cell_once_and_read_back(study: Evidence) -> None:

@@ -380,6 +380,17 @@ def test_a_stalled_sender_is_told_and_a_full_queue_says_so(study: tuple[Project,
     assert asyncio.run(both()) == [504, 503]
 
 
+def test_what_is_served_is_proved_and_what_its_libraries_said_is_told_once(
+    study: tuple[Project, Params], server: Running, direct: QuantizedModelServer
+) -> None:
+    proof = direct.conversion
+    assert proof.quantized_modules == sum((proof.kernels or {}).values()) > 0
+    assert not any(module.training for module in direct.net.modules())
+    told = (study[0].root / "stderr").read_text()
+    assert proof.messages
+    assert all(told.count(text) == 1 for text in proof.messages)
+
+
 def test_a_taken_port_and_a_model_that_is_not_there_are_one_line(
     study: tuple[Project, Params], subject: Subject, server: Running
 ) -> None:

@@ -9,6 +9,7 @@ from functools import cache
 import torch
 
 from visionquant import processors
+from visionquant.bench import messages
 from visionquant.errors import StudyError
 from visionquant.params import Protocol
 from visionquant.precision import FloatPrecision, Precision
@@ -17,6 +18,7 @@ from visionquant.precision import FloatPrecision, Precision
 def quiet(device: str) -> None:
     """Silence libraries that print per layer or per pass, and name the device; call before they are imported.
 
+    What they have to say is collected by :mod:`messages` where a pair is prepared.
     The GPU is the one that NVML lists first, as the environment probe reads it. A study on the CPU hides the GPUs, so
     that no library opens one in the process that replicates are forked from. More threads than the affinity and a
     container's quota carry are taken back: torch counts neither a quota nor, where OMP_NUM_THREADS is set, CPUs.
@@ -24,7 +26,6 @@ def quiet(device: str) -> None:
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     if device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -44,19 +45,18 @@ def preload(device: str, with_bitsandbytes: bool) -> None:
     On a GPU bitsandbytes is left to each process, for its import opens the device; what that import takes long for, and
     opens nothing, is imported here. ONNX Runtime, whose import starts a thread, is left to each process everywhere.
     """
-    import transformers.modeling_utils
-    import transformers.models.auto.modeling_auto  # noqa: F401
+    with messages.heard() as said:
+        import transformers.modeling_utils
+        import transformers.models.auto.modeling_auto  # noqa: F401
 
-    if not with_bitsandbytes:
-        return
-    if device == "cpu":
-        import bitsandbytes  # noqa: F401
+        if with_bitsandbytes and device == "cpu":
+            import bitsandbytes  # noqa: F401
+        if with_bitsandbytes and device == "cuda":
+            import torch._dynamo
+            import torch._inductor.compile_fx  # noqa: F401
 
-        return
-    import torch._dynamo
-    import torch._inductor.compile_fx  # noqa: F401
-
-    _close_nvml()
+            _close_nvml()
+    messages.AT_IMPORT.update(said)
 
 
 def _close_nvml() -> None:

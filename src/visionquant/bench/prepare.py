@@ -4,6 +4,7 @@ The process keeps to one thread and never opens a GPU, so that every replicate i
 milliseconds, and its memory is that of one pair whatever else is being measured.
 """
 
+from collections import Counter
 from collections.abc import Callable, Set
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -20,8 +21,10 @@ from visionquant.bench import (
     energy,
     fidelity,
     isolate,
+    kernels,
     load,
     memory,
+    messages,
     onnx_graph,
     onnx_session,
     operations,
@@ -84,19 +87,20 @@ def serve(
     torch.set_num_threads(1)
     _require_memory(project, model)
     protocol, precision, device = settings.protocol, settings.precision, settings.device
-    net = load.load(project, model, settings.model, manifest, protocol.attention, protocol.seed)
-    folder = hub.resolve(project, manifest) if manifest.weights == "pretrained" else None
-    prepared = load.preprocessing(project, model, settings.model, folder)
-    images = photographs.batch(len(photographs.crops()), prepared)
-    if isinstance(precision, Int8Precision) and precision.outliers:
-        outliers.plant(net, precision.outliers, images[:1])
-    counts = (sum(one.numel() for one in net.parameters()), size.linear_layers(net), known_reference.macs)
-    dtype = convert.dtype_of(precision, device)
-    build = _builder(net, settings, images)
-    head, _ = fidelity.head_of(project, manifest, protocol.seed)
-    seen = isolate.in_fork(lambda: _look(build, settings, dtype, images, known_reference, head, counts))
-    if device == "cpu" and seen.facts.fidelity is not None and _has_nf4(net):
-        _settle(build(), images[:1].to(dtype))
+    with messages.heard() as said:
+        net = load.load(project, model, settings.model, manifest, protocol.attention, protocol.seed)
+        folder = hub.resolve(project, manifest) if manifest.weights == "pretrained" else None
+        prepared = load.preprocessing(project, model, settings.model, folder)
+        images = photographs.batch(len(photographs.crops()), prepared)
+        if isinstance(precision, Int8Precision) and precision.outliers:
+            outliers.plant(net, precision.outliers, images[:1])
+        counts = (sum(one.numel() for one in net.parameters()), size.linear_layers(net), known_reference.macs)
+        dtype = convert.dtype_of(precision, device)
+        build = _builder(net, settings, images)
+        head, _ = fidelity.head_of(project, manifest, protocol.seed)
+        seen, later = isolate.in_fork(lambda: _look(build, settings, dtype, images, known_reference, head, counts))
+        if device == "cpu" and seen.facts.fidelity is not None and _has_nf4(net):
+            _settle(build(), images[:1].to(dtype))
     known = audit.Known(seen.features, seen.alone, seen.worst, dtype == torch.float32)
     subject = replicate.Subject(
         build, precision, protocol, device, dtype, images, seen.facts.size.stored_weights, known, idle, profiled
@@ -104,6 +108,7 @@ def serve(
     readings = sentinel.calibrate(device, protocol)
     facts = replace(
         seen.facts,
+        conversion=seen.facts.conversion.model_copy(update={"messages": dict(messages.AT_IMPORT + said + later)}),
         calibration_ms=tuple(kernel for kernel, _ in readings),
         host_calibration_ms=tuple(host for _, host in readings if host is not None),
     )
@@ -171,7 +176,12 @@ def _settle(net: nn.Module, image: torch.Tensor) -> None:
         net(image)
 
 
-def _look(
+def _look(*given: Any) -> tuple[_Seen, Counter[str]]:
+    with messages.heard() as said:
+        return _facts(*given), said
+
+
+def _facts(
     build: Callable[[], nn.Module],
     settings: Settings,
     dtype: torch.dtype,
@@ -197,13 +207,15 @@ def _look(
         return nothing
     count = len(known_reference.outputs.features)
     try:
-        found = fidelity.outputs(net, images[:count].to(settings.device, dtype), head, blocks=True)
+        with kernels.Watch(net) as watch:
+            found = fidelity.outputs(net, images[:count].to(settings.device, dtype), head, blocks=True)
         with operations.Counter() as counter, torch.inference_mode():
             alone = fidelity.features_of(net(images[:1].to(settings.device, dtype)))
     except (RuntimeError, MemoryError, NotImplementedError) as error:
         if isolate.classify(error) is None:
             raise
         return nothing
+    conversion = conversion.model_copy(update={"kernels": watch.counted()})
     agreement = fidelity.compare(known_reference.outputs, found, known_reference.logits_from)
     issued = net.kernels(images[:1]).total() if isinstance(net, onnx_session.Network) else counter.count
     met = outliers.layers_meeting(net)

@@ -14,7 +14,7 @@ import torch
 
 from visionquant import hub
 from visionquant.accuracy import digits, training
-from visionquant.bench import convert, fidelity, load, outliers, photographs
+from visionquant.bench import convert, fidelity, kernels, load, messages, outliers, photographs
 from visionquant.bench.preprocessing import Preprocessing
 from visionquant.errors import StudyError
 from visionquant.params import Params, known
@@ -75,7 +75,7 @@ def network(project: Project, params: Params, name: str, precision: str, device:
 
 
 class QuantizedModelServer:
-    """Answers with logits. Building one takes seconds; it is warm when it is built.
+    """Answers with logits. Building one takes seconds; it is warm when it is built, and proved as it then is.
 
     Args:
         subject: what to serve.
@@ -90,11 +90,14 @@ class QuantizedModelServer:
         self.row = subject.params.precisions[subject.precision]
         self.dtype = convert.dtype_of(self.row, subject.device)
         net, self.head, self.logits_from = _built(subject)
-        self.net = convert.convert(net, self.row, subject.device, subject.shape)
-        self.conversion = convert.prove(self.net, self.row, subject.device)
-        for size in sorted({1, batch_size}):
-            for _ in range(WARMUPS):
-                self.batch_predict(np.zeros((size, *subject.shape), np.float32))
+        with messages.heard() as said:
+            self.net = convert.convert(net, self.row, subject.device, subject.shape)
+            with kernels.Watch(self.net) as watch:
+                for size in sorted({1, batch_size}):
+                    for _ in range(WARMUPS):
+                        self.batch_predict(np.zeros((size, *subject.shape), np.float32))
+        found = {"kernels": watch.counted(), "messages": dict(said)}
+        self.conversion = convert.prove(self.net, self.row, subject.device).model_copy(update=found)
 
     def predict(self, image: Input) -> torch.Tensor:
         """Logits (classes,) of one prepared image (channels, height, width); see :meth:`batch_predict`."""

@@ -80,6 +80,8 @@ class Classifier(litserve.LitAPI):
         except StudyError as error:
             print(f"visionquant: {error}", file=sys.stderr, flush=True)  # noqa: T201 the server only sees the exit code
             os._exit(CANNOT_LOAD)
+        for text, count in (self.server.conversion.messages or {}).items():
+            print(f"visionquant: {text} ({count} times)", file=sys.stderr, flush=True)  # noqa: T201 as above
 
     def predict(self, x: np.ndarray) -> Any:
         """Answers of a batch (n, 3, side, side), or the one of (3, side, side) where batching is off."""
