@@ -119,6 +119,23 @@ def architectures(root: Path) -> None:
         (folder / "config.json").write_text(json.dumps(config))
 
 
+COLOURS = {0: "black", 1: "red, crimson", 2: "green", 3: "blue", 4: "white"}
+
+
+def checkpoint(folder: Path, head: bool, labels: dict[int, str] = COLOURS) -> None:
+    """A tiny ViT with seeded weights in the hub's layout, whose head, if it has one, knows ``labels``."""
+    from transformers import ViTConfig, ViTForImageClassification, ViTModel
+
+    torch.manual_seed(1)
+    config = ViTConfig(
+        **{key: value for key, value in CONFIGS["tiny-vit"].items() if key != "model_type"},
+        id2label=labels,
+        label2id={name: number for number, name in labels.items()},
+    )
+    net = ViTForImageClassification(config) if head else ViTModel(config)
+    net.save_pretrained(folder)
+
+
 def project(root: Path, raw: dict[str, Any] | None = None) -> tuple[Project, Params]:
     """A project folder with settings, architectures and the published tables, without git and DVC."""
     raw = raw or settings()

@@ -43,6 +43,12 @@ def channels(config: dict[str, Any]) -> int:
     return int(own or 3)
 
 
+def labels(config: dict[str, Any]) -> dict[int, str]:
+    """The names of a classifier's outputs, without those that the library made up ("LABEL_0")."""
+    named = {int(number): str(name) for number, name in (config.get("id2label") or {}).items()}
+    return {number: name for number, name in named.items() if name != f"LABEL_{number}"}
+
+
 def shape(config: dict[str, Any]) -> tuple[int, int, int]:
     """(channels, height, width) of the images that a network with this ``config.json`` was made for."""
     size = config["image_size"]

@@ -33,21 +33,6 @@ def paint(root: Path, each: int = 4) -> None:
             Image.fromarray(pixels).save(root / name / f"{i}.png")
 
 
-def checkpoint(folder: Path, head: bool) -> None:
-    """A tiny ViT with seeded weights in the hub's layout; its head knows the three colours and two more labels."""
-    from transformers import ViTConfig, ViTForImageClassification, ViTModel
-
-    torch.manual_seed(1)
-    labels = {0: "black", 1: "red, crimson", 2: "green", 3: "blue", 4: "white"}
-    config = ViTConfig(
-        **{key: value for key, value in tiny.CONFIGS["tiny-vit"].items() if key != "model_type"},
-        id2label=labels,
-        label2id={name: number for number, name in labels.items()},
-    )
-    net = ViTForImageClassification(config) if head else ViTModel(config)
-    net.save_pretrained(folder)
-
-
 def opened(root: Path, head: bool = True, given: Any = "photographs") -> tuple[Project, Params]:
     raw = tiny.settings(("mine", "tiny-vit"), ("fp32", "int8"))
     raw["study"]["weights"] = "auto"
@@ -58,7 +43,7 @@ def opened(root: Path, head: bool = True, given: Any = "photographs") -> tuple[P
     project, params = tiny.project(root, raw)
     if not (root / "photographs").exists():
         paint(root / "photographs")
-    checkpoint(root / "mine", head)
+    tiny.checkpoint(root / "mine", head)
     seeded = params.model_copy(update={"study": params.study.model_copy(update={"weights": "seeded"})})
     download(project, params, "mine")
     download(project, seeded, "tiny-vit")
@@ -111,7 +96,15 @@ def test_a_rerun_goes_on_with_what_is_missing(tmp_path: Path) -> None:
     assert told == []
     Image.new("RGB", (64, 64)).save(tmp_path / "photographs" / "red" / "0.png")
     judging.judge(project, params, environment.probe("cpu"), told.append)
-    assert told == ["mine: 12 images, 2 precisions"]
+    assumed = "mine has no preprocessor_config.json: pixels are resized, with mean and deviation of one half"
+    assert told == ["mine: 12 images, 2 precisions", assumed]
+    copied = tmp_path / "photographs" / "red"
+    shutil.copy(copied / "1.png", copied / "1 (copy).png")
+    (copied / ".DS_Store").write_bytes(b"")
+    found = judging.judge(project, params, environment.probe("cpu"), told.append)
+    assert told[2] == "mine: 12 images, 2 precisions; passed over: 1 copies, 1 hidden"
+    assert found.judged[0].skipped == {"copies": 1, "hidden": 1}
+    assert labelled.read(project) == found
 
 
 def test_images_are_fetched_from_a_hub_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -162,3 +162,18 @@ def test_a_checkpoint_s_processor_config_goes_before_its_preprocessor_config(tmp
     assert load.preprocessing(project, "mine", spec, folder) == Preprocessing(SQUARE, (1, 32, 32), "clip", "mine")
     (folder / hub.PROCESSOR).write_text(json.dumps({"image_processor": CROPPED, "processor_class": "CLIPProcessor"}))
     assert load.preprocessing(project, "mine", spec, folder).settings == CROPPED
+    (folder / hub.PROCESSOR).write_text("[]")
+    with pytest.raises(StudyError, match=r"model folder mine: processor_config\.json: no JSON object"):
+        load.preprocessing(project, "mine", spec, folder)
+
+
+def test_both_files_are_fetched_and_hashed_with_the_weights(tmp_path: Path) -> None:
+    raw = tiny.settings(("mine",))
+    raw["study"]["weights"] = "auto"
+    raw["models"]["mine"] = {"path": "mine", "input_size": 32}
+    project, settings = tiny.project(tmp_path, raw)
+    tiny.checkpoint(tmp_path / "mine", head=False)
+    for name in (hub.PREPROCESSOR, hub.PROCESSOR):
+        (tmp_path / "mine" / name).write_text("{}")
+    files = {file.name for file in hub.download(project, settings, "mine").files}
+    assert files == {hub.CONFIG, hub.PREPROCESSOR, hub.PROCESSOR, "model.safetensors"}

@@ -238,6 +238,7 @@ def test_an_image_is_answered_with_the_direct_forward(server: Running, direct: Q
     prepared = direct.subject.preprocessing.prepare(Image.open(io.BytesIO(data)))
     assert_right(answer.json(), direct.predict(prepared))
     assert answer.json()["weights"] == "seeded"
+    assert set(answer.json()["classes"][0]) == {"index", "probability", "logit"}  # a projection has no labels
     assert answer.json()["precision"] == "int8"
 
 

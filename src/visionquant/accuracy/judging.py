@@ -56,6 +56,9 @@ def judge(project: Project, params: Params, machine: Environment, tell: Callable
         one = before.get(key)
         if one is None:
             tell(f"{model}: {len(given.paths)} images, {len(rows)} precisions{beside}")
+            prepared = load.preprocessing(project, model, params.models[model], hub.resolve(project, manifest))
+            if prepared.note:
+                tell(prepared.note)
             one = _model(project, params, model, manifest, given, rows, machine, key)
         judged.append(one.model_copy(update={"skipped": given.skipped}))
         rest = tuple(one for one in before.values() if one.key not in {done.key for done in judged})

@@ -95,6 +95,9 @@ def preprocessing(project: Project, model: str, spec: ModelSpec, folder: Path | 
     """The preprocessing of ``model``: its checkpoint's, else the committed one, else mean and std of one half.
 
     The size is the row's; the channels are those of the checkpoint's config, else of the committed one.
+
+    Raises:
+        StudyError: a file of the checkpoint's is no JSON.
     """
     config = (_json(folder, hub.CONFIG) if folder else zoo.config(project, model)) or {}
     own = (
@@ -107,7 +110,14 @@ def preprocessing(project: Project, model: str, spec: ModelSpec, folder: Path | 
 
 
 def _json(folder: Path, name: str) -> dict[str, Any] | None:
-    found: dict[str, Any] | None = json.loads((folder / name).read_bytes()) if (folder / name).is_file() else None
+    if not (folder / name).is_file():
+        return None
+    try:
+        found = json.loads((folder / name).read_bytes())
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise StudyError(f"model folder {folder.name}: {name}", "no JSON object", "fetch or mend it")
     return found
 
 

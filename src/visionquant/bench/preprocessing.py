@@ -41,6 +41,12 @@ class Preprocessing:
     model_type: str = ""
     model: str = ""
 
+    @property
+    def note(self) -> str:
+        """What to tell of settings that nobody gave, else empty."""
+        assumed = "pixels are resized, with mean and deviation of one half"
+        return f"{self.model} has no preprocessor_config.json: {assumed}" if self.settings == DEFAULT else ""
+
     def check(self) -> None:
         """Build the processor, which takes seconds the first time.
 

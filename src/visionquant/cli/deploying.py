@@ -87,6 +87,8 @@ def serve(
         batch_size=batch_size,
         batch_wait_s=batch_wait_ms / 1e3,
     )
+    if subject.preprocessing.note:
+        typer.echo(subject.preprocessing.note, err=True)
     server.serve(subject, limits, host, port)
 
 

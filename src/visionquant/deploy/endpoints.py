@@ -12,19 +12,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import FastAPI, File, Query, Request, Response, UploadFile
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from visionquant.deploy import uploads
+from visionquant.deploy import docs_page, uploads
 from visionquant.deploy.uploads import Refused
 
 if TYPE_CHECKING:
     from visionquant.deploy.server import Server
 
 PATHS = ("/predict", "/predict/tensor", "/ready", "/health", "/metrics")
+FOREIGN = ("/docs", "/redoc")
 RETRY = {"Retry-After": "1"}
 SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 SIZES = (1, 2, 4, 8, 16, 32, 64)
@@ -39,9 +40,10 @@ class Unavailable(Exception):
 
 
 class Named(BaseModel):
-    """A class by its index, with its probability (softmax, 0 to 1) and logit."""
+    """A class by its index, and its label where the checkpoint names it; probability (softmax, 0 to 1) and logit."""
 
     index: int
+    label: str | None = None
     probability: float
     logit: float
 
@@ -192,7 +194,7 @@ def register(app: FastAPI, server: "Server") -> None:
             batch_size=found["batch"][2],
         )
 
-    @app.post("/predict", responses=problems)
+    @app.post("/predict", responses=problems, response_model_exclude_none=True)
     async def predict(image: Annotated[UploadFile, File(description="A JPEG or PNG file")]) -> Answer:
         """Name what an image shows."""
         data = await image.read()
@@ -202,7 +204,7 @@ def register(app: FastAPI, server: "Server") -> None:
     schema = {"type": "string", "format": "binary", "minLength": size, "maxLength": size}
     raw = {"requestBody": {"required": True, "content": {"application/octet-stream": {"schema": schema}}}}
 
-    @app.post("/predict/tensor", responses=problems, openapi_extra=raw)
+    @app.post("/predict/tensor", responses=problems, response_model_exclude_none=True, openapi_extra=raw)
     async def predict_tensor(
         request: Request,
         shape: Annotated[str, Query(pattern=f"^{shape}$", description="Of the values; only this one")],
@@ -222,6 +224,13 @@ def register(app: FastAPI, server: "Server") -> None:
     async def health() -> Health:
         """Whether the process lives."""
         return Health(model=subject.name, precision=subject.precision, input_shape=list(subject.shape))
+
+    for route in [one for one in app.router.routes if getattr(one, "path", "").startswith(FOREIGN)]:
+        app.router.routes.remove(route)  # FastAPI's pages, which load scripts from elsewhere
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(docs_page.page(app.openapi()), headers={"Content-Security-Policy": docs_page.POLICY})
 
     text = {"description": "Prometheus text format", "content": {"text/plain": {"schema": {"type": "string"}}}}
 

@@ -6,13 +6,14 @@ error. A backbone answers through the checkpoint's own head where it has one, el
 seeded projection, and says which: with seeded weights the classes mean nothing.
 """
 
+import json
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from visionquant import hub
+from visionquant import hub, zoo
 from visionquant.accuracy import digits, training
 from visionquant.bench import convert, fidelity, kernels, load, messages, outliers, photographs
 from visionquant.bench.preprocessing import Preprocessing
@@ -77,6 +78,8 @@ def network(project: Project, params: Params, name: str, precision: str, device:
 class QuantizedModelServer:
     """Answers with logits. Building one takes seconds; it is warm when it is built, and proved as it then is.
 
+    ``labels`` are the checkpoint's own names of its classes, by number, where its own head answers.
+
     Args:
         subject: what to serve.
         batch_size: the largest batch that is warmed up for.
@@ -90,6 +93,7 @@ class QuantizedModelServer:
         self.row = subject.params.precisions[subject.precision]
         self.dtype = convert.dtype_of(self.row, subject.device)
         net, self.head, self.logits_from = _built(subject)
+        self.labels = _labels(subject) if self.logits_from == fidelity.OWN_HEAD else {}
         with messages.heard() as said:
             self.net = convert.convert(net, self.row, subject.device, subject.shape)
             with kernels.Watch(self.net) as watch:
@@ -131,6 +135,14 @@ class QuantizedModelServer:
                 features = fidelity.features_of(found).float().cpu()
                 logits = self.head(features, None if pooled is None else pooled.float().cpu())
         return logits
+
+
+def _labels(subject: Subject) -> dict[int, str]:
+    """The checkpoint's own names of its classes."""
+    spec = subject.params.models[subject.name]
+    manifest = Manifest.load(subject.project.manifest(subject.name), spec.source)
+    found: dict[str, Any] = json.loads((hub.resolve(subject.project, manifest) / hub.CONFIG).read_text())
+    return zoo.labels(found)
 
 
 def _built(subject: Subject) -> tuple[torch.nn.Module, fidelity.Head | None, str]:

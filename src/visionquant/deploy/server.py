@@ -94,7 +94,12 @@ class Classifier(litserve.LitAPI):
             if not row.isfinite().all()
             else {
                 "classes": [
-                    {"index": i, "probability": float(share[i]), "logit": float(row[i])}
+                    {
+                        "index": i,
+                        "label": self.server.labels.get(i),
+                        "probability": float(share[i]),
+                        "logit": float(row[i]),
+                    }
                     for i in row.topk(min(TOP, len(row))).indices.tolist()
                 ],
                 "logits_from": self.server.logits_from,
