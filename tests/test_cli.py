@@ -16,6 +16,7 @@ import pytest
 import tiny
 
 from visionquant import cli, records
+from visionquant.environment import SINCE_3
 from visionquant.paths import Project
 
 Edit = Callable[[dict[str, Any]], None]
@@ -182,7 +183,7 @@ def swept(tmp_path: Path, run: Run) -> Project:
 
 BROKEN: list[tuple[str, Callable[[str], str], str]] = [
     ("cut short", lambda text: text[: len(text) // 2], "not JSON"),
-    ("another schema", lambda text: text.replace('version": 2', 'version": 99'), "schema 99, this code reads 2"),
+    ("another schema", lambda text: text.replace('version": 3', 'version": 99'), "schema 99, this code reads 1 to 3"),
     ("a field that nobody knows", lambda text: text.replace('"model"', '"modle"', 1), "modle|model"),
     ("a status that nobody knows", lambda text: text.replace('"status":"ok"', '"status":"fine"'), r"cells\.0\.status"),
 ]  # fmt: skip
@@ -206,14 +207,17 @@ def test_a_broken_record_is_named_and_kept(
 
 def test_a_record_of_an_earlier_version_is_measured_again(swept: Project, run: Run) -> None:
     path = swept.record("tiny-vit", "nf4")
-    path.write_text(path.read_text().replace('version": 2', 'version": 1'))
+    raw = json.loads(path.read_text()) | {"schema_version": 2}
+    raw["environment"] = {name: value for name, value in raw["environment"].items() if name not in SINCE_3}
+    path.write_text(json.dumps(raw))
     before = path.read_bytes()
-    assert run(swept.root, "analyse")[0] == 0
-    assert "measured by an earlier version of this code" in (swept.tables / "latency.csv").read_text()
+    for verb in ("analyse", "validate"):
+        assert run(swept.root, verb)[0] == 0
+    assert "tiny-vit,nf4,1,latency_median,ms,local" in (swept.tables / "latency.csv").read_text()
     assert path.read_bytes() == before
     assert "2 cells to measure" in run(swept.root, "plan", "--precision", "nf4")[1]
     assert run(swept.root, "measure", "--model", "tiny-vit", "--precision", "nf4")[0] == 0
-    assert 'version": 2' in path.read_text()
+    assert 'version": 3' in path.read_text()
 
 
 @pytest.mark.parametrize("verb", ["analyse", "validate", "measure"])

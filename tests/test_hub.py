@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import pickle
 import shutil
 from collections.abc import Iterator
@@ -14,8 +15,9 @@ import tiny
 import torch
 from loopback_hub import Hub, serving
 
+from visionquant import environment, weights
 from visionquant import hub as hubs
-from visionquant.bench import load
+from visionquant.bench import load, pair, reference
 from visionquant.errors import StudyError
 from visionquant.manifest import Manifest
 from visionquant.params import Params, parse
@@ -299,6 +301,60 @@ def test_a_local_folder_is_a_model_too(place: Place, checkpoint: dict[str, bytes
     shutil.rmtree(folder)
     with pytest.raises(StudyError, match=r"models\.tiny-vit\.path: no folder mine"):
         place.download("auto")
+
+
+def flipped(path: Path) -> None:
+    """Another byte, the same size and time of modification."""
+    content, before = path.read_bytes(), path.stat()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "preprocessor_config.json"])
+def test_a_changed_byte_in_a_local_folder_is_a_changed_model(
+    place: Place, checkpoint: dict[str, bytes], name: str
+) -> None:
+    """Wherever weights are used; a file that came later is a change as well."""
+    from visionquant.deploy import served
+
+    folder = place.project.root / "mine"
+    folder.mkdir()
+    for one in ("config.json", "model.safetensors"):
+        (folder / one).write_bytes(checkpoint[one])
+    place.raw["models"]["tiny-vit"] = {"path": "mine", "input_size": 32}
+    manifest, before = place.download("auto"), weights.sources(place.project, place.params())
+    assert weights.sources(place.project, place.params()) == before
+    if (folder / name).is_file():
+        flipped(folder / name)
+    else:
+        (folder / name).write_text("{}")
+    assert weights.sources(place.project, place.params()) != before
+    environment.declare(place.project, environment.probe("cpu"))
+    params = place.params()
+    for use in (
+        lambda: hubs.manifest_of(place.project, params, "tiny-vit"),
+        lambda: served.model(place.project, params, "tiny-vit", "fp32", "cpu"),
+        lambda: reference.make(place.project, params, "tiny-vit"),
+        lambda: pair.measure(place.project, params, "tiny-vit", ["fp32"]),
+    ):
+        with pytest.raises(StudyError, match=rf"tiny-vit: {name}: .*run `visionquant download --model tiny-vit`"):
+            use()
+    assert weights.altered(place.project, manifest).keys() == {name}
+    if name == "model.safetensors":  # the others are broken now
+        assert place.download("auto").sha256() != manifest.sha256()
+
+
+def test_a_changed_byte_in_the_hubs_cache_is_named_before_anything_runs(place: Place) -> None:
+    manifest = place.download()
+    assert weights.sources(place.project, place.params()) == {"tiny-vit": "as downloaded"}
+    blob = (place.snapshot / "model.safetensors").resolve()
+    flipped(blob)
+    with pytest.raises(StudyError, match=r"model\.safetensors: has another sha256.*visionquant download"):
+        weights.sources(place.project, place.params())
+    assert weights.altered(place.project, manifest)
+    blob.unlink()  # a cache that was emptied takes nothing back of what was measured
+    assert weights.sources(place.project, place.params()) == {"tiny-vit": "as downloaded"}
+    assert weights.altered(place.project, manifest) == {}
 
 
 def test_a_broken_manifest_names_itself(place: Place) -> None:

@@ -47,7 +47,8 @@ LAYERS = {
     },
     "progress": {"bench", "intervals", "params", "paths", "records", "samples", "sweep"},
     "cache": set(),
-    "hub": {"errors", "paths", "params", "records", "zoo", "manifest", "cache"},
+    "weights": {"errors", "paths", "params", "records", "manifest", "cache"},
+    "hub": {"errors", "paths", "params", "records", "zoo", "manifest", "cache", "weights"},
     "bench": {
         "processors",
         "precision",
@@ -135,10 +136,11 @@ LAYERS = {
         "yaml12",
         "zoo",
         "analysis",
-        "hub",
         "manifest",
+        "weights",
     },
     "cli": {
+        "weights",
         "precision",
         "deploy",
         "recipes",

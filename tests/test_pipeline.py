@@ -41,8 +41,8 @@ def dvc(root: Path, *arguments: str, ok: bool = True) -> str:
 
 
 def stages_run(output: str) -> set[str]:
-    """Names of the stages that ran, without the probe, which always does."""
-    return set(re.findall(r"Running stage '([^']+)'", output)) - {"environment"}
+    """Names of the stages that ran, without those that look at machine and weights, which always do."""
+    return set(re.findall(r"Running stage '([^']+)'", output)) - {"environment", "sources"}
 
 
 def clone(folder: Path, raw: dict[str, Any]) -> Path:
@@ -205,6 +205,24 @@ def test_a_failing_stage_leaves_the_old_record_and_says_one_line(tmp_path: Path)
     assert record.read_bytes() == before
     assert (root / "data" / "measured").is_dir()
     assert [path.name for path in (root / "data" / "measured").iterdir()] == ["tiny-vit-nf4.json"]
+
+
+def test_other_weights_in_a_local_folder_are_another_model(tmp_path: Path) -> None:
+    from transformers import ViTConfig, ViTModel
+
+    raw = tiny.settings(("mine",), ("fp32",))
+    raw["models"]["mine"] = {"path": "models/mine", "input_size": 32}
+    raw["study"]["weights"] = "auto"
+    root = clone(tmp_path, raw)
+    config = ViTConfig(**{name: value for name, value in tiny.CONFIGS["tiny-vit"].items() if name != "model_type"})
+    ViTModel(config).save_pretrained(root / "models" / "mine")
+    weights, manifest = root / "models" / "mine" / "model.safetensors", root / "data" / "models" / "mine.json"
+    assert stages_run(dvc(root, "repro", "download@mine")) == {"download@mine"}
+    assert stages_run(dvc(root, "repro", "download@mine")) == set()
+    before, content = manifest.read_text(), weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert stages_run(dvc(root, "repro", "download@mine")) == {"download@mine"}
+    assert manifest.read_text() != before
 
 
 def test_every_pair_of_the_committed_study_has_its_own_stage() -> None:

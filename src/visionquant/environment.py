@@ -84,10 +84,11 @@ class Environment(BaseModel):
         """Identifying facts that were not recorded."""
         return tuple(name for name in SINCE_3 if getattr(self, name) is None)
 
-    def differs_from(self, other: "Environment") -> list[str]:
+    def differs_from(self, other: "Environment", names: tuple[str, ...] = KEYS) -> list[str]:
         """One phrase for each identifying fact that both recorded and that is not the same."""
         unknown = {*self.unrecorded, *other.unrecorded}
-        return [phrase for name in KEYS if name not in unknown and (phrase := self._other(name, other))]
+        pairs = [(name, getattr(self, name), getattr(other, name)) for name in names if name not in unknown]
+        return [f"{name} {_said(mine)} (not {_said(theirs)})" for name, mine, theirs in pairs if mine != theirs]
 
     def same_machine(self, other: "Environment") -> bool:
         """Whether what was measured on one holds for the other: every identifying fact was recorded and is the same."""
@@ -101,16 +102,11 @@ class Environment(BaseModel):
         """Empty where absolute figures compare: the same hardware, as fast by all that was recorded. Else why not."""
         if not self.same_hardware(other):
             return "different machines"
-        differences = [phrase for name in ("cpu_isa", *SPEED) if (phrase := self._other(name, other))]
-        return f"different settings of the machine: {'; '.join(differences)}" if differences else self._unknown(other)
-
-    def _other(self, name: str, other: "Environment") -> str:
-        mine, theirs = getattr(self, name), getattr(other, name)
-        return f"{name} {_said(mine)} (not {_said(theirs)})" if mine != theirs else ""
-
-    def _unknown(self, other: "Environment") -> str:
-        names = [name for name in SPEED if name in (*self.unrecorded, *other.unrecorded)]
-        return f"what sets the speed was not recorded: {', '.join(names)}" if names else ""
+        differences = self.differs_from(other, ("cpu_isa", *SPEED))
+        if differences:
+            return f"different settings of the machine: {'; '.join(differences)}"
+        unknown = [name for name in SPEED if name in (*self.unrecorded, *other.unrecorded)]
+        return f"what sets the speed was not recorded: {', '.join(unknown)}" if unknown else ""
 
     @property
     def speed(self) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from visionquant import cache, zoo
+from visionquant import cache, weights, zoo
 from visionquant.errors import StudyError
 from visionquant.manifest import HubFile, Manifest
 from visionquant.params import ModelSpec, Params
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
 
 CONNECT_S = 5.0
-AS_DOWNLOADED = "as downloaded"
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 PROCESSOR = "processor_config.json"  # where a model has a tokenizer as well; it goes before the other
 # Weight files in order of preference; the index names the shards.
@@ -58,24 +57,9 @@ def download(project: Project, params: Params, model: str) -> Manifest:
                     f"study.weights is pretrained and {error}",
                     "connect, fill the cache elsewhere, or set study.weights: auto or seeded",
                 ) from None
-            _keep_pretrained(project, model, spec, error)
             manifest = _seeded(project, model, str(error))
     manifest.save(project.manifest(model))
     return manifest
-
-
-def _keep_pretrained(project: Project, model: str, spec: ModelSpec, error: Unreachable) -> None:
-    """Refuse to put seeded weights in the place of the pretrained ones that the row had."""
-    try:
-        before = Manifest.load(project.manifest(model), spec.source)
-    except StudyError:
-        return
-    if before.weights == "pretrained":
-        raise StudyError(
-            f"weights of {model}",
-            f"pretrained before, their files are altered or gone, and {error}",
-            "connect, or set study.weights: seeded",
-        ) from None
 
 
 def resolve(project: Project, manifest: Manifest) -> Path:
@@ -84,17 +68,10 @@ def resolve(project: Project, manifest: Manifest) -> Path:
     Raises:
         StudyError: a file is missing, cut or altered, or a local folder has one more.
     """
-    folder = _folder(project, manifest)
+    folder = weights.folder(project, manifest)
     lost = {file.name: cache.MISSING for file in manifest.files if not (folder / file.name).is_file()}
-    for name, found in (lost | altered(project, manifest)).items():
-        raise StudyError(f"{manifest.model}: {name}", found, f"run `visionquant download --model {manifest.model}`")
+    weights.refuse(manifest, lost | weights.altered(project, manifest))
     return folder
-
-
-def _folder(project: Project, manifest: Manifest) -> Path:
-    if manifest.path is None:
-        return cache.folder(manifest.repo_id or "", manifest.revision or "")
-    return project.root / manifest.path
 
 
 def manifest_of(project: Project, params: Params, model: str) -> Manifest:
@@ -107,47 +84,6 @@ def manifest_of(project: Project, params: Params, model: str) -> Manifest:
     if manifest.weights == "pretrained":
         resolve(project, manifest)
     return manifest
-
-
-def sources(project: Project, params: Params) -> dict[str, str]:
-    """What lies behind each model of the study now, in a word that changes with any byte of it.
-
-    Of a local folder the digest of its files. Of a checkpoint in the hub's cache "as downloaded", also where it is not
-    there (yet, or no more: what was measured stays so), or the digest of files that are not what was downloaded.
-    """
-    return {model: _source(project, params, model) for model in params.study.models}
-
-
-def altered(project: Project, manifest: Manifest) -> dict[str, str]:
-    """What is wrong with the files of a pretrained model, by name; one that the hub's cache has lost is not."""
-    folder = _folder(project, manifest)
-    wrong = {file.name: cache.why_wrong(folder / file.name, file.bytes, file.sha256) for file in manifest.files}
-    if manifest.path is not None:
-        named = {file.name for file in manifest.files}
-        wrong |= {name: "not in its manifest" for name in local_files(folder) if name not in named}
-    return {name: why for name, why in wrong.items() if why and (why != cache.MISSING or manifest.path is not None)}
-
-
-def _source(project: Project, params: Params, model: str) -> str:
-    spec = params.models[model]
-    if spec.path is not None:
-        folder = project.root / spec.path
-        return sha256_of([(name, cache.sha256(folder / name)) for name in local_files(folder)])
-    try:
-        manifest = Manifest.load(project.manifest(model), spec.source)
-    except StudyError:
-        return AS_DOWNLOADED  # the download stage makes it, whatever this says
-    names = sorted(altered(project, manifest))
-    found = _folder(project, manifest)
-    return sha256_of([(name, cache.sha256(found / name)) for name in names]) if names else AS_DOWNLOADED
-
-
-def local_files(folder: Path) -> list[str]:
-    """The files of a model's folder that whoever loads it may read: configuration and weights, by name."""
-    if not folder.is_dir():
-        return []
-    files = (one for one in folder.iterdir() if one.is_file() and not one.name.startswith("."))
-    return sorted(one.name for one in files if one.suffix in (".json", ".safetensors"))
 
 
 def _seeded(project: Project, model: str, reason: str) -> Manifest:
@@ -173,7 +109,7 @@ def _from_folder(project: Project, model: str, path: str) -> Manifest:
         raise StudyError(f"params.yaml: models.{model}.path", f"no folder {path}", "correct the path")
     present = {file.name: file.stat().st_size for file in sorted(folder.iterdir()) if file.is_file()}
     _choose(model, present, lambda name: (folder / name).read_text(encoding="utf-8"), pickles=False)
-    names = local_files(folder)
+    names = weights.local_files(folder)
     files = tuple(HubFile(name=name, bytes=present[name], sha256=cache.sha256(folder / name)) for name in names)
     return _manifest(model, files, f"local folder {path}", path=path)
 

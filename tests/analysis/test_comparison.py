@@ -1,5 +1,6 @@
 """Two sets of records: what agrees, what differs, and what can't be compared."""
 
+import re
 from pathlib import Path
 
 import made
@@ -75,6 +76,24 @@ def test_what_one_set_lacks_or_did_otherwise_is_not_comparable(tmp_path: Path) -
     assert found["fp16"].word == "not comparable"
     assert "not part of this set" in found["fp16"].why
     assert found["nf4"].why == "other precision row"
+
+
+@pytest.mark.parametrize(
+    ("update", "why"),
+    [
+        ({"variables": ("OMP_NUM_THREADS=1",)}, r"different settings of the machine: variables .*OMP_NUM_THREADS=1.*"),
+        ({"variables": None}, "what sets the speed was not recorded: variables"),
+        ({"cpu_quota": 1.0}, r"different settings of the machine: cpu_quota none \(not 1\.0\)"),
+    ],
+)
+def test_other_or_unknown_settings_of_the_speed_leave_speedups_alone(
+    tmp_path: Path, update: dict[str, object], why: str
+) -> None:
+    """FP32 with one thread there, with two here: 1.8 times as fast, and no verdict."""
+    found = compared(tmp_path, two(100.0), two(183.0, made.CPU.model_copy(update=update)))
+    assert found["fp32"].word == "not comparable"
+    assert re.fullmatch(f"{why}: absolute figures don't compare", found["fp32"].why)
+    assert (found["fp16"].quantity, found["fp16"].word) == ("speedup", "agrees")
 
 
 def test_an_unknown_set_is_named(tmp_path: Path) -> None:

@@ -188,6 +188,25 @@ def test_recorded_sets_stand_in_where_nothing_is_measured_here_and_beside_it_els
     assert found.estimate(found.sets[1], "latency_median", MODEL, "fp32", 1).value == 5.0
 
 
+def test_cells_of_other_thread_counts_have_no_verdict_and_say_why(tmp_path: Path) -> None:
+    """FP32 with OMP_NUM_THREADS=1, a copy of its row with 2: the same thing was once FASTER, 1.83x, p 0.016."""
+    project = made.project(tmp_path)
+    params = parameters.load(project)
+    rows = {"fp32": (made.cell(1, [[183.0] * 5, [183.1] * 5, [182.9] * 5]), 1)}
+    rows["fp16"] = (made.cell(1, [[100.0] * 5, [100.1] * 5, [99.9] * 5]), 2)
+    old = made.CPU.model_copy(update={"variables": None})  # as where the record does not say it
+    for precision, (cell, threads) in rows.items():
+        replicates = tuple(one.model_copy(update={"threads": threads}) for one in cell.replicates)
+        one = made.record(MODEL, precision, [cell.model_copy(update={"replicates": replicates})], old)
+        records.write(project.record(MODEL, precision), one)
+    study = evidence.gather(project, params)
+    assert study.verdicts(study.measured, 1) == {}
+    found = study.estimate(study.measured, "speedup", MODEL, "fp16", 1)
+    assert (found.value, found.status) == (None, "not_available")
+    assert found.reason == "CPU threads: 2 here, 1 in FP32's cell; measure both alike"
+    assert study.estimate(study.measured, "latency_median", MODEL, "fp32", 1).value == 183.0
+
+
 @pytest.mark.parametrize("place", ["data/measured", "data/recorded/mixed"])
 def test_a_set_that_mixes_machines_is_refused(tmp_path: Path, place: str) -> None:
     project = made.project(tmp_path)

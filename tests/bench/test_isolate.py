@@ -182,14 +182,9 @@ def test_what_cudnn_says_without_memory_is_that_where_little_is_left(
     for name, answer in {
         "is_initialized": True,
         "mem_get_info": (9 * gib, 16 * gib),
-        "memory_reserved": 2 * gib,
-        "get_per_process_memory_fraction": 1.0,
     }.items():
         monkeypatch.setattr(torch.cuda, name, lambda answer=answer: answer)
     assert isolate.classify(error) is None
-    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda: 0.15)
-    assert isolate.classify(error) == "out_of_memory"
-    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda: 1.0)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (gib, 16 * gib))
     assert isolate.classify(error) == "out_of_memory"
     assert isolate.classify(RuntimeError("CUDA error: an illegal memory access was encountered")) is None

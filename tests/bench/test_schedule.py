@@ -20,7 +20,7 @@ PRECISIONS = ("fp32", "int8", "nf4")
 @pytest.fixture(autouse=True)
 def steady_sentinel(monkeypatch: pytest.MonkeyPatch) -> None:
     """Noise so wide that no test machine is called unsteady."""
-    monkeypatch.setattr(sentinel, "calibrate", lambda device, protocol: (0.1, 1.0, 10.0))
+    monkeypatch.setattr(sentinel, "calibrate", lambda device, protocol: ((0.1, None), (1.0, None), (10.0, None)))
 
 
 def study(root: Path, **protocol: Any) -> tuple[Project, Params]:

@@ -15,6 +15,7 @@ BESIDE = (
     "environment",
     "processors",
     "hub",
+    "weights",
     "manifest",
     "cache",
     "samples",

@@ -183,7 +183,7 @@ def _require_unopened() -> None:
 
 
 def _gpu_is_full() -> bool:
-    """Whether this process has a GPU open and may take little more of its memory."""
+    """Whether this process has a GPU open that has little memory left."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         return False
@@ -191,8 +191,7 @@ def _gpu_is_full() -> bool:
         free, total = torch.cuda.mem_get_info()
     except RuntimeError:  # the device itself is gone: no matter of memory
         return False
-    allowed = torch.cuda.get_per_process_memory_fraction() * total - torch.cuda.memory_reserved()
-    return bool(min(free, allowed) < max(LITTLE * total, LITTLE_BYTES))
+    return bool(free < max(LITTLE * total, LITTLE_BYTES))
 
 
 def _answer_all(serve: Callable[[], Callable[[Any], Any]], there: Connection) -> None:

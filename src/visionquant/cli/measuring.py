@@ -51,11 +51,11 @@ def sources() -> None:
     """Write data/sources.json: have the weights' files changed since they were downloaded? `dvc repro` asks first."""
     import json
 
-    from visionquant import hub
+    from visionquant import weights
     from visionquant.paths import write_atomically
 
     project, params = opened()
-    found = hub.sources(project, params)
+    found = weights.sources(project, params)
     write_atomically(project.sources, json.dumps(found, indent=1) + "\n")
     print(f"data/sources.json: {len(found)} models")
 

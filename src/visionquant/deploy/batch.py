@@ -26,8 +26,8 @@ from visionquant.errors import StudyError
 MARGIN = 0.1
 MOST = 4096
 REMEDY = "raise the limit, or take a smaller model or precision"
-PRIMITIVES = ("could not create a primitive", "could not execute a primitive")
-"""What oneDNN says of every failure, its own allocations' too."""
+VAGUE = ("could not create a primitive", "could not execute a primitive", *isolate.EXHAUSTED_IF_FULL)
+"""What oneDNN, cuDNN and cuBLAS say of many failures, their own allocations' too."""
 
 
 def largest(fits: Callable[[int], bool], most: int) -> int:
@@ -84,7 +84,7 @@ def _fits(run: Callable[[int], object], size: int, device: str, more_bytes: int 
         with limited(device, more_bytes) if more_bytes is not None else nullcontext():
             run(size)
     except (RuntimeError, MemoryError) as error:
-        starved = more_bytes is not None and any(words in str(error) for words in PRIMITIVES)
+        starved = more_bytes is not None and any(words in str(error).lower() for words in VAGUE)
         if not starved and isolate.classify(error) != "out_of_memory":
             raise
         return False

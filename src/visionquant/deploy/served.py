@@ -139,9 +139,8 @@ class QuantizedModelServer:
 
 def _labels(subject: Subject) -> dict[int, str]:
     """The checkpoint's own names of its classes."""
-    spec = subject.params.models[subject.name]
-    manifest = Manifest.load(subject.project.manifest(subject.name), spec.source)
-    found: dict[str, Any] = json.loads((hub.resolve(subject.project, manifest) / hub.CONFIG).read_text())
+    manifest = hub.manifest_of(subject.project, subject.params, subject.name)
+    found: dict[str, Any] = json.loads((hub.resolve(subject.project, manifest) / hub.CONFIG).read_bytes())
     return zoo.labels(found)
 
 

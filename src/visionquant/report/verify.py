@@ -13,7 +13,7 @@ from typing import Any
 
 import nbformat
 
-from visionquant import hub, recorded, records, yaml12
+from visionquant import recorded, records, weights, yaml12
 from visionquant.analysis import digest as digests
 from visionquant.analysis import evidence, longform
 from visionquant.analysis.claims import trial
@@ -66,7 +66,7 @@ def _recorded(project: Project) -> Iterator[Fault]:
 
 def _weights(project: Project, params: Params) -> Iterator[Fault]:
     for model, manifest in _manifests(project, params).items():
-        for name, found in hub.altered(project, manifest).items():
+        for name, found in weights.altered(project, manifest).items():
             yield Fault(f"data/models/{model}.json", f"{name}: {found}; run `visionquant download --model {model}`")
 
 

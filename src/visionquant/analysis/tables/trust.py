@@ -35,7 +35,7 @@ def quiet(evidence: Evidence, records_: RecordSet) -> Table:
         ("Sampler's own cost, % of a core", _span([_cost(one) for one in replicates], 2), "it may be 0.5 at most"),
         ("Order", _order(cells), "turns: replicates of a model's precisions alternate, in seeded order"),
         ("Noise of the reference kernel", _noise(records_), "how far single readings lie off by chance"),
-        ("Cells measured again", _again(cells), "because the reference kernel moved by more than its noise"),
+        ("Cells measured again", _again(cells), "because a reference kernel moved by more than its noise"),
         ("Unsteady cells", str(sum(cell.status == "unsteady" for cell in cells)), "it moved in every attempt"),
         ("Warm-up settled", _settled(replicates), "two halves of the warm-up agree; at least four passes to tell"),
         ("Timing ended by", _counted([cell.stopped_by for cell in cells]), "count, budget of seconds, or goal"),

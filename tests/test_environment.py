@@ -1,0 +1,67 @@
+"""Which machine it is: what sets its speed identifies it, and what was not recorded is equal to nothing."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import made
+import pytest
+
+from visionquant import environment
+from visionquant.environment import SINCE_3, Environment
+from visionquant.errors import MachineMismatch
+from visionquant.paths import Project
+
+OLD = made.CPU.model_copy(update=dict.fromkeys(SINCE_3))
+OTHERS: dict[str, Any] = {
+    "affinity": "0",
+    "cpu_quota": 1.5,
+    "variables": ("OMP_NUM_THREADS=1",),
+    "isa_limits": ("ATEN_CPU_CAPABILITY=avx2",),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_sets_the_speed_makes_another_machine(name: str) -> None:
+    other = made.CPU.model_copy(update={name: OTHERS[name]})
+    (phrase,) = made.CPU.differs_from(other)
+    assert phrase.startswith(name)
+    assert not made.CPU.same_machine(other)
+    assert made.CPU.same_hardware(other)
+    assert name in made.CPU.why_unlike(other)
+
+
+def test_another_onnxruntime_makes_another_machine_of_the_same_hardware() -> None:
+    other = made.CPU.model_copy(update={"onnxruntime": "1.25.0"})
+    assert made.CPU.differs_from(other) == ["onnxruntime 1.24.0 (not 1.25.0)"]
+    assert made.CPU.why_unlike(other) == ""
+
+
+@pytest.mark.parametrize(("one", "other"), [(OLD, made.CPU), (made.CPU, OLD), (OLD, OLD)])
+def test_what_was_not_recorded_is_neither_equal_nor_different(one: Environment, other: Environment) -> None:
+    assert one.differs_from(other) == []
+    assert not one.same_machine(other)
+    assert one.why_unlike(other) == ("what sets the speed was not recorded: affinity, cpu_quota, variables, isa_limits")
+
+
+def test_the_probe_sees_what_this_process_was_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.delenv("ATEN_CPU_CAPABILITY", raising=False)
+    before = environment.probe("cpu")
+    assert before.unrecorded == ()
+    assert before.same_machine(environment.probe("cpu"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")
+    variables, limits = environment.probe("cpu").differs_from(before)
+    assert "OMP_NUM_THREADS=2 (not" in variables
+    assert limits.startswith("isa_limits ATEN_CPU_CAPABILITY=avx2 (not")
+
+
+def test_a_declaration_of_an_earlier_version_is_made_again(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    environment.declare(project, environment.probe("cpu"))
+    assert environment.require_declared(project, "cpu")
+    raw = json.loads(project.environment.read_text())
+    project.environment.write_text(json.dumps({key: value for key, value in raw.items() if key not in SINCE_3}))
+    with pytest.raises(MachineMismatch, match=r"does not record.*run `visionquant environment`"):
+        environment.require_declared(project, "cpu")

@@ -1,0 +1,137 @@
+"""Records of every earlier schema, as they really were written: read, compared with nothing they don't say, kept."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import made
+import pytest
+import tiny
+
+from visionquant import params as parameters
+from visionquant import recipes, recorded, records, scores
+from visionquant.analysis import aa, comparison, evidence
+from visionquant.analysis.evidence import Evidence
+from visionquant.environment import SINCE_3
+from visionquant.errors import StudyError
+from visionquant.paths import Project
+
+ONE = Path(__file__).parent / "old" / "schema-1.json"
+SETS = ("cpu-2-core-amd-epyc", "cpu-2-core-amd-epyc-avx2")
+TWO = tiny.ROOT / "data" / "recorded" / SETS[0] / "deit-tiny-ultra-efficient-int8.json"
+
+
+@pytest.fixture(scope="module")
+def committed() -> Evidence:
+    project = Project(tiny.ROOT)
+    study = evidence.gather(project, parameters.load(project))
+    return Evidence(project, study.params, study.published, tuple(one for one in study.sets if one.source != "local"))
+
+
+def told(raw: Any, found: Any) -> bool:
+    """Whether ``found`` says all that ``raw`` does; it may say more."""
+    if isinstance(raw, dict):
+        return all(key in found and told(value, found[key]) for key, value in raw.items() if key != "schema_version")
+    if isinstance(raw, list):
+        return len(raw) == len(found) and all(map(told, raw, found))
+    return bool(raw == found)
+
+
+@pytest.mark.parametrize("path", [TWO, ONE], ids=["schema 2", "schema 1"])
+def test_an_old_record_is_read_as_it_was_and_stays_as_it_is(path: Path) -> None:
+    before = path.read_bytes()
+    raw, record = json.loads(before), records.read(path)
+    windows = [cell.pop("throughput") for cell in raw["cells"]] if path == ONE else []
+    assert told(raw, record.model_dump(mode="json"))
+    assert record.environment.unrecorded == SINCE_3
+    assert path.read_bytes() == before
+    for cell, window in zip(record.cells, windows, strict=False):
+        found = [one.throughput for one in cell.replicates if one.throughput]
+        assert [one.model_dump() for one in found] == ([window] if window else [])
+        assert all(one.sentinel is None and one.conditions.isolation == "unknown" for one in cell.replicates)
+
+
+def test_a_cell_of_schema_1_is_compared_with_nothing_it_did_not_take_turns_with() -> None:
+    cell = records.read(ONE).cells[0]
+    assert evidence.moved_between("int8", cell, "fp32", cell, 0.0) == float("inf")
+    moved = evidence.verdicts.contrast([[1.0], [1.01]], [[2.0], [2.01]], float("inf"))
+    (verdict,) = evidence.verdicts.judge([moved], 0.95, 0.02)
+    assert verdict.word == "UNDECIDED"
+    assert "how far the machine moved in between was not recorded" in verdict.why
+
+
+@pytest.mark.parametrize(("edit", "said"), [({"schema_version": 4}, "schema 4.*use the version of visionquant"),
+                                            ({"schema_version": 0}, "schema 0, this code reads 1 to 3"),
+                                            ({"settings": None}, "no record of schema 1")])  # fmt: skip
+def test_what_no_version_wrote_or_a_later_one_did_is_one_line(tmp_path: Path, edit: dict[str, Any], said: str) -> None:
+    path = tmp_path / "pair.json"
+    path.write_text(json.dumps(json.loads(ONE.read_text()) | edit))
+    with pytest.raises(StudyError, match=said):
+        records.read(path)
+
+
+def test_recorded_sets_of_schema_2_verify_and_are_one_machine_each(committed: Evidence) -> None:
+    for platform in SETS:
+        folder = committed.project.recorded / platform
+        assert recorded.faults(folder) == {}
+        assert recorded.manifest_of(folder).environment.unrecorded == SINCE_3
+    assert [len(one.records) for one in committed.sets] == [112, 15]
+
+
+def test_two_old_sets_share_no_absolute_figure_and_keep_their_own_verdicts(committed: Evidence) -> None:
+    a, b = committed.sets
+    found = comparison.compare(committed, a, b)
+    assert {one.quantity for one in found} == {"speedup"}
+    base = next(one for one in found if one.precision == "fp32" and one.model == "vit-base-224-production")
+    assert base.why.startswith("different settings of the machine: cpu_isa")
+    words = {one.word for one in committed.verdicts(a, 1).values()}
+    assert {"FASTER", "SLOWER"} <= words
+
+
+def test_the_aa_run_of_an_old_set_is_judged_within_it(committed: Evidence) -> None:
+    outcome = aa.judge(committed, committed.sets[0])
+    assert outcome.compared == 20
+    assert {one.quantity for one in outcome.cells} == {"latency_median"}
+
+
+def test_an_old_aa_run_beside_new_records_breaks_nothing_and_counts_for_nothing(tmp_path: Path) -> None:
+    project = made.project(tmp_path)
+    shutil.copytree(tiny.ROOT / "data" / "recorded" / SETS[0] / "aa", project.measured / "aa")
+    one = made.record("vit-base-224-production", "fp32", [made.cell(1, [[5.0] * 3] * 3)])
+    records.write(project.record(one.model, one.precision), one)
+    study = evidence.gather(project, parameters.load(project))
+    assert study.local.records
+    assert study.local.aa is None
+
+
+def test_old_local_records_are_shown_until_the_first_new_one_and_never_lost(tmp_path: Path) -> None:
+    project = made.project(tmp_path)
+    params = parameters.load(project)
+    pair = ("deit-tiny-ultra-efficient", "int8")
+    path = project.record(*pair)
+    path.parent.mkdir(parents=True)
+    shutil.copy(TWO, path)
+    assert set(records.local(project, params)[0]) == {pair}
+    one = made.record("deit-tiny-ultra-efficient", "fp32", [made.cell(1, [[5.0] * 3] * 3)])
+    records.write(project.record(one.model, one.precision), one)
+    found, missing = records.local(project, params)
+    assert pair not in found
+    assert missing[pair] == "measured by an earlier version of this code"
+    assert path.read_bytes() == TWO.read_bytes()
+
+
+def test_nothing_goes_on_from_an_old_record() -> None:
+    old = records.read(TWO)
+    assert not old.goes_on_as(old)
+    new = old.model_copy(update={"environment": made.CPU})
+    assert new.goes_on_as(new)
+
+
+def test_scores_and_recipes_with_old_environments_are_read() -> None:
+    project = Project(tiny.ROOT)
+    machines = [one.environment for found in scores.read_all(project).values() for one in found]
+    for name in ("half", "serving", "storage"):
+        machines += [found.environment for found in recipes.read_all(project, name).values()]
+    assert len(machines) >= 9
+    assert {one.unrecorded for one in machines} == {SINCE_3}
