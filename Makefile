@@ -45,8 +45,10 @@ recipes: setup ## run and measure every recipe of the guide, about 45 minutes on
 test: setup lint ## lint, types and all fast tests
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder -m "not slow and not gpu"
 
+# The GPU tests fork a process that has opened no GPU, so they get one in which no other test was collected or run.
 test-slow: setup ## the tests that take minutes, and those for a GPU
-	$(BIN)/python -m pytest -m "slow or gpu"
+	$(BIN)/python -m pytest -m "slow and not gpu"
+	$(BIN)/python -m pytest tests/bench/test_gpu.py
 
 lint: setup ## ruff (also over the notebooks), format and types
 	$(BIN)/ruff check

@@ -24,7 +24,8 @@ LAYERS = {
     "params": {"assumptions", "complaint", "errors", "labelled", "paths", "precision", "row", "trainings", "yaml12"},
     "zoo": {"errors", "paths", "row"},
     "processors": set(),
-    "environment": {"errors", "paths", "processors"},
+    "driver": set(),
+    "environment": {"driver", "errors", "paths", "processors"},
     "samples": set(),
     "intervals": set(),
     "drift": {"intervals", "samples"},
@@ -50,6 +51,7 @@ LAYERS = {
     "weights": {"errors", "paths", "params", "records", "manifest", "cache"},
     "hub": {"errors", "paths", "params", "records", "zoo", "manifest", "cache", "weights"},
     "bench": {
+        "driver",
         "processors",
         "precision",
         "errors",

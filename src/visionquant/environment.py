@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal
 import psutil
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from visionquant import processors
+from visionquant import driver, processors
 from visionquant.errors import MachineMismatch, StudyError
 from visionquant.paths import Project, write_atomically
 
@@ -134,13 +134,11 @@ def probe(device: str = "auto") -> Environment:
     Raises:
         StudyError: CUDA is asked for and there is none.
     """
-    gpu = _gpu()
-    torch_version = _version("torch")
-    usable = gpu is not None and not torch_version.endswith("+cpu")
-    if device == "cuda" and not usable:
-        found = "no NVIDIA GPU is visible" if gpu is None else f"torch {torch_version} is a CPU build"
-        raise StudyError("study.device: cuda", found, "set it to auto or cpu, or install a CUDA build and driver")
-    chosen: Literal["cpu", "cuda"] = "cuda" if usable and device != "cpu" else "cpu"
+    gpu = _gpu() if device != "cpu" else None
+    obstacle = _obstacle(gpu)
+    if device == "cuda" and obstacle:
+        raise StudyError("study.device: cuda", obstacle[0], f"{obstacle[1]}, or set it to auto or cpu")
+    chosen: Literal["cpu", "cuda"] = "cpu" if device == "cpu" or obstacle else "cuda"
     shown = gpu if chosen == "cuda" else None
     allowed = processors.cpus()
     return Environment(
@@ -155,7 +153,7 @@ def probe(device: str = "auto") -> Environment:
         memory_mib=psutil.virtual_memory().total // 2**20,
         system=f"{platform.system()} {platform.machine()}",
         python=platform.python_version(),
-        torch=torch_version,
+        torch=_version("torch"),
         transformers=_version("transformers"),
         bitsandbytes=_version("bitsandbytes"),
         numpy=_version("numpy"),
@@ -165,6 +163,28 @@ def probe(device: str = "auto") -> Environment:
         isa_limits=processors.isa_limits(os.environ),
         onnxruntime=_version("onnxruntime"),
     )
+
+
+def left_out(device: str = "auto") -> str:
+    """The GPU that is there and that :func:`probe` does not take, in a sentence; "" where nothing is left out."""
+    gpu = _gpu() if device == "auto" else None
+    obstacle = _obstacle(gpu)
+    return f"{gpu['name']} is not used: {obstacle[0]}; {obstacle[1]}" if gpu and obstacle else ""
+
+
+def _obstacle(gpu: dict[str, str] | None) -> tuple[str, str] | None:
+    """Why torch can't use what NVML shows, and what to do; None if it can, as far as that can be told from outside."""
+    built_for = driver.torch_cuda()
+    if gpu is None:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        hidden = "" if visible is None else f" (CUDA_VISIBLE_DEVICES is {visible!r})"
+        return f"no NVIDIA GPU is visible{hidden}", driver.remedy(None)
+    if built_for is None:
+        return f"torch {_version('torch')} is a build without CUDA", driver.remedy(None)
+    if gpu["divided"]:
+        return "it is divided (MIG) and CUDA_VISIBLE_DEVICES names no instance", "name one of `nvidia-smi -L` there"
+    found = driver.too_old(gpu["driver"], gpu["cuda"], built_for)
+    return (found, driver.remedy(built_for)) if found else None
 
 
 def declare(project: Project, environment: Environment) -> None:
@@ -241,11 +261,7 @@ def open_gpu() -> Iterator[tuple[Any, Any] | None]:
         yield None
         return
     try:
-        first = visible.split(",")[0].strip() if visible else "0"
-        handle = None
-        if nvml.nvmlDeviceGetCount():
-            number = first.isdigit()
-            handle = nvml.nvmlDeviceGetHandleByIndex(int(first)) if number else nvml.nvmlDeviceGetHandleByUUID(first)
+        handle = driver.handle(nvml, visible)
     except nvml.NVMLError:
         handle = None
     try:
@@ -266,6 +282,7 @@ def _gpu() -> dict[str, str] | None:
                 "memory_mib": str(int(nvml.nvmlDeviceGetMemoryInfo(handle).total) // 2**20),
                 "driver": str(nvml.nvmlSystemGetDriverVersion()),
                 "cuda": f"{cuda // 1000}.{cuda % 1000 // 10}",
+                "divided": "yes" if driver.divided(nvml, handle) else "",
             }
         except nvml.NVMLError:
             return None

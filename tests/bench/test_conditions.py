@@ -2,8 +2,10 @@
 
 import multiprocessing
 import os
+import re
 from pathlib import Path
 
+import psutil
 import pytest
 import tiny
 
@@ -76,6 +78,14 @@ def test_a_busy_machine_is_refused_unless_asked_for_and_the_culprit_is_named() -
         for one in others:
             one.kill()
             one.join()
+
+
+def test_who_computes_on_the_gpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    mine, gone = os.getpid(), 2**22 + 1  # beyond the kernel's highest number
+    monkeypatch.setattr(conditions, "_running", lambda: {mine, gone})
+    name = psutil.Process().name()
+    with pytest.raises(StudyError, match=rf"on the GPU \({re.escape(name)} {mine}, process {gone}\); end them"):
+        conditions.require_quiet(protocol("refuse"), "cuda")
 
 
 def test_it_waits_for_the_others_to_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,12 +4,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from visionquant.deploy import compute
+from visionquant.errors import StudyError
 
 SCRIPT = """
 import torch
@@ -54,4 +56,23 @@ class Failing(nn.Module):
 
 def test_what_the_model_itself_raises_is_passed_on() -> None:
     with pytest.raises(ArithmeticError, match="of the model itself"):
+        compute.compiled(Failing(), torch.zeros(1))
+
+
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [
+        (RuntimeError("Failed to find C compiler. Please specify via CC environment variable."), "no C compiler; inst"),
+        (subprocess.CalledProcessError(1, ["gcc"]), "the C compiler failed, see above; install Python's headers"),
+    ],
+)
+def test_what_a_gpus_compiler_lacks_is_one_line(monkeypatch: pytest.MonkeyPatch, raised: Exception, said: str) -> None:
+    def compiled(*_: object, **__: object) -> Any:
+        def call(images: torch.Tensor) -> None:
+            raise raised
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    with pytest.raises(StudyError, match=said):
         compute.compiled(Failing(), torch.zeros(1))

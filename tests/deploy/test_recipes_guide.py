@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+import torch
 
 from visionquant import environment, recipes
 from visionquant.analysis import evidence
@@ -83,15 +84,32 @@ def test_checkpointing(study: tuple[Project, Params]) -> None:
     assert {row["same_gradients"] for row in found.rows} == {"yes"}
 
 
+def test_gradients_are_the_same_to_the_last_bit_on_a_cpu_and_to_rounding_on_a_gpu() -> None:
+    first = torch.tensor([1.0, -3.0])
+    near, far = first * (1 + 1e-6), first * (1 + 1e-3)
+    assert recomputed._same(first, first.clone(), "cpu")
+    assert not recomputed._same(first, near, "cpu")
+    assert recomputed._same(first, near, "cuda")
+    assert not recomputed._same(first, far, "cuda")
+
+
 def test_what_can_not_be_compiled_is_a_row_with_a_reason(
     study: tuple[Project, Params], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    passes: list[object] = []
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(lambda *given: passes.append(given))
+
     def refused(*_: object) -> None:
+        assert passes  # what starts with a first pass is no part of compiling
+        passes.clear()
         raise compilation.StudyError("torch.compile", "no working C++ compiler", "install g++")
 
     monkeypatch.setattr(compilation.compute, "compiled", refused)
     project, params = study
-    found = compilation.run(project, params, environment.probe("cpu"))
+    try:
+        found = compilation.run(project, params, environment.probe("cpu"))
+    finally:
+        hook.remove()
     table = kept(project, params, found)
     assert [row["way"] for row in found.rows] == [
         "fp32 eager",

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,12 +28,12 @@ from serving_process import Running
 
 from visionquant import hub
 from visionquant.accuracy import digits, training
-from visionquant.bench import fidelity, load, photographs
+from visionquant.bench import fidelity, isolate, load, photographs
 from visionquant.bench.preprocessing import DEFAULT
 from visionquant.cli import deploying
 from visionquant.deploy import served
 from visionquant.deploy.served import QuantizedModelServer, Subject
-from visionquant.deploy.server import Server, serve
+from visionquant.deploy.server import CANNOT_LOAD, LOST, Classifier, Server, serve
 from visionquant.deploy.uploads import Limits, Refused, image, tensor
 from visionquant.errors import StudyError
 from visionquant.manifest import Manifest
@@ -120,6 +122,54 @@ def assert_right(answer: dict[str, object], logits: torch.Tensor, tolerance: flo
         assert one["logit"] == pytest.approx(float(logits[one["index"]]), abs=tolerance * spread)
         assert one["logit"] == pytest.approx(float(value), abs=tolerance * spread)
         assert one["probability"] == pytest.approx(float(logits.softmax(0)[one["index"]]), rel=0.2)
+
+
+def worker(subject: Subject, device: str) -> Classifier:
+    limits = Limits(body_bytes=BYTES, pixels=PIXELS, queue=1, timeout_s=1.0, batch_size=1, batch_wait_s=0.0)
+    return Classifier(replace(subject, device=device), limits)
+
+
+class Answering:
+    """A network whose every pass ends in what a card says."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def answer(self, _: np.ndarray) -> torch.Tensor:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "every_call", "ends"),
+    [
+        (torch.AcceleratorError("CUDA error: an illegal memory access was encountered", 700), True, LOST),
+        (torch.OutOfMemoryError("CUDA out of memory"), False, None),
+        (RuntimeError("a defect of the model"), False, None),
+    ],
+)
+def test_a_worker_whose_gpu_is_lost_ends_and_one_that_ran_out_of_memory_stays(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch, error: Exception, every_call: bool, ends: int | None
+) -> None:
+    def synchronize() -> None:
+        if every_call:
+            raise error
+
+    made = worker(subject, "cuda")
+    made.server = Answering(error)  # type: ignore[assignment]
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    expected = f"ended with code {ends} and no answer" if ends else str(error)
+    with pytest.raises((isolate.Defect, isolate.Failed), match=re.escape(expected)):
+        isolate.in_fork(lambda: made.predict(np.zeros((3, SIDE, SIDE), np.float32)))
+
+
+def test_a_worker_without_a_device_that_works_is_not_tried_again(
+    subject: Subject, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(isolate.Defect, match=f"ended with code {CANNOT_LOAD} and no answer"):
+        isolate.in_fork(lambda: worker(subject, "cuda").setup("cuda"))
+    said = capfd.readouterr().err
+    assert said.startswith("visionquant: study.device: torch")
+    assert said.count("\n") == 1
 
 
 # --- from Python

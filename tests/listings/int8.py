@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import bitsandbytes as bnb
 import torch
 from torch import nn
 
@@ -11,6 +10,8 @@ Exchange = Callable[[nn.Linear], nn.Module]
 
 def empty(old: nn.Linear) -> nn.Module:
     """The supplement's: the shape is taken over, the numbers are not."""
+    import bitsandbytes as bnb
+
     new: nn.Module = bnb.nn.Linear8bitLt(
         old.in_features, old.out_features, bias=old.bias is not None, has_fp16_weights=False
     )
@@ -18,6 +19,8 @@ def empty(old: nn.Linear) -> nn.Module:
 
 
 def filled(old: nn.Linear) -> nn.Module:
+    import bitsandbytes as bnb
+
     new = empty(old)
     new.weight = bnb.nn.Int8Params(old.weight.data.clone(), requires_grad=False, has_fp16_weights=False)
     new.bias = old.bias

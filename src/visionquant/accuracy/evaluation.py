@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from visionquant.accuracy import digits, training
-from visionquant.bench import convert
+from visionquant.bench import backend, convert
 from visionquant.environment import Environment
 from visionquant.errors import StudyError
 from visionquant.params import Params
@@ -21,6 +21,7 @@ def evaluate(project: Project, params: Params, network: str, folds: tuple[int, .
     Raises:
         StudyError: a fold was not trained yet, or a precision can't be put into effect.
     """
+    backend.begin(machine.device)
     spec = params.training.networks[network]
     data = digits.load(spec.image_size)
     split = digits.folds(data.labels, params.training.folds, params.training.seed)

@@ -14,7 +14,7 @@ import torch
 from visionquant import cache, hub, labelled
 from visionquant.accuracy import images
 from visionquant.accuracy.images import Images
-from visionquant.bench import code, convert, fidelity, load
+from visionquant.bench import backend, code, convert, fidelity, load
 from visionquant.environment import Environment
 from visionquant.errors import StudyError
 from visionquant.labelled import Answers, Judged, Labelled
@@ -36,6 +36,7 @@ def judge(project: Project, params: Params, machine: Environment, tell: Callable
     Raises:
         StudyError: images or weights are missing or broken, or a class has no label of its name in a model's head.
     """
+    backend.begin(machine.device)
     known = labelled.read(project)
     before = {one.key: one for one in known.judged} if known else {}
     judged: list[Judged] = []

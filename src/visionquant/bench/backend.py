@@ -8,7 +8,7 @@ from functools import cache
 
 import torch
 
-from visionquant import processors
+from visionquant import driver, processors
 from visionquant.bench import messages
 from visionquant.errors import StudyError
 from visionquant.params import Protocol
@@ -76,28 +76,58 @@ def default_threads() -> int:
 
 
 def require(device: str) -> None:
-    """Insist that torch can use the device; call in a fork, for it opens the GPU.
+    """Insist that torch can use the device; opens the GPU, so call it in a process that forks nothing afterwards.
 
     Raises:
         StudyError: it can't, e.g. because the driver is too old for this build of torch.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise StudyError(
-            "study.device",
-            f"there is a GPU, and torch {torch.__version__} can't use it",
-            "install a build of torch for its driver, or set study.device: cpu",
-        )
+    if device == "cuda":
+        try:  # is_available() would ask NVML alone, which knows the card and not whether its driver serves torch
+            float(torch.zeros(1, device=device))
+        except (RuntimeError, AssertionError) as error:
+            why = str(error).strip().split("\n")[0].split(". ")[0]
+            if "out of memory" in why:
+                raise
+            busy = "busy or unavailable" in why  # compute mode EXCLUSIVE_PROCESS
+            remedy = "end what else uses it" if busy else driver.remedy(torch.version.cuda)
+            found = f"torch {torch.__version__} can't use a GPU here ({why})"
+            raise StudyError("study.device", found, f"{remedy}, or set it to cpu") from None
+
+
+def alive(device: str) -> bool:
+    """Whether the device still works: after a kernel's failure every call to a GPU fails, after running out none."""
+    if device == "cuda":
+        try:
+            torch.cuda.synchronize()
+        except RuntimeError:
+            return False
+    return True
+
+
+def exact(tf32: bool = False) -> None:
+    """FP32 is FP32 in this process from here on, in matrix products and convolutions, unless TF32 is asked for."""
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+    torch.backends.cudnn.allow_tf32 = tf32
+    assert torch.backends.cuda.matmul.allow_tf32 is tf32
+    assert torch.backends.cudnn.allow_tf32 is tf32
+
+
+def begin(device: str) -> None:
+    """Make a process ready that computes itself and forks nothing: quiet, the device usable, FP32 without TF32.
+
+    Raises:
+        StudyError: torch can't use the device.
+    """
+    quiet(device)
+    require(device)
+    exact()
 
 
 def apply(precision: Precision, protocol: Protocol) -> int:
     """Set threads and backend flags for this process, check them, and return the number of CPU threads."""
     threads = protocol.threads or default_threads()
     torch.set_num_threads(threads)
-    tf32 = isinstance(precision, FloatPrecision) and precision.tf32
-    torch.backends.cuda.matmul.allow_tf32 = tf32
-    torch.backends.cudnn.allow_tf32 = tf32
+    exact(tf32=isinstance(precision, FloatPrecision) and precision.tf32)
     torch.backends.cudnn.benchmark = protocol.cudnn_benchmark
     torch.set_grad_enabled(False)
-    assert torch.backends.cuda.matmul.allow_tf32 is tf32
-    assert torch.backends.cudnn.allow_tf32 is tf32
     return threads

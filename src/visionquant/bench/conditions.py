@@ -109,7 +109,7 @@ def require_quiet(protocol: Protocol, device: str, patience_s: float = PATIENCE_
     if running:
         raise StudyError(
             "measure",
-            f"{len(running)} other processes compute on the GPU",
+            f"other processes compute on the GPU ({', '.join(_named(pid) for pid in sorted(running))})",
             "end them, or set busy: allow in the protocol",
         )
     deadline = time.monotonic() + patience_s
@@ -131,6 +131,14 @@ def require_quiet(protocol: Protocol, device: str, patience_s: float = PATIENCE_
         f"other processes keep {100 * share:.0f} % of the machine busy" + (f" ({names})" if names else ""),
         "end them, or set busy: allow in the protocol; the cells are marked then",
     )
+
+
+def _named(pid: int) -> str:
+    """A process as an operator finds it; one of another container has no name here."""
+    try:
+        return f"{psutil.Process(pid).name()} {pid}"
+    except psutil.Error:
+        return f"process {pid}"
 
 
 def _percent(process: psutil.Process) -> float:

@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 import psutil
 import typer
 
-from visionquant import lock
+from visionquant import environment, lock
 from visionquant import params as parameters
-from visionquant.environment import require_linux
+from visionquant.environment import Environment, require_linux
 from visionquant.errors import StudyError
 from visionquant.params import Params
 from visionquant.paths import Project
@@ -50,6 +50,14 @@ def opened(to: Literal["read", "write", "measure"] = "read") -> tuple[Project, P
     if to != "read":
         ending.enter_context(lock.held(project))
     return project, params
+
+
+def machine_of(params: Params) -> Environment:
+    """This machine, as study.device wants it; a GPU that is there and can't be used is named on stderr."""
+    left_out = environment.left_out(params.study.device)
+    if left_out:
+        print(f"visionquant: {left_out}", file=sys.stderr)
+    return environment.probe(params.study.device)
 
 
 def chosen(option: str, named: list[str] | None, everything: bool, rows: tuple[str, ...]) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from visionquant.cli.common import Precision, app, opened
+from visionquant.cli.common import Precision, app, machine_of, opened
 from visionquant.errors import StudyError
 from visionquant.params import known
 
@@ -34,7 +34,6 @@ def recipe(
 ) -> None:
     """Run a recipe of the guide, measure it, and keep the figures for the deployment page."""
     project, params = opened("measure")
-    from visionquant import environment as machine
     from visionquant import recipes
     from visionquant.recorded import NAME
 
@@ -43,7 +42,7 @@ def recipe(
         raise StudyError(
             f"recipe --platform {platform}", "not a platform name", "use lower-case words and digits joined by -"
         )
-    found = import_module(RECIPES[name]).run(project, params, machine.probe(params.study.device))
+    found = import_module(RECIPES[name]).run(project, params, machine_of(params))
     path = recipes.write(project, found, platform)
     print(f"{path.relative_to(project.root)}: {len(found.rows)} rows in {found.elapsed_s:.0f} s")
 
@@ -66,15 +65,14 @@ def serve(
     max_mib: Annotated[float, typer.Option(min=0.01, help="Size of a request at most; then 413.")] = 10.0,
     max_megapixels: Annotated[float, typer.Option(min=0.01, help="Of an image at most; then 413.")] = 25.0,
 ) -> None:
-    """Serve a model in a precision over HTTP, with dynamic batching, until SIGTERM or Ctrl-C."""
+    """Serve a model in a precision over HTTP, with dynamic batching, on study.device, until SIGTERM or Ctrl-C."""
     if (model is None) == (network is None):
         raise StudyError("serve", "one of --model and --network is needed", "name a model or a trained network")
-    from visionquant import environment as machine
     from visionquant.deploy import served, server
     from visionquant.deploy.uploads import Limits
 
     project, params = opened()
-    device = machine.probe(params.study.device).device
+    device = machine_of(params).device
     if model is not None:
         subject = served.model(project, params, model, precision, device)
     else:
@@ -105,14 +103,13 @@ def export(
     ] = None,
 ) -> None:
     """Store a model in a precision as a folder, quantisation state included, without a pickle."""
-    from visionquant import environment as machine
     from visionquant.deploy import export as exports
 
     project, params = opened()
     known("precisions", [precision], params.precisions)
     if (model is None) == (network is None):
         raise StudyError("export", "give one of --model and --network", "e.g. `--model vit-base-224-production`")
-    target = machine.probe(params.study.device).device if device is None else device
+    target = machine_of(params).device if device is None else device
     if model is not None:
         known("models", [model], params.models)
         made = exports.model(project, params, model, precision, target, to)

@@ -18,6 +18,7 @@ from visionquant.cli.common import (
     Precisions,
     app,
     chosen,
+    machine_of,
     opened,
     process_begun_s,
 )
@@ -41,7 +42,7 @@ def environment() -> None:
     from visionquant import environment as machine
 
     project, params = opened("write")
-    found = machine.probe(params.study.device)
+    found = machine_of(params)
     machine.declare(project, found)
     print(f"{found.device}: {found.title}\nspeed: {found.speed}")
 
@@ -54,7 +55,7 @@ def sources() -> None:
     from visionquant import weights
     from visionquant.paths import write_atomically
 
-    project, params = opened()
+    project, params = opened("write")
     found = weights.sources(project, params)
     write_atomically(project.sources, json.dumps(found, indent=1) + "\n")
     print(f"data/sources.json: {len(found)} models")
@@ -116,6 +117,7 @@ def sweep(
     precisions = chosen("precision", precision, all_precisions, params.study.precisions)
     known("study.models", models, params.models)
     known("study.precisions", precisions, params.precisions)
+    machine_of(params)
     batch_sizes = sorted(set(batch_size or params.study.batch_sizes))
     planned = plans.of_study(project, params, models, precisions, batch_sizes, measuring_sha256(), again)
     print(f"plan: {planned.text}")
@@ -172,16 +174,12 @@ def accuracy(
 ) -> None:
     """Name the held-out images with a trained network in every precision of the study."""
     project, params = opened("measure")
-    from visionquant import environment as machine
     from visionquant import scores
     from visionquant.accuracy import evaluation
-    from visionquant.bench import backend
 
     known("training.networks", [network], params.training.networks)
-    found_machine = machine.probe(params.study.device)
-    backend.quiet(found_machine.device)
     folds = tuple(range(params.training.folds)) if all_folds else params.training.run
-    found = evaluation.evaluate(project, params, network, folds, found_machine)
+    found = evaluation.evaluate(project, params, network, folds, machine_of(params))
     path = scores.write(project, found)
     right = {
         name: sum(a == b for a, b in zip(one.classes, found.labels, strict=True))
@@ -195,18 +193,14 @@ def accuracy(
 def judge() -> None:
     """Ask the models that have pretrained weights for the labels of evaluation.images, in every precision."""
     project, params = opened("measure")
-    from visionquant import environment as machine
     from visionquant import labelled
 
     if params.evaluation.images is None:
         found = labelled.write_off(project, params.study.models)
     else:
         from visionquant.accuracy import judging
-        from visionquant.bench import backend
 
-        found_machine = machine.probe(params.study.device)
-        backend.quiet(found_machine.device)
-        found = judging.judge(project, params, found_machine, print)
+        found = judging.judge(project, params, machine_of(params), print)
     for why in sorted(set(found.missing.values())):
         print(f"not judged, {sum(one == why for one in found.missing.values())} models: {why}")
 

@@ -1,9 +1,9 @@
 """Gradient checkpointing: of every block its input alone is kept, and the rest computed again in the backward pass.
 
 Memory for activations falls from that of all blocks to that of one and the inputs of the others; the price is about one
-more forward pass, a third more arithmetic a step. Gradients are the same numbers. The guide's listing names
-``checkpoint_sequential``, which takes a chain of modules: no model of the study is one, so the library's own switch on
-its blocks is used, which calls ``torch.utils.checkpoint``.
+more forward pass, a third more arithmetic a step. Gradients are the same numbers, on a GPU up to the order in which
+sums are taken. The guide's listing names ``checkpoint_sequential``, which takes a chain of modules: no model of the
+study is one, so the library's own switch on its blocks is used, which calls ``torch.utils.checkpoint``.
 Source: T. Chen et al., Training Deep Nets with Sublinear Memory Cost, arXiv:1604.06174 (2016).
 """
 

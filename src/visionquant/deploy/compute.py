@@ -19,6 +19,12 @@ from torch import nn
 
 from visionquant.errors import StudyError
 
+COMPILERS = (  # words of Inductor (CPU) and Triton (GPU), what they mean, and what to do
+    ("InvalidCxxCompiler", "no working C++ compiler", "install g++, or name one in CXX"),
+    ("Failed to find C compiler", "no C compiler", "install gcc, or name one in CC"),
+    ("CalledProcessError", "the C compiler failed, see above", "install Python's headers (Python.h, python3-dev)"),
+)
+
 
 @contextmanager
 def switches(tf32: bool = False, cudnn_benchmark: bool = False) -> Iterator[None]:
@@ -43,20 +49,20 @@ def compiled(model: nn.Module, images: torch.Tensor) -> Callable[..., Any]:
     The model itself stays as it is and shares its weights with what is returned.
 
     Raises:
-        StudyError: there is no C++ compiler, or torch can't compile this model.
+        StudyError: there is no C or C++ compiler, or torch can't compile this model.
     """
     made: Callable[..., Any] = torch.compile(model, dynamic=False)
     try:
         with torch.inference_mode():
             made(images)
     except Exception as error:
+        text = f"{type(error).__name__}: {error}"
+        for words, found, remedy in COMPILERS:
+            if words in text:
+                raise StudyError("torch.compile", found, f"{remedy}; or run the model eagerly") from None
         # Whatever a compiler may raise, told by where its class lives; what the model itself raises is passed on.
         if not type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
             raise
-        if "InvalidCxxCompiler" in str(error):
-            raise StudyError(
-                "torch.compile", "no working C++ compiler", "install g++, or name one in CXX; or run the model eagerly"
-            ) from None
         why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise StudyError("torch.compile", why, "run the model eagerly") from None
     return made

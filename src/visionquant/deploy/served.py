@@ -15,12 +15,13 @@ import torch
 
 from visionquant import hub, zoo
 from visionquant.accuracy import digits, training
-from visionquant.bench import convert, fidelity, kernels, load, messages, outliers, photographs
+from visionquant.bench import backend, convert, fidelity, kernels, load, messages, outliers, photographs
 from visionquant.bench.preprocessing import Preprocessing
+from visionquant.deploy import compute
 from visionquant.errors import StudyError
 from visionquant.params import Params, known
 from visionquant.paths import Project
-from visionquant.precision import Int8Precision
+from visionquant.precision import FloatPrecision, Int8Precision
 
 WARMUPS = 3  # passes at each batch size: the first ones allocate, and NF4 layers are repacked for some CPUs
 Input = np.ndarray | torch.Tensor
@@ -85,13 +86,15 @@ class QuantizedModelServer:
         batch_size: the largest batch that is warmed up for.
 
     Raises:
-        StudyError: the weights do not load, or the precision can't be put into effect.
+        StudyError: the weights do not load, the precision can't be put into effect, or the device can't be used.
     """
 
     def __init__(self, subject: Subject, batch_size: int = 1) -> None:
         self.subject = subject
         self.row = subject.params.precisions[subject.precision]
         self.dtype = convert.dtype_of(self.row, subject.device)
+        self.tf32 = isinstance(self.row, FloatPrecision) and self.row.tf32
+        backend.require(subject.device)
         net, self.head, self.logits_from = _built(subject)
         self.labels = _labels(subject) if self.logits_from == fidelity.OWN_HEAD else {}
         with messages.heard() as said:
@@ -126,7 +129,7 @@ class QuantizedModelServer:
             raise StudyError("predict", f"images of shape {tuple(batch.shape)}", wanted)
         if not torch.isfinite(batch).all():
             raise StudyError("predict", "an image holds NaN or infinity", "give finite pixels")
-        with torch.inference_mode():
+        with torch.inference_mode(), compute.switches(self.tf32, torch.backends.cudnn.benchmark):
             found = self.net(batch.to(self.subject.device, self.dtype))
             if self.head is None:
                 logits: torch.Tensor = found.logits.float().cpu()

@@ -17,6 +17,8 @@ What LitServe 0.2.19 does not do, by its source and a trial (40 requests, worker
   new, finishes what was taken, then the worker goes. A worker whose server vanishes goes by itself.
 - An exception on one input fails its whole batch. Here every input is checked before it is queued, and one whose
   values overflow inside the network is answered 422 alone.
+- A CUDA context that a kernel's failure has ended answers nothing any more, while its worker stays "ready". Here such a
+  worker ends itself and is started anew.
 - It answers nothing until the model is warm; here /health does, and /ready says 503.
 
 The price: ``wrap_litserve_start`` is meant for tests of applications, so the version is bounded tightly. While idle the
@@ -54,6 +56,7 @@ from visionquant.errors import StudyError
 
 WATCH_S = 0.1
 CANNOT_LOAD = 3  # a worker's exit code: it has said why, and another attempt would say the same
+LOST = 4  # its exit code when a kernel's failure has ended its CUDA context
 ATTEMPTS = 3  # starts of a worker in a row that may die before they are ready
 TOP = 5
 
@@ -73,9 +76,9 @@ class Classifier(litserve.LitAPI):
         litserve.configure_logging("WARNING", stream=sys.stderr)
         threading.Thread(target=_leave_with_parent, daemon=True).start()
         params, precision = self.subject.params, self.subject.params.precisions[self.subject.precision]
-        backend.quiet(self.subject.device)
-        backend.apply(precision, params.protocol)
         try:
+            backend.begin(self.subject.device)
+            backend.apply(precision, params.protocol)
             self.server = QuantizedModelServer(self.subject, self.limits.batch_size)
         except StudyError as error:
             print(f"visionquant: {error}", file=sys.stderr, flush=True)  # noqa: T201 the server only sees the exit code
@@ -86,7 +89,13 @@ class Classifier(litserve.LitAPI):
     def predict(self, x: np.ndarray) -> Any:
         """Answers of a batch (n, 3, side, side), or the one of (3, side, side) where batching is off."""
         images = x if x.ndim == 4 else x[None]
-        logits = self.server.answer(images)
+        try:
+            logits = self.server.answer(images)
+        except RuntimeError as error:
+            if not backend.alive(self.subject.device):  # every later request would fail too: a new worker takes over
+                print(f"visionquant: the GPU is lost to this worker: {error}", file=sys.stderr, flush=True)  # noqa: T201
+                os._exit(LOST)
+            raise
         shares = logits.softmax(1)
         self.batches += 1
         answers = [

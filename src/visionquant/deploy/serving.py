@@ -6,6 +6,8 @@ and the clients share its cores. Ratios are medians over the rounds of what two 
 over the requests of all rounds: where they are few, it is their worst. The server's worker waits passively for its
 threads (OMP_WAIT_POLICY); run the recipe with that set to PASSIVE, so that the forward pass alone does as well.
 
+On a GPU three processes hold it at once, so its compute mode may not be EXCLUSIVE_PROCESS.
+
 Weights are seeded, whatever the machine has, so the run needs no download; INT8 meets no outliers then, which trained
 weights would give it, and is the faster for it.
 """
@@ -58,7 +60,7 @@ def run(project: Project, params: Params, machine: Environment) -> Recipe:
         StudyError: a server does not start, or a precision can't be put into effect.
     """
     begun = time.perf_counter()
-    backend.quiet(machine.device)
+    backend.begin(machine.device)
     rows: list[dict[str, Value]] = []
     with _seeded_study(project, params) as (study, settings):
         hub.download(study, settings, MODEL)

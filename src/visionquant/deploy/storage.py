@@ -31,7 +31,7 @@ def run(project: Project, params: Params, machine: Environment) -> Recipe:
     hashing are not. A file's tensors are read as they are used, so that restoring alone would say little.
     """
     begun = time.monotonic()
-    backend.quiet(machine.device)
+    backend.begin(machine.device)
     import bitsandbytes  # noqa: F401 its import is no part of a conversion
 
     device = machine.device
@@ -45,10 +45,14 @@ def run(project: Project, params: Params, machine: Environment) -> Recipe:
         side = params.models[model].input_size
         with tempfile.TemporaryDirectory() as root:
             sizes, converting_s, same = {}, {}, {}
+            for row in precisions.values() if device == "cuda" else ():  # each one's first kernels start once, untimed
+                convert.convert(copy.deepcopy(net), row, device)
             for name, row in precisions.items():
-                folder = Path(root) / name
+                folder, own = Path(root) / name, copy.deepcopy(net)
+                turns.synchronize(device)
                 start = time.perf_counter()
-                converted = convert.convert(copy.deepcopy(net), row, device)
+                converted = convert.convert(own, row, device)
+                turns.synchronize(device)
                 converting_s[name] = round(time.perf_counter() - start, 3)
                 made = stored.save(
                     converted, row, folder, device=device, input_size=side, weights="seeded", source="a recipe"

@@ -33,11 +33,16 @@ def take(
         for name in names[turn:] + names[:turn]:
             begun = time.perf_counter()
             contestants[name]()
-            if device == "cuda":
-                torch.cuda.synchronize()
+            synchronize(device)
             if at >= 0:
                 found[name].append(time.perf_counter() - begun)
     return {name: tuple(times) for name, times in found.items()}
+
+
+def synchronize(device: str) -> None:
+    """Wait until a GPU has done what it was given; a CPU has."""
+    if device == "cuda":
+        torch.cuda.synchronize()
 
 
 def milliseconds(times: Times, name: str) -> float:

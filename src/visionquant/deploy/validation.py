@@ -23,7 +23,7 @@ def run(project: Project, params: Params, machine: Environment) -> Recipe:
         StudyError: a network was not trained yet.
     """
     begun = time.monotonic()
-    backend.quiet(machine.device)
+    backend.begin(machine.device)
     rows: list[dict[str, str | int | float | None]] = []
     fold = params.training.run[0]
     for network in params.training.chosen:
