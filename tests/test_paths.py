@@ -5,9 +5,13 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
-from visionquant.paths import write_atomically
+import pytest
+
+from visionquant.errors import StudyError
+from visionquant.paths import new_folder, write_atomically
 
 # Stops half way through a write, with its partial file on disk.
 STALLED = (
@@ -57,3 +61,27 @@ def test_what_a_killed_writer_left_goes_with_the_next_write_and_what_a_live_one_
     write_atomically(path, "second")
     assert sorted(tmp_path.iterdir()) == [other, path]
     assert path.read_text() == "second"
+
+
+def test_a_folder_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
+    """Of two that fill it at once one gets it, the other is told; what a killed one left goes."""
+    folder = tmp_path / "exported"
+    (tmp_path / ".exported.partial").mkdir()
+    (tmp_path / ".exported.1-00000000-0.partial").mkdir()  # of a process that lives
+
+    def fill(text: str, meanwhile: Callable[[], None] = lambda: None) -> None:
+        with new_folder(folder, "export to exported") as partial:
+            (partial / "file").write_text(text)
+            meanwhile()
+            assert partial.is_dir()
+
+    def fail() -> None:
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        fill("half", fail)
+    assert not folder.exists()
+    with pytest.raises(StudyError, match=r"^export to exported: .*; free space, or name another$"):
+        fill("slow", lambda: fill("quick"))
+    assert (folder / "file").read_text() == "quick"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".exported.1-00000000-0.partial", "exported"]

@@ -5,7 +5,9 @@ import glob
 import itertools
 import os
 import re
+import shutil
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -138,13 +140,13 @@ class Project:
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write ``content`` beside ``path``, then move it there: a reader sees the old file or the new one.
 
-    Each writer's file (``.NAME.PROCESS-RUN.partial``) has a name of its own; what a killed one left is removed.
+    Each writer's file has a name of its own (:func:`_partial`); what a killed one left is removed.
 
     Raises:
         StudyError: the folder can't be written or the disk is full; the old file stays.
     """
     data = content.encode() if isinstance(content, str) else content
-    partial = path.with_name(f".{path.name}.{os.getpid()}-{_RUN}-{next(_NUMBERS)}.partial")
+    partial = _partial(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
@@ -158,8 +160,40 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         raise StudyError(
             f"write {path}", error.strerror or str(error), "free space or make the folder writable, then run again"
         ) from None
+    _remove_left(path)
+
+
+@contextlib.contextmanager
+def new_folder(path: Path, asked: str) -> Iterator[Path]:
+    """A folder beside ``path`` to fill, moved there at the end of the block: ``path`` is there whole or not at all.
+
+    Raises:
+        StudyError: it can't be written; ``asked`` says what for.
+    """
+    partial = _partial(path)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        partial.rename(path)
+    except OSError as error:
+        raise StudyError(asked, error.strerror or str(error), "free space, or name another") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        _remove_left(path)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}-{_RUN}-{next(_NUMBERS)}.partial")
+
+
+def _remove_left(path: Path) -> None:
+    """Remove what writers of ``path`` left that live no more."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*partial"):
-        if not _alive(left.name.removeprefix(f".{path.name}.")):
+        if _alive(left.name.removeprefix(f".{path.name}.")):
+            continue
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
             with contextlib.suppress(OSError):
                 left.unlink(missing_ok=True)
 

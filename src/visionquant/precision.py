@@ -36,7 +36,10 @@ class Int8Precision(Row):
 
 
 class Nf4Precision(Row):
-    """bitsandbytes NF4: 4-bit codes, one scale per ``blocksize`` weights, in 8 bit with ``double_quantization``."""
+    """bitsandbytes NF4: 4-bit codes, one scale per ``blocksize`` weights, in 8 bit with ``double_quantization``.
+
+    Layers with that are not repacked on a CPU with BF16 instructions, where repacking would undo it.
+    """
 
     method: Literal["bitsandbytes_nf4"]
     dtype: Dtype

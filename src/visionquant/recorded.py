@@ -6,8 +6,6 @@ sample is found when the set is read.
 
 import hashlib
 import re
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +15,7 @@ from visionquant import records
 from visionquant.environment import Environment
 from visionquant.errors import StudyError
 from visionquant.params import Params
-from visionquant.paths import Project, write_atomically
+from visionquant.paths import Project, new_folder, write_atomically
 from visionquant.records import Record
 
 MANIFEST = "manifest.json"
@@ -78,17 +76,10 @@ def pack(project: Project, params: Params, platform: str, partial: bool = False)
         protocol=params.study.protocol,
         files={name: _sha256(content) for name, content in sorted(sources.items())},
     )
-    project.recorded.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{platform}.", dir=project.recorded))
-    try:
+    with new_folder(folder, f"data/recorded/{platform}") as staging:
         for name, content in sources.items():
             write_atomically(staging / name, content)
         write_atomically(staging / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
-        staging.chmod(0o755)
-        staging.rename(folder)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
     return folder
 
 

@@ -162,6 +162,11 @@ ALTERED: dict[str, tuple[str, Callable[[Any], Any], str]] = {
         lambda net: setattr(net.get_submodule(Q).state, "threshold", 0.0),
         rf"{Q} is int8 with threshold 0, asked was int8 with threshold 6",
     ),
+    "the library's own layer": (
+        "int8",
+        lambda net: setattr(net.get_submodule(Q), "__class__", type(net.get_submodule(Q)).__mro__[1]),
+        rf"{Q} is a layer of bitsandbytes.nn.modules, which misreads inputs that are not contiguous, asked was int8",
+    ),
     "no scales": (
         "int8",
         lambda net: setattr(net.get_submodule(Q).weight, "SCB", None),

@@ -60,6 +60,8 @@ def asked(precision: Int8Precision | Nf4Precision) -> str:
 def found(layer: Any) -> str:
     """What a quantised layer is, read off its weight and its state."""
     weight = layer.weight
+    if type(layer).__module__ != "visionquant.bench.bnb_layers":
+        return f"a layer of {type(layer).__module__}, which misreads inputs that are not contiguous"
     if type(layer).__name__ == "Linear4bit":
         state = weight.quant_state
         if state is None:

@@ -18,6 +18,7 @@ from visionquant import cache
 from visionquant.deploy import description
 from visionquant.deploy.description import Description
 from visionquant.errors import StudyError
+from visionquant.paths import new_folder
 
 
 def push(folder: Path, repo_id: str, *, public: bool = False) -> str:
@@ -70,25 +71,16 @@ def pull(repo_id: str, revision: str, folder: Path) -> Description:
             except errors.RemoteEntryNotFoundError:
                 continue  # whether it should be there is said in the description
             found[name] = Path(arrived)
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
+    with new_folder(folder, f"pull to {folder.name}") as partial:
         for name, path in found.items():
             shutil.copyfile(path, partial / name)
-        checked = description.check(partial)
-        partial.rename(folder)
-    except StudyError as error:
-        # What is wrong stays out of the cache, so that the next pull fetches it again.
-        for path in found.values():
-            cache.discard(path)
-        raise StudyError(asked, str(error).partition("; ")[0], "pull it again, or push it anew") from None
-    except OSError as error:
-        raise StudyError(
-            f"pull to {folder.name}", error.strerror or str(error), "free space, or name another"
-        ) from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            checked = description.check(partial)
+        except StudyError as error:
+            # What is wrong stays out of the cache, so that the next pull fetches it again.
+            for path in found.values():
+                cache.discard(path)
+            raise StudyError(asked, str(error).partition("; ")[0], "pull it again, or push it anew") from None
     return checked
 
 

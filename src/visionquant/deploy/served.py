@@ -72,8 +72,9 @@ def network(project: Project, params: Params, name: str, precision: str, device:
     known("precisions", [precision], params.precisions)
     if not project.weights(name, params.training.run[0]).is_file():
         raise StudyError(f"network {name}", "not trained yet", f"run `visionquant train --network {name}`")
-    size = params.training.networks[name].image_size
-    return Subject(project, params, name, precision, device, digits.preprocessing(size), "trained here")
+    prepared = digits.preprocessing(params.training.networks[name].image_size)
+    prepared.check()  # else the first request would wait for it
+    return Subject(project, params, name, precision, device, prepared, "trained here")
 
 
 class QuantizedModelServer:

@@ -12,7 +12,6 @@ it has run.
 
 import copy
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ from visionquant.deploy import description
 from visionquant.deploy.description import CONFIG, PREPROCESSOR, TENSORS, Description
 from visionquant.errors import StudyError
 from visionquant.manifest import HubFile
-from visionquant.paths import write_atomically
+from visionquant.paths import new_folder, write_atomically
 from visionquant.precision import Dtype, Precision
 from visionquant.row import Size, height_width
 
@@ -82,10 +81,7 @@ def save(
     if folder.exists():
         raise StudyError(f"export to {folder.name}", "there is something already", "name a new folder, or remove it")
     convert.prove(net, precision_on(precision, device), next(net.parameters()).device.type)
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
+    with new_folder(folder, f"export to {folder.name}") as partial:
         save_file(_tensors(net), str(partial / TENSORS))
         config: Any = copy.deepcopy(net.config)
         config.architectures = [type(net).__name__]
@@ -108,13 +104,6 @@ def save(
         )
         made = made.model_copy(update={"sha256": made.digest()})
         write_atomically(partial / description.NAME, made.model_dump_json(indent=1) + "\n")
-        partial.rename(folder)
-    except OSError as error:
-        raise StudyError(
-            f"export to {folder.name}", error.strerror or str(error), "free space, or name another"
-        ) from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return made
 
 
