@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NEEDED = ("torch", "transformers", "bitsandbytes", "pydantic", "yaml", "typer", "rich", "psutil", "pynvml",
           "sklearn", "PIL", "scipy")  # fmt: skip
 COMMAND = (sys.executable, "-c", "from visionquant.cli import main; main()")
-TIME_IS_UP = 75
+TIME_IS_UP, PAIRS_FAILED = 75, 3
 MARGIN_S = 20.0  # for packing
 RECORDS, LOG, STATUS = "records.tar.xz", "log.txt", "status.json"
 
@@ -99,7 +99,7 @@ def run(project: Path, results: Path, minutes: float, device: str, resume: Path 
         environment = _environment(work, wheels)
         if resume is not None:
             _unpack(resume / RECORDS, work)
-        done = [False] * len(STEPS)
+        done, failed = [False] * len(STEPS), False
         try:
             with (results / LOG).open("w", encoding="utf-8") as log:
                 for i, step in enumerate(STEPS):
@@ -107,18 +107,20 @@ def run(project: Path, results: Path, minutes: float, device: str, resume: Path 
                     code = TIME_IS_UP
                     if left_s > 0:
                         code = _measure(project, work, step, device, left_s, environment, log)
-                    done[i] = code == 0
+                    done[i] = code in (0, PAIRS_FAILED)
+                    failed |= code == PAIRS_FAILED
                     if code == TIME_IS_UP:
                         break
-                    if code != 0:
+                    if not done[i]:
                         raise Mistake(f"step {i + 1} ended with code {code}; see {results / LOG}")
         finally:
             _pack_records(work, results / RECORDS)
             status = [{"protocol": s.protocol, "batch_sizes": s.batch_sizes, "precisions": s.precisions, "done": d}
                       for s, d in zip(STEPS, done, strict=True)]  # fmt: skip
             (results / STATUS).write_text(json.dumps(status, indent=1) + "\n", encoding="utf-8")
-    sys.stdout.write(f"{sum(done)} of {len(STEPS)} steps done; results in {results}\n")
-    return 0 if all(done) else TIME_IS_UP
+    failures = "; pairs failed, the next chunk tries them again" if failed else ""
+    sys.stdout.write(f"{sum(done)} of {len(STEPS)} steps done{failures}; results in {results}\n")
+    return TIME_IS_UP if not all(done) else PAIRS_FAILED if failed else 0
 
 
 def _environment(work: Path, wheels: Path | None) -> dict[str, str]:
@@ -186,9 +188,9 @@ def _prepare(project: Path, place: Path, protocol: str, device: str = "auto") ->
 
 
 def _pack_records(work: Path, path: Path) -> None:
-    """What has to survive: finished pairs, pairs under way, and which machine it was."""
+    """What has to survive: finished pairs, pairs under way, what failed, and which machine it was."""
     with tarfile.open(path, "w:xz") as archive:
-        for name in ("measured", "progress", "environment.json"):
+        for name in ("measured", "progress", "failures", "environment.json"):
             for found in sorted((work / "study").glob(f"*/data/{name}")):
                 archive.add(found, found.relative_to(work))
 

@@ -14,6 +14,7 @@ import tiny
 import yaml
 
 from visionquant import params as parameters
+from visionquant import records
 from visionquant.paths import Project
 
 BIN = Path(sys.executable).parent
@@ -179,32 +180,12 @@ def _edited(root: Path, raw: dict[str, Any], edit: Edit) -> dict[str, Any]:
 
 
 def _samples(root: Path) -> dict[tuple[str, str, int], Any]:
-    from visionquant import records
-
     found = {}
     for path in sorted((root / "data" / "measured").glob("*.json")):
         record = records.read(path)
         for cell in record.cells:
             found[record.model, record.precision, cell.batch_size] = cell.replicates
     return found
-
-
-def test_a_failing_stage_leaves_the_old_record_and_says_one_line(tmp_path: Path) -> None:
-    raw = tiny.settings(("tiny-vit",), ("nf4",))
-    root = clone(tmp_path, raw)
-    stage = "measure@tiny-vit-nf4"
-    assert stage in stages_run(dvc(root, "repro", stage))
-    record = root / "data" / "measured" / "tiny-vit-nf4.json"
-    before = record.read_bytes()
-    raw["precisions"]["nf4"]["skip"] = ["layers", "layer", "encoder", "pooler"]
-    tiny.write_settings(root, raw)
-    output = dvc(root, "repro", stage, ok=False)
-    lines = [line for line in output.splitlines() if line.startswith("visionquant: ")]
-    assert len(lines) == 1
-    assert "no Linear layer was quantised" in lines[0]
-    assert record.read_bytes() == before
-    assert (root / "data" / "measured").is_dir()
-    assert [path.name for path in (root / "data" / "measured").iterdir()] == ["tiny-vit-nf4.json"]
 
 
 def test_other_weights_in_a_local_folder_are_another_model(tmp_path: Path) -> None:
@@ -223,6 +204,32 @@ def test_other_weights_in_a_local_folder_are_another_model(tmp_path: Path) -> No
     weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     assert stages_run(dvc(root, "repro", "download@mine")) == {"download@mine"}
     assert manifest.read_text() != before
+
+
+def test_a_pair_that_fails_is_a_row_and_a_stage_that_fails_leaves_the_old_records_and_says_one_line(
+    tmp_path: Path,
+) -> None:
+    raw = tiny.settings(("tiny-vit",), ("fp32", "nf4"))
+    raw["precisions"]["nf4"]["skip"] = ["layers", "layer", "encoder", "pooler"]
+    root = clone(tmp_path, raw)
+    assert measured(("tiny-vit",), ("fp32", "nf4")) <= stages_run(dvc(root, "repro", "measure"))
+    record = records.read(root / "data" / "measured" / "tiny-vit-nf4.json")
+    assert {cell.status for cell in record.cells} == {"failed"}
+    assert "no Linear layer was quantised, of 13 in the model" in record.failure
+    assert not stages_run(dvc(root, "repro", "measure"))
+    assert subprocess.run([BIN / "visionquant", "analyse"], cwd=root).returncode == 0
+    done = subprocess.run([BIN / "visionquant", "summary"], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 3
+    assert done.stderr.startswith("visionquant: 1 of 2 pairs failed: each row says why")
+
+    before = {path.name: path.read_bytes() for path in (root / "data" / "measured").iterdir()}
+    raw["models"]["tiny-vit"] = {"path": "mine", "input_size": 32}
+    tiny.write_settings(root, raw | {"study": raw["study"] | {"weights": "pretrained"}})
+    output = dvc(root, "repro", "measure@tiny-vit-fp32", ok=False)
+    lines = [line for line in output.splitlines() if line.startswith("visionquant: ")]
+    assert len(lines) == 1
+    assert "models.tiny-vit.path: no folder mine" in lines[0]
+    assert {path.name: path.read_bytes() for path in (root / "data" / "measured").iterdir()} == before
 
 
 def test_every_pair_of_the_committed_study_has_its_own_stage() -> None:

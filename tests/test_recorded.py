@@ -36,6 +36,16 @@ def test_an_incomplete_study_is_not_packed(study: Evidence) -> None:
     assert not study.project.recorded.exists()
 
 
+def test_a_pair_that_failed_is_not_packed_without_a_word(study: Evidence) -> None:
+    record = study.measured.records[PAIR]
+    failed = record.cells[0].model_copy(update={"status": "failed", "reason": "KeyError: 'surprise'", "replicates": ()})
+    records.write(study.project.record(*PAIR), record.model_copy(update={"cells": (failed, *record.cells[1:])}))
+    with pytest.raises(StudyError, match=r"1 of 64 pairs .*vit-base-224-production-nf4: failed: KeyError: 'surprise'"):
+        recorded.pack(study.project, study.params, "made-up-cpu")
+    folder = recorded.pack(study.project, study.params, "made-up-cpu", partial=True)
+    assert recorded.read(folder)[PAIR].failure == "KeyError: 'surprise'"
+
+
 @pytest.mark.parametrize("name", ["", "../x", "Big Card", "a_b"])
 def test_a_platform_name_is_plain_words(study: Evidence, name: str) -> None:
     with pytest.raises(StudyError, match="not a platform name"):

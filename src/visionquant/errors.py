@@ -2,13 +2,15 @@
 
 
 class StudyError(Exception):
-    """A mistake that the reader can mend. Its text is one line, printed as it is.
+    """A mistake that the reader can mend. Its text is one line, printed as it is; ``exit_code`` is the command's then.
 
     Args:
         asked: the file, key or action concerned.
         found: what stood in the way.
         remedy: what to do about it.
     """
+
+    exit_code = 1
 
     def __init__(self, asked: str, found: str, remedy: str) -> None:
         super().__init__(" ".join(f"{asked}: {found}; {remedy}".split()))
@@ -27,3 +29,9 @@ class MachineMismatch(StudyError):
 
 class CodeChanged(StudyError):
     """The measuring code was edited while it ran, so the result belongs to no one version of it."""
+
+
+class PairsFailed(StudyError):
+    """All was tried and the rest is measured, but some pairs failed; their rows say why."""
+
+    exit_code = 3

@@ -136,6 +136,10 @@ class Project:
         """The cells of a pair that is under way; gone once the pair is finished."""
         return self._state / "progress" / f"{model}-{precision}.json"
 
+    def failure(self, name: str) -> Path:
+        """The traceback of what failed unexpectedly: a pair (MODEL-PRECISION), or the reference of a model (MODEL)."""
+        return self._state / "failures" / f"{name}.log"
+
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write ``content`` beside ``path``, then move it there: a reader sees the old file or the new one.

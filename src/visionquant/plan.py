@@ -70,6 +70,8 @@ def up_to_date(
 ) -> dict[Pair, set[int]]:
     """Batch sizes of each pair that a run would keep: same settings, weights, machine and code; unfinished ones too.
 
+    What failed unexpectedly is tried again.
+
     Raises:
         StudyError: a record is broken.
     """
@@ -81,7 +83,8 @@ def up_to_date(
                 continue
             alike = found.environment.same_machine(here) and found.code.measuring_sha256 == measuring_sha256
             if alike and not stale(found, params) and _same_weights(project, params, found):
-                kept.setdefault((model, precision), set()).update(cell.batch_size for cell in found.cells)
+                cells = (cell.batch_size for cell in found.cells if cell.status != "failed")
+                kept.setdefault((model, precision), set()).update(cells)
     return kept
 
 

@@ -87,4 +87,5 @@ def line(record: Record) -> str:
         status = "" if cell.status == "ok" else cell.status.replace("_", " ")
         parts.append(f"{cell.batch_size}: {' '.join(filter(None, (shown, status)))}")
     weights = record.settings.weights.kind
-    return f"{record.model} {record.precision} ({weights} weights)  {', '.join(parts)}"
+    failure = f"; {record.failure}" if record.failure else ""
+    return f"{record.model} {record.precision} ({weights} weights)  {', '.join(parts)}{failure}"

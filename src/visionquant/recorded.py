@@ -47,7 +47,7 @@ def pack(project: Project, params: Params, platform: str, partial: bool = False)
         partial: pack what is there, though pairs of the study are missing.
 
     Raises:
-        StudyError: the name is unfit or taken, or a pair of the study is missing, stale or broken.
+        StudyError: the name is unfit or taken, or a pair of the study is missing, stale, failed or broken.
     """
     folder = project.recorded / platform
     if not re.fullmatch(NAME, platform):
@@ -57,6 +57,7 @@ def pack(project: Project, params: Params, platform: str, partial: bool = False)
     if folder.exists():
         raise StudyError(f"data/recorded/{platform}", "there is such a set already", "choose another name or remove it")
     found, missing = records.local(project, params)
+    missing |= {pair: f"failed: {record.failure}" for pair, record in found.items() if record.failure}
     if missing and not (partial and found):
         pair, reason = next(iter(missing.items()))
         raise StudyError(

@@ -12,6 +12,7 @@ Schema history
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -106,7 +107,8 @@ class Record(Row):
     """A pair: facts common to it, and a cell per batch size. ``elapsed_s`` is what measuring it took in all.
 
     ``operations`` counts what one forward pass of one image dispatches, views apart; ``outlier_layers`` in how many
-    INT8 layers it met outliers, None where none are looked for.
+    INT8 layers it met outliers, None where none are looked for. ``fidelity_reason`` says why there is no fidelity;
+    empty where there is some, or where earlier versions did not record it.
     """
 
     schema_version: Literal[3]
@@ -118,6 +120,7 @@ class Record(Row):
     conversion: Conversion | None
     size: Size | None
     fidelity: Fidelity | None
+    fidelity_reason: str = ""
     operations: int | None
     outlier_layers: int | None
     cells: tuple[Cell, ...]
@@ -134,6 +137,11 @@ class Record(Row):
     def cell(self, batch_size: int) -> Cell | None:
         """The cell of ``batch_size``, or None if it was not measured."""
         return next((cell for cell in self.cells if cell.batch_size == batch_size), None)
+
+    @property
+    def failure(self) -> str:
+        """Why a cell failed unexpectedly, empty where none did."""
+        return next((cell.reason for cell in self.cells if cell.status == "failed"), "")
 
 
 class Progress(Row):
@@ -270,6 +278,12 @@ def local(project: Project, params: Params) -> tuple[dict[tuple[str, str], Recor
     found = {pair: record for pair, record in found.items() if pair not in earlier}
     require_one_machine("data/measured", list(found.values()))
     return found, missing
+
+
+def failures(project: Project, pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """Of ``pairs`` those whose record holds a failed cell, and why it failed."""
+    found = {pair: current(project.record(*pair)) for pair in pairs}
+    return {pair: record.failure for pair, record in found.items() if record is not None and record.failure}
 
 
 def require_one_machine(place: str, records: list[Record]) -> None:

@@ -8,7 +8,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-Status = Literal["ok", "out_of_memory", "unsupported", "over_budget", "unsteady", "non_finite", "audit_failed"]
+# "failed" is what nobody foresaw: it is tried again by the next run, the others are kept.
+Status = Literal[
+    "ok", "out_of_memory", "unsupported", "over_budget", "unsteady", "non_finite", "audit_failed", "failed"
+]
 Isolation = Literal["clean", "busy", "unknown"]
 WORST_FIRST: tuple[Isolation, ...] = ("busy", "unknown", "clean")
 REPEAT_FLOOR = 0.9  # a repeated batch that surely takes less than this share of a new one's time was not computed

@@ -10,7 +10,7 @@ from visionquant import params as parameters
 from visionquant import records
 from visionquant.analysis import evidence, provenance, subjects
 from visionquant.analysis.evidence import Evidence
-from visionquant.analysis.tables import results
+from visionquant.analysis.tables import results, setup
 from visionquant.errors import StudyError
 from visionquant.records import Record
 from visionquant.samples import Cell
@@ -137,6 +137,25 @@ def test_a_missing_cell_keeps_its_status_and_reason(tmp_path: Path) -> None:
     assert speedup.reason == "no FP32 cell to compare with: foreseen: about 9 GiB"
     counts = provenance.counts(found, local)
     assert counts == {"ok": 2, "not_measured": 317, "out_of_memory": 1}
+
+
+def test_a_pair_that_failed_is_missing_with_its_reason_in_every_table(tmp_path: Path) -> None:
+    project = made.project(tmp_path)
+    reason = "KeyError: 'surprise'; traceback in data/failures/vit-base-224-production-nf4.log"
+    record = made.record(MODEL, "nf4", [Cell(batch_size=1, status="failed", reason=reason)])
+    lacking = record.model_copy(update={"fidelity": None, "fidelity_reason": "FP32: out of memory"})
+    records.write(project.record(MODEL, "nf4"), lacking)
+    records.write(project.record(MODEL, "fp32"), made.record(MODEL, "fp32", [made.cell(1, [[1.0] * 3] * 3)]))
+    found = evidence.gather(project, parameters.load(project))
+    speedup = found.estimate(found.local, "speedup", MODEL, "nf4", 1)
+    assert (speedup.value, speedup.status, speedup.reason) == (None, "failed", reason)
+    assert found.estimate(found.local, "cosine", MODEL, "nf4", 1).reason == "FP32: out of memory"
+    assert provenance.counts(found, found.local)["failed"] == 1
+    counted = [[item.text for item in row] for row in setup.absences(found, found.local).rows]
+    meaning = "failed unexpectedly; the next run tries it again"
+    assert [meaning, "1", f"{MODEL} nf4, batch size 1: {reason}"] in counted
+    shown = setup.cells(found, found.local)
+    assert any(line.startswith(f"— fail: {meaning}, once") for line in shown.legend)
 
 
 def test_a_record_of_other_settings_is_stale_and_left_out(tmp_path: Path) -> None:

@@ -162,7 +162,7 @@ def test_nothing_is_forked_from_a_process_that_has_opened_cuda(tmp_path: Path) -
     assert done.returncode == 0, done.stderr
     clean, poisoned, hidden = done.stdout.splitlines()
     assert clean == "3 7"
-    assert poisoned.startswith("StudyError measure: CUDA was opened in the process that forks")
+    assert poisoned.startswith("MachineMismatch measure: CUDA was opened in the process that forks")
     assert hidden == "8"  # a study on the CPU may
 
 

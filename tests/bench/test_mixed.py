@@ -3,6 +3,7 @@
 import copy
 from pathlib import Path
 
+import families
 import pytest
 import tiny
 import torch
@@ -154,3 +155,30 @@ def test_a_policy_is_measured_like_any_precision(tmp_path: Path) -> None:
     assert row.conversion.modules["layers.0.mlp.fc1"] == "int8"
     assert row.conversion.modules["embeddings"] == "float32"
     assert records.read(project.record("tiny-vit", "mixed-sensitive")) == row
+
+
+def test_a_layer_that_is_read_and_never_called_stays_with_what_reads_it() -> None:
+    """nn.MultiheadAttention, of SigLIP's head, takes the weight of its out_proj past its forward and its hooks."""
+    from transformers import AutoConfig, AutoModel
+
+    torch.manual_seed(0)
+    plain = AutoModel.from_config(
+        AutoConfig.for_model("siglip_vision_model", **families.CONFIGS["siglip_vision_model"])
+    ).eval()
+    pixels = tiny.pictures(2, 32)
+    for rules, expected in (
+        ([("head.attention$", "fp16"), (".", "int8")], "float16"),
+        ([("out_proj|mlp", "int8"), ("head.attention", "fp32")], "float32"),
+        ([(".", "int8")], "bfloat16"),
+    ):
+        net = convert.convert(copy.deepcopy(plain), policy(*rules), "cpu")
+        proof = convert.prove(net, policy(*rules), "cpu")
+        assert proof.modules is not None
+        assert {kind for name, kind in proof.modules.items() if "head.attention" in name} == {expected}
+        assert torch.cosine_similarity(features(plain, pixels), features(net, pixels.bfloat16())).min() > 0.99
+
+
+def test_a_rule_over_a_model_without_linear_layers_is_one_line() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
+    with pytest.raises(StudyError, match=r"no Linear layer of this model matches it.*a name here is 0"):
+        convert.convert(net, policy((".", "int8")), "cpu")

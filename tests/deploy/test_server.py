@@ -183,8 +183,7 @@ def test_predict_is_the_forward_pass_through_the_head(study: tuple[Project, Para
     head, named = fidelity.head_of(project, manifest, params.protocol.seed)
     images = photographs.batch(3, ready.subject.preprocessing)
     with torch.inference_mode():
-        found = net(images)
-        expected = head(found.last_hidden_state, found.pooler_output)
+        expected = head(fidelity.answer_of(net(images)))
     assert ready.logits_from == named
     torch.testing.assert_close(ready.batch_predict(images), expected, rtol=1e-4, atol=1e-5)
 

@@ -123,7 +123,7 @@ def of_fidelity(quantity: str, record: Record) -> Estimate:
     """
     fidelity = record.fidelity
     if fidelity is None:
-        return Estimate(quantity, status=NOT_AVAILABLE, reason="fidelity not measured")
+        return Estimate(quantity, status=NOT_AVAILABLE, reason=record.fidelity_reason or "fidelity not measured")
     value = {
         "cosine": fidelity.cosine,
         "sqnr": fidelity.sqnr_db,

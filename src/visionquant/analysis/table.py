@@ -21,7 +21,8 @@ CODES = {
     "non_finite": ("NaN", "the outputs hold NaN or infinity"),
     "unsupported": ("uns", "not supported on this machine"),
     "unsteady": ("var", "too unsteady to report"),
-    "audit_failed": ("aud", "the timed outputs are not those of the fidelity pass"),
+    "audit_failed": ("aud", "the timed outputs are not those of the fidelity pass, or FP32's do not repeat"),
+    "failed": ("fail", "failed unexpectedly; the next run tries it again"),
     "stale": ("old", "measured with other settings than params.yaml has now"),
     "refused": ("few", "too few samples for this percentile"),
 }

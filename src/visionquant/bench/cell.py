@@ -98,7 +98,10 @@ def goal_met(processes: Sequence[Sequence[float]], fewest: int, goal: float) -> 
 
 @dataclass
 class Course:
-    """The replicates of one cell so far. Calibrations are readings of the drift sentinel's kernels: their noise."""
+    """The replicates of one cell so far. Calibrations are readings of the drift sentinel's kernels: their noise.
+
+    ``fault`` is what is wrong with the outputs of the network in any precision, or empty.
+    """
 
     protocol: Protocol
     batch_size: int
@@ -107,6 +110,7 @@ class Course:
     host_calibration_ms: tuple[float, ...] = ()
     runs: list[Run] = field(default_factory=list)
     earlier: list[Attempt] = field(default_factory=list)
+    fault: str = ""
 
     @property
     def pending(self) -> Pending:
@@ -156,7 +160,7 @@ class Course:
 
     def _cell(self, stopped_by: str, moved: str) -> Cell:
         first, last = self.runs[0], self.runs[-1]
-        fault = first.audit.fault if first.audit else ""
+        fault = self.fault or (first.audit.fault if first.audit else "")
         status, reason = "ok", ""
         if not all(run.finite for run in self.runs):
             status, reason = "non_finite", "the outputs hold NaN or infinity; the timings are of that"

@@ -52,6 +52,7 @@ def convert(
         graph = onnx_graph.export(model, precision, torch.zeros(2, *(shape or zoo.shape(model.config.to_dict()))))  # type: ignore[union-attr, operator]
         return onnx_session.Network(graph, onnx_session.options_of(precision))
     dtype = dtype_of(precision, device)
+    model.train()  # a LeViT keeps what a pass derived from its weights, in FP32, until it is trained again
     if isinstance(precision, MixedPrecision):
         model = mixed.convert(model, precision, dtype)
     else:
@@ -61,7 +62,9 @@ def convert(
         chosen = [name for name in names if not _skipped(name, precision.skip)]
         if not chosen:
             raise StudyError(
-                f"precision {precision.method}", "no Linear layer was quantised", "shorten `skip` in its row"
+                f"precision {precision.method}",
+                f"no Linear layer was quantised, of {len(names)} in the model",
+                "shorten `skip` in its row" if names else "study the model in other precisions",
             )
         for name in chosen:
             parent, _, leaf = name.rpartition(".")
@@ -101,6 +104,7 @@ def prove(model: nn.Module, precision: Precision, device: str) -> Conversion:
         dtypes[name] = dtypes.get(name, 0) + parameter.numel()
     others = sum(p.numel() for p in model.parameters() if type(p) is nn.Parameter)
     knobs: dict[str, str | int | float | bool] = {
+        "class": type(model).__name__,
         "method": precision.method,
         "dtype": str(dtype_of(precision, device)).removeprefix("torch."),
         "attention": str(getattr(getattr(model, "config", None), "_attn_implementation", "unknown")),

@@ -5,7 +5,7 @@ seeded projection of the pooled features ("accuracy simulation"), and the record
 tells whether the conversion is right; it says nothing about accuracy.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from visionquant import hub
 from visionquant.errors import StudyError
@@ -23,7 +24,22 @@ from visionquant.records import Fidelity
 
 CLASSES = 1000
 OWN_HEAD = "the checkpoint's own head"
-Head = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
+
+
+class Answer(SimpleNamespace):
+    """The tensors of a network's answer, on the CPU in FP32; as in transformers' own answers what is absent is None,
+    and a number counts what is there.
+    """
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+    def __getitem__(self, index: Any) -> Any:
+        return tuple(vars(self).values())[index]
+
+
+Head = Callable[[Answer], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -54,17 +70,23 @@ def features_of(result: Any) -> torch.Tensor:
     return features
 
 
+def answer_of(result: Any) -> Answer:
+    """What a head takes of what a model answered; errors as of :func:`features_of`."""
+    features_of(result)
+    named = result.items() if isinstance(result, Mapping) else vars(result).items()
+    return Answer(**{name: value.float().cpu() for name, value in named if isinstance(value, torch.Tensor)})
+
+
 def outputs(model: nn.Module, images: torch.Tensor, head: Head, blocks: bool = False) -> Outputs:
     """One pass over ``images``, and with ``blocks`` another over the first, block by block.
 
     The head runs in FP32 on the CPU whatever the precision.
     """
     with torch.inference_mode():
-        result = model(images)
-        features = features_of(result).float().cpu()
-        pooled = getattr(result, "pooler_output", None)
-        logits = head(features, None if pooled is None else pooled.float().cpu())
-    return Outputs(features.numpy(), logits.numpy(), _after_blocks(model, images[:1]) if blocks else ())
+        answer = answer_of(model(images))
+        logits = head(answer)
+    features = answer.last_hidden_state.numpy()
+    return Outputs(features, logits.numpy(), _after_blocks(model, images[:1]) if blocks else ())
 
 
 def _after_blocks(model: nn.Module, image: torch.Tensor) -> tuple[np.ndarray, ...]:
@@ -76,7 +98,7 @@ def _after_blocks(model: nn.Module, image: torch.Tensor) -> tuple[np.ndarray, ..
     found: list[np.ndarray] = []
 
     def keep(_: nn.Module, __: Any, output: Any) -> None:
-        value = output[0] if isinstance(output, tuple) else output
+        value = next(one for one in tree_leaves(output) if isinstance(one, torch.Tensor))
         found.append(value.float().cpu().numpy())
 
     hooks = [block.register_forward_hook(keep) for block in blocks]
@@ -108,7 +130,7 @@ def compare(reference: Outputs, found: Outputs, logits_from: str) -> Fidelity:
         )
     a = reference.features.reshape(count, -1).astype(np.float64)
     b = found.features.reshape(count, -1).astype(np.float64)
-    cosine = (a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
+    cosine = _cosine(a, b)
     noises = [one for one in (sqnr_db(x, y) for x, y in zip(a, b, strict=True)) if one is not None]
     p, q = _log_softmax(reference.logits), _log_softmax(found.logits)
     return Fidelity(
@@ -126,6 +148,19 @@ def compare(reference: Outputs, found: Outputs, logits_from: str) -> Fidelity:
         if found.blocks
         else (),
     )
+
+
+def lowest_cosine(a: np.ndarray, b: np.ndarray) -> float:
+    """The cosine of the two images, of n, that agree least; a and b have shape (n, ...)."""
+    flat = [one.reshape(len(one), -1).astype(np.float64) for one in (a, b)]
+    with np.errstate(invalid="ignore"):  # of outputs that are not finite it is none
+        return min(1.0 if np.array_equal(x, y) else float(_cosine(x, y)) for x, y in zip(*flat, strict=True))
+
+
+def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Along the last axis."""
+    found: np.ndarray = (a * b).sum(-1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1))
+    return found
 
 
 def sqnr_db(signal: np.ndarray, found: np.ndarray) -> float | None:
@@ -146,7 +181,8 @@ def head_of(project: Project, manifest: Manifest, seed: int) -> tuple[Head, str]
 
 
 def _projection(seed: int) -> Head:
-    def head(features: torch.Tensor, pooled: torch.Tensor | None) -> torch.Tensor:
+    def head(answer: Answer) -> torch.Tensor:
+        features = answer.last_hidden_state
         vectors = features.mean((2, 3)) if features.dim() == 4 else features[:, 0]
         weight = np.random.default_rng(seed + 1).standard_normal((vectors.shape[1], CLASSES), dtype=np.float32)
         return vectors @ torch.from_numpy(weight / np.float32(vectors.shape[1] ** 0.5))
@@ -155,19 +191,20 @@ def _projection(seed: int) -> Head:
 
 
 class _Replay(nn.Module):
-    """Stands in for the backbone of a classifier and answers with features that were already computed."""
+    """Stands in for the backbone of a classifier and gives an answer that was already computed.
 
-    def __init__(self) -> None:
+    Where a classifier pools and ``AutoModel`` does not (Data2Vec), the backbone's own pooler does that.
+    """
+
+    def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
-        self.answer: Any = None
+        self.pooler = getattr(backbone, "pooler", None)
+        self.answer = Answer()
 
-    def forward(self, *_: Any, **__: Any) -> Any:
+    def forward(self, *_: Any, **__: Any) -> Answer:
+        if self.answer.pooler_output is None and self.pooler is not None:
+            self.answer.pooler_output = self.pooler(self.answer.last_hidden_state)
         return self.answer
-
-
-class _Answer(SimpleNamespace):
-    def __getitem__(self, index: int) -> Any:
-        return (self.last_hidden_state, self.pooler_output)[index]
 
 
 def _own_head(folder: Path) -> Head | None:
@@ -178,12 +215,15 @@ def _own_head(folder: Path) -> Head | None:
     if not any("ImageClassification" in name for name in config.architectures or ()):
         return None
     full = AutoModelForImageClassification.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
-    replay = _Replay()
-    setattr(full, full.base_model_prefix, replay)
+    name = next((one for one in (full.base_model_prefix, "vision_model") if hasattr(full, one)), None)
+    if name is None:
+        raise StudyError(f"the head of {type(full).__name__}", "no backbone found in it", "report this defect")
+    replay = _Replay(getattr(full, name))
+    setattr(full, name, replay)
 
-    def head(features: torch.Tensor, pooled: torch.Tensor | None) -> torch.Tensor:
-        replay.answer = _Answer(last_hidden_state=features, pooler_output=pooled, hidden_states=None, attentions=None)
-        logits = full(pixel_values=torch.zeros(len(features), 3, 1, 1)).logits
+    def head(answer: Answer) -> torch.Tensor:
+        replay.answer = answer
+        logits = full(pixel_values=torch.zeros(len(answer.last_hidden_state), 3, 1, 1)).logits
         assert isinstance(logits, torch.Tensor)
         return logits
 

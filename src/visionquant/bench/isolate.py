@@ -16,7 +16,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any, Literal, TypeVar
 
-from visionquant.errors import StudyError
+from visionquant.errors import MachineMismatch, StudyError
 
 Result = TypeVar("Result")
 Cause = Literal["out_of_memory", "unsupported"]
@@ -60,7 +60,19 @@ class Failed(Exception):
 
 
 class Defect(Exception):
-    """A task that ended in an unexpected way; the text is its traceback."""
+    """A task that ended in an unexpected way; ``line`` says how, the text is its traceback where it has one."""
+
+    def __init__(self, line: str, trace: str = "") -> None:
+        super().__init__(trace or line)
+        self.line = line
+
+    @classmethod
+    def of(cls, error: BaseException) -> "Defect":
+        """``error`` with its traceback; a defect as it is."""
+        if isinstance(error, cls):
+            return error
+        lines = "".join(traceback.format_exception_only(error)).splitlines()
+        return cls(lines[0][:300], "".join(traceback.format_exception(error)))
 
 
 def in_fork(task: Callable[[], Result]) -> Result:
@@ -82,7 +94,7 @@ class Worker:
     ``serve`` runs in it and returns what answers a request; requests and answers must pickle. It dies with its parent.
 
     Raises:
-        StudyError: this process has opened CUDA, which no fork of it could use.
+        MachineMismatch: this process has opened CUDA, which no fork of it could use.
     """
 
     def __init__(self, serve: Callable[[], Callable[[Any], Any]]) -> None:
@@ -92,7 +104,10 @@ class Worker:
         self._death: Exception | None = None
         self._here, there = Pipe()
         parent = os.getpid()
-        self._child = os.fork()
+        try:
+            self._child = os.fork()
+        except OSError as error:
+            raise Failed("out_of_memory", f"no process could be started: {error.strerror}") from None
         if self._child == 0:
             code = 1
             try:  # nothing may unwind the frames of the parent here
@@ -122,8 +137,9 @@ class Worker:
         if kind == "value":
             return value
         if kind == "study":
-            raise StudyError.of(value)
-        raise Defect(value) if kind == "defect" else Failed(kind, value)
+            mistake, text = value
+            raise mistake.of(text)
+        raise Defect(*value) if kind == "defect" else Failed(kind, value)
 
     def close(self) -> None:
         """End the process; one that is at work is killed."""
@@ -175,7 +191,7 @@ def _require_unopened() -> None:
         return
     answer = driver_answer()
     if answer not in (None, CUDA_NOT_INITIALIZED):
-        raise StudyError(
+        raise MachineMismatch(
             "measure",
             f"CUDA was opened in the process that forks (cuDeviceGetCount answers {answer})",
             "report this defect, or set study.device: cpu",
@@ -208,19 +224,17 @@ def _answer_all(serve: Callable[[], Callable[[Any], Any]], there: Connection) ->
         except KeyboardInterrupt:
             raise
         except StudyError as error:
-            message = pickle.dumps(("study", str(error)))
+            message = pickle.dumps(("study", (type(error), str(error))))
         except Failed as error:
             message = pickle.dumps((error.cause, error.reason))
-        except Defect as error:
-            message = pickle.dumps(("defect", str(error)))
         except BaseException as error:
-            cause = classify(error)
-            defect = ("defect", traceback.format_exc())
-            message = pickle.dumps((cause, _first_line(error)) if cause else defect)
+            cause, defect = classify(error), Defect.of(error)
+            message = pickle.dumps((cause, first_line(error)) if cause else ("defect", (defect.line, str(defect))))
         there.send_bytes(message)
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an exception says, cut to a line."""
     lines = str(error).strip().splitlines()
     return lines[0][:300] if lines else type(error).__name__
 

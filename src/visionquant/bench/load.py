@@ -1,6 +1,7 @@
 """A model as ``AutoModel`` builds it, in FP32 on the CPU: from a checkpoint, or from its config with seeded weights.
 
-The study measured ``AutoModel`` (its memory figures fit that class, pooler included), so do we. Seeded weights are read
+The study measured ``AutoModel`` (its memory figures fit that class, pooler included), so do we. Of a model of images
+and text (CLIP, SigLIP) it is that of the ``vision_config``; the record names the class. Seeded weights are read
 from one bank of normal values, round and round, which fills 632 million parameters in a second instead of a quarter of
 a minute; its length is prime, so that no two layers line up. A MobileViT on such weights is dead (its BatchNorms divide
 by nothing that fits), so convolutions take Kaiming's scale, norms start at one, and running statistics are taken from
@@ -155,21 +156,26 @@ def _filled(project: Project, model: str, attention: str, seed: int) -> nn.Modul
             f"model {model}", "seeded weights need data/architectures/<model>/config.json", "add it, or reach the hub"
         )
     raw = dict(raw)
-    config = AutoConfig.for_model(raw.pop("model_type"), **raw)
+    config = _of_vision(AutoConfig.for_model(raw.pop("model_type"), **raw))
     with no_init_weights():
         net: nn.Module = with_attention(lambda kind: AutoModel.from_config(config, attn_implementation=kind), attention)
     seed_weights(net, seed, float(getattr(config, "initializer_range", 0.02)))
     return net.eval()
 
 
+def _of_vision(config: Any) -> Any:
+    return getattr(config, "vision_config", None) or config
+
+
 def _pretrained(folder: Path, model: str, attention: str, seed: int) -> nn.Module:
-    from transformers import AutoModel
+    from transformers import AutoConfig, AutoModel
 
     torch.manual_seed(seed)
 
     def attempt(kind: str) -> Any:
         return AutoModel.from_pretrained(
             folder,
+            config=_of_vision(AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)),
             dtype=torch.float32,
             attn_implementation=kind,
             local_files_only=True,

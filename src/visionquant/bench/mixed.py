@@ -35,6 +35,10 @@ def assign(model: nn.Module, precision: MixedPrecision) -> dict[str, str]:
     for name, module in model.named_modules():
         if not name:
             continue
+        around_it = name.rpartition(".")[0]
+        if isinstance(model.get_submodule(around_it), nn.MultiheadAttention):
+            found[name] = found[around_it]  # which reads the weights of this layer and never calls it
+            continue
         parts = name.split(".")
         around = [".".join(parts[:i]) for i in range(1, len(parts) + 1)]
         found[name] = ""
@@ -48,7 +52,8 @@ def assign(model: nn.Module, precision: MixedPrecision) -> dict[str, str]:
     for rule, count in zip(precision.rules, taken, strict=True):
         if not count:
             what = "module with parameters" if rule.to in FLOATS else "Linear layer"
-            named = next(name for name, module in model.named_modules() if isinstance(module, nn.Linear))
+            linear = (name for name, module in model.named_modules() if isinstance(module, nn.Linear))
+            named = next(linear, next(name for name, _ in model.named_parameters()).rpartition(".")[0])
             raise StudyError(
                 f"precision rule {rule.modules!r}",
                 f"no {what} of this model matches it, or earlier rules take all that do",

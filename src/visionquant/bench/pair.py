@@ -56,7 +56,6 @@ def measure(
     Raises:
         StudyError: settings, weights or machine are not what they should be, or the machine is busy.
         CodeChanged: the measuring code was edited meanwhile; nothing is written.
-        isolate.Defect: a replicate ended in a way that is no result.
         TimeIsUp: it is past ``until_s``; finished replicates are kept.
     """
     known("study.models", [model], params.models)

@@ -44,13 +44,17 @@ from visionquant.records import Conversion, Fidelity, Settings, Size
 
 @dataclass(frozen=True)
 class Facts:
-    """What every cell of a pair shares; no fidelity where the pass over the images failed, as its cells will."""
+    """What every cell of a pair shares.
+
+    No fidelity where there is no reference, or the pass over the images failed, as its cells will: ``fidelity_reason``.
+    """
 
     conversion: Conversion
     size: Size
     fidelity: Fidelity | None
     operations: int | None
     outlier_layers: int | None
+    fidelity_reason: str = ""
     calibration_ms: tuple[float, ...] = ()
     host_calibration_ms: tuple[float, ...] = ()
 
@@ -202,9 +206,9 @@ def _facts(
         stored_weights=size.stored_bytes(net),
         file_bytes=size.file_bytes(net),
     )
-    nothing = _Seen(Facts(conversion, described, None, None, None), None, None, None)
+    facts = Facts(conversion, described, None, None, None, known_reference.reason)
     if known_reference.outputs is None:
-        return nothing
+        return _Seen(facts, None, None, None)
     count = len(known_reference.outputs.features)
     try:
         with kernels.Watch(net) as watch:
@@ -214,7 +218,7 @@ def _facts(
     except (RuntimeError, MemoryError, NotImplementedError) as error:
         if isolate.classify(error) is None:
             raise
-        return nothing
+        return _Seen(replace(facts, fidelity_reason=isolate.first_line(error)), None, None, None)
     conversion = conversion.model_copy(update={"kernels": watch.counted()})
     agreement = fidelity.compare(known_reference.outputs, found, known_reference.logits_from)
     issued = net.kernels(images[:1]).total() if isinstance(net, onnx_session.Network) else counter.count

@@ -1,4 +1,8 @@
-"""The FP32 outputs that every precision of a model is compared with, made once per model."""
+"""The FP32 outputs that every precision of a model is compared with, made once per model.
+
+FP32 must repeat itself: a network whose two passes over the same images differ (ViT-MAE masks at random) gives nothing
+to compare with, and its cells say so.
+"""
 
 import io
 import json
@@ -7,24 +11,29 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from visionquant import hub, zoo
 from visionquant.bench import backend, convert, fidelity, isolate, load, photographs, size
 from visionquant.bench.code import measuring_sha256
 from visionquant.environment import Environment, require_declared
-from visionquant.errors import StudyError
+from visionquant.errors import MachineMismatch, StudyError
 from visionquant.manifest import Manifest
-from visionquant.params import Params
+from visionquant.params import ModelSpec, Params
 from visionquant.paths import Project, write_atomically
 from visionquant.precision import FP32
 from visionquant.records import sha256_of
+
+REPEATS = 0.999999  # cosine of two FP32 passes over the same image, at least
 
 
 @dataclass(frozen=True)
 class Reference:
     """FP32 outputs on the fidelity images of one model; ``macs`` are multiply-accumulates of one image.
 
-    Where FP32 could not be computed here, ``outputs`` is None and ``reason`` says why: pairs are timed all the same.
+    Where FP32 could not be computed here, ``outputs`` is None and ``reason`` says why: pairs are timed all the same,
+    unless it ``failed`` unexpectedly, which fails them too and is tried again. ``fault`` is what is wrong with the
+    outputs in any precision, or empty.
     """
 
     identity: str
@@ -32,6 +41,8 @@ class Reference:
     logits_from: str
     macs: int | None
     reason: str = ""
+    fault: str = ""
+    failed: bool = False
 
 
 def identity(params: Params, model: str, manifest: Manifest, machine: dict[str, object]) -> str:
@@ -42,24 +53,24 @@ def identity(params: Params, model: str, manifest: Manifest, machine: dict[str, 
     return sha256_of([spec, manifest.sha256(), machine, asked, measuring_sha256()])
 
 
-def make(project: Project, params: Params, model: str) -> None:
+def make(project: Project, params: Params, model: str) -> Reference:
     """Compute and write the reference of ``model``; one that is up to date is left alone.
 
-    A model that does not fit into memory, or whose FP32 outputs are not finite, gets a reference that says so.
+    A model that does not load or fit into memory, or whose FP32 outputs are not finite or do not repeat themselves,
+    gets a reference that says so; the traceback of what nobody foresaw goes to the log that it names.
 
     Raises:
-        StudyError: weights are missing or broken, or the machine is not the declared one.
+        StudyError: weights are missing or altered, or the machine is not the declared one.
     """
-    import torch
-
     environment = require_declared(project, params.study.device)
     manifest = hub.manifest_of(project, params, model)
     key = identity(params, model, manifest, environment.key())
     path = project.reference(model)
     if path.is_file():
         try:
-            if read(project, model).identity == key:
-                return
+            found = read(project, model)
+            if found.identity == key and not found.failed:
+                return found
         except StudyError:
             pass  # an unreadable reference is made again
     backend.quiet(environment.device)
@@ -69,35 +80,64 @@ def make(project: Project, params: Params, model: str) -> None:
     facts = zoo.facts(project, model)
     known_macs = facts.macs if facts else None
     folder = hub.resolve(project, manifest) if manifest.weights == "pretrained" else None
-    prepared = load.preprocessing(project, model, spec, folder)
 
-    def compute() -> tuple[fidelity.Outputs, str, int]:
+    def compute() -> tuple[fidelity.Outputs, float, str, int]:
         backend.require(environment.device)
         backend.apply(FP32, protocol)
         device = environment.device
+        assert net is not None
         count = size.macs(net, prepared.shape) if known_macs is None else known_macs
         images = fidelity.image_count(count, protocol.fidelity_images, protocol.fidelity_gmacs)
         head, description = fidelity.head_of(project, manifest, protocol.seed)
         converted = convert.convert(net, FP32, device)
         batch = photographs.batch(images, prepared).to(device)
-        return fidelity.outputs(converted, batch, head, blocks=True), description, count
+        first = fidelity.outputs(converted, batch, head, blocks=True)
+        again = fidelity.outputs(converted, batch, head)
+        return first, fidelity.lowest_cosine(first.features, again.features), description, count
 
-    found = Reference(key, None, "", known_macs)
+    found, log, net = Reference(key, None, "", known_macs), project.failure(model), None
+    log.unlink(missing_ok=True)
     try:
+        prepared = load.preprocessing(project, model, spec, folder)
         net = load.load(project, model, spec, manifest, protocol.attention, protocol.seed)
-        outputs, logits_from, macs = isolate.in_fork(compute)
-        found = Reference(key, outputs, logits_from, macs)
+        outputs, cosine, logits_from, macs = isolate.in_fork(compute)
+        found = replace(found, logits_from=logits_from, macs=macs)
         if not (np.isfinite(outputs.features).all() and np.isfinite(outputs.logits).all()):
-            found = Reference(key, None, logits_from, macs, "FP32 outputs are not finite")
+            found = replace(found, reason="FP32 outputs are not finite")
+        elif not cosine >= REPEATS:
+            why = f"FP32 does not repeat itself: two passes over the same image agree to a cosine of {cosine:.6f}"
+            found = replace(found, reason=why, fault=why)
+        else:
+            found = replace(found, outputs=outputs)
     except isolate.Failed as failure:
         found = replace(found, reason=f"FP32: {failure.reason}")
     except MemoryError:
         found = replace(found, reason="FP32: out of memory")
+    except MachineMismatch:
+        raise
+    except StudyError as error:
+        found = replace(found, reason=f"FP32: {error}", failed=True)
+    except Exception as error:
+        defect = isolate.Defect.of(error)
+        write_atomically(log, f"{defect}\n")
+        place = log.relative_to(project.root)
+        reason = f"FP32: {_misfit(net, spec)}{defect.line}; traceback in {place}"
+        found = replace(found, reason=reason, failed=True)
     write_atomically(path, _packed(found))
+    return found
+
+
+def _misfit(net: torch.nn.Module | None, spec: ModelSpec) -> str:
+    """What to say before the error of a network that was fed another size than its config names; else nothing."""
+    config = net.config.to_dict() if net is not None else {}  # type: ignore[union-attr, operator]
+    if not config.get("image_size"):
+        return ""
+    made, fed = (" x ".join(map(str, one[1:])) for one in (zoo.shape(config), spec.shape(3)))
+    return f"made for {made} pixels, fed {fed} (input_size of its row): " if made != fed else ""
 
 
 def _packed(found: Reference) -> bytes:
-    about = {"identity": found.identity, "logits_from": found.logits_from, "macs": found.macs, "reason": found.reason}
+    about = {name: value for name, value in vars(found).items() if name != "outputs"}
     empty = fidelity.Outputs(np.empty(0), np.empty(0))
     outputs, buffer = found.outputs or empty, io.BytesIO()
     named: dict[str, Any] = {f"block{number:03}": value for number, value in enumerate(outputs.blocks)}
@@ -133,8 +173,8 @@ def read(project: Project, model: str) -> Reference:
             about = json.loads(str(stored["about"]))
             blocks = tuple(stored[name] for name in sorted(stored.files) if name.startswith("block"))
             outputs = None if about["reason"] else fidelity.Outputs(stored["features"], stored["logits"], blocks)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+            return Reference(outputs=outputs, **about)
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
         raise StudyError(
             f"data/references/{model}.npz", "missing or broken", f"run `visionquant reference --model {model}`"
         ) from None
-    return Reference(about["identity"], outputs, about["logits_from"], about["macs"], about["reason"])

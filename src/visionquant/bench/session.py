@@ -1,19 +1,21 @@
 """A pair under way: its record so far, the process that prepared it, and what is written down after every replicate.
 
-A run that is interrupted goes on with what it lacks, and the old record stays until the new one is whole.
+A run that is interrupted goes on with what it lacks, and the old record stays until the new one is whole. Whatever goes
+wrong in the pair's own process is the pair's alone: rows with the status ``failed``, which the next run tries again.
 """
 
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from visionquant.bench import code, energy, isolate, prepare, reference
 from visionquant.bench.cell import Course, Host, foresee
 from visionquant.bench.sampler import Sampler
-from visionquant.errors import CodeChanged
+from visionquant.errors import CodeChanged, MachineMismatch, StudyError
 from visionquant.manifest import Manifest
 from visionquant.params import Params
-from visionquant.paths import Project
+from visionquant.paths import Project, write_atomically
 from visionquant.records import Progress, Record, current, under_way, write, write_progress
 from visionquant.samples import Cell, Pending
 
@@ -35,10 +37,11 @@ class Session:
     ) -> None:
         self.project, self.asked = project, tuple(sorted(set(asked)))
         self._blank = blank
-        self.record, self._pending = _kept(project, blank, self.asked if again else ())
+        self.record, self._pending = _kept(project, blank, self.asked, again)
         self._spent_s = self.record.elapsed_s + before_s
         self._worker: isolate.Worker | None = None
         self._facts: prepare.Facts | None = None
+        self._fault, self._log = "", ""
 
     @property
     def name(self) -> tuple[str, str]:
@@ -59,23 +62,28 @@ class Session:
             nothing, or every lacking cell with the same reason: the model could not be put into its precision.
 
         Raises:
-            StudyError: weights, reference or settings are not what they should be.
+            StudyError: the reference or the machine is not what it should be.
         """
         begun_s = time.monotonic()
         record, settings = self.record, self.record.settings
         known = reference.require(self.project, params, record.model, manifest, record.environment)
+        self._fault = known.fault
+        self._failure_log.unlink(missing_ok=True)
         sizes = {*params.study.batch_sizes, *self.asked}
 
         def serve() -> Callable[[prepare.Request], Any]:
             return prepare.serve(self.project, record.model, settings, manifest, known, idle, {min(sizes), max(sizes)})
 
-        self._worker = isolate.Worker(serve)
         failed: tuple[Cell, ...] = ()
         try:
+            if known.failed:
+                raise StudyError.of(known.reason)
+            self._worker = isolate.Worker(serve)
             self._facts = self._worker.call("facts")
-        except isolate.Failed as failure:
+        except Exception as error:
+            why = self._row(0, error)
             lacking = [batch_size for batch_size in self.asked if self.lacks(batch_size)]
-            failed = tuple(Cell(batch_size=one, status=failure.cause, reason=failure.reason) for one in lacking)
+            failed = tuple(why.model_copy(update={"batch_size": one}) for one in lacking)
         facts = self._facts
         if facts is not None:
             self.record = record.model_copy(
@@ -83,6 +91,7 @@ class Session:
                     "conversion": facts.conversion,
                     "size": facts.size,
                     "fidelity": facts.fidelity,
+                    "fidelity_reason": facts.fidelity_reason,
                     "operations": facts.operations,
                     "outlier_layers": facts.outlier_layers,
                 }
@@ -104,15 +113,15 @@ class Session:
             try:  # a GPU's activations lie elsewhere, and it survives running out
                 host: Host = self._worker.call("host")
                 foreseen = foresee(batch_size, smaller, protocol, host)
-            except isolate.Failed as failure:
-                foreseen = Cell(batch_size=batch_size, status=failure.cause, reason=failure.reason)
+            except Exception as error:
+                foreseen = self._row(batch_size, error)
         if foreseen is not None:
             self._keep(foreseen)
             self._write()
             return foreseen
         facts = self._facts
         calibrations = facts.calibration_ms, facts.host_calibration_ms
-        course = Course(protocol, batch_size, facts.size.stored_weights, *calibrations)
+        course = Course(protocol, batch_size, facts.size.stored_weights, *calibrations, fault=self._fault)
         if self._pending and self._pending.batch_size == batch_size:
             course.runs.extend(self._pending.runs)
             course.earlier.extend(self._pending.earlier)
@@ -121,17 +130,13 @@ class Session:
     def step(
         self, course: Course, position: int, turns_with: tuple[str, ...] = (), sampler: Sampler | None = None
     ) -> Cell | None:
-        """One more replicate, in turn with those of other precisions; the cell if it is finished with that.
-
-        Raises:
-            isolate.Defect: the replicate ended in a way that is no result.
-        """
+        """One more replicate, in turn with those of other precisions; the cell if it is finished with that."""
         assert self._worker is not None
         begun_s = time.monotonic()
         try:
             run = self._worker.call((course.batch_size, len(course.runs), position))
-        except isolate.Failed as failure:
-            cell: Cell | None = Cell(batch_size=course.batch_size, status=failure.cause, reason=failure.reason)
+        except Exception as error:
+            cell: Cell | None = self._row(course.batch_size, error)
         else:
             seen: dict[str, Any] = {"turns_with": turns_with}
             if sampler is not None:
@@ -173,6 +178,28 @@ class Session:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def _failure_log(self) -> Path:
+        return self.project.failure("-".join(self.name))
+
+    def _row(self, batch_size: int, error: Exception) -> Cell:
+        """The cell of what went wrong in the pair's process; a traceback goes to the pair's log, which the row names.
+
+        Raises:
+            MachineMismatch: it concerns every pair.
+        """
+        if isinstance(error, MachineMismatch):
+            raise error
+        if isinstance(error, isolate.Failed):
+            return Cell(batch_size=batch_size, status=error.cause, reason=error.reason)
+        reason = str(error)
+        if not isinstance(error, StudyError):
+            defect = isolate.Defect.of(error)
+            self._log += f"{defect}\n"
+            write_atomically(self._failure_log, self._log)
+            reason = f"{defect.line}; traceback in {self._failure_log.relative_to(self.project.root)}"
+        return Cell(batch_size=batch_size, status="failed", reason=reason)
+
     def _keep(self, cell: Cell) -> None:
         cells = tuple(sorted((*self.record.cells, cell), key=lambda one: one.batch_size))
         self.record = self.record.model_copy(update={"cells": cells})
@@ -189,22 +216,24 @@ def edited(model: str, precision: str) -> CodeChanged:
     )
 
 
-def _kept(project: Project, blank: Record, dropped: Sequence[int]) -> tuple[Record, Pending | None]:
+def _kept(project: Project, blank: Record, asked: Sequence[int], again: bool) -> tuple[Record, Pending | None]:
     """``blank`` with all that an interrupted run or an earlier record of the same identity holds of it.
 
-    Where nothing is kept, facts and elapsed time begin anew too.
+    Of the batch sizes ``asked`` for, cells that failed are not kept, and none is with ``again``. Where nothing is kept,
+    facts and elapsed time begin anew too.
     """
     pair = (blank.model, blank.precision)
     progress = under_way(project.progress(*pair))
-    if progress is not None and progress.record.goes_on_as(blank) and progress.record.conversion:
-        pending = progress.pending if progress.pending and progress.pending.batch_size not in dropped else None
-        return _without(progress.record, dropped, blank, bool(pending)), pending
+    if progress is not None and progress.record.goes_on_as(blank):
+        dropped = again and progress.pending is not None and progress.pending.batch_size in asked
+        pending = None if dropped else progress.pending
+        return _without(progress.record, asked, again, blank, bool(pending)), pending
     found = current(project.record(*pair))
-    if found is not None and found.goes_on_as(blank) and found.conversion:
-        return _without(found, dropped, blank, False), None
+    if found is not None and found.goes_on_as(blank):
+        return _without(found, asked, again, blank, False), None
     return blank, None
 
 
-def _without(found: Record, dropped: Sequence[int], blank: Record, pending: bool) -> Record:
-    kept = tuple(one for one in found.cells if one.batch_size not in dropped)
+def _without(found: Record, asked: Sequence[int], again: bool, blank: Record, pending: bool) -> Record:
+    kept = tuple(one for one in found.cells if not (one.batch_size in asked and (again or one.status == "failed")))
     return found.model_copy(update={"cells": kept}) if kept or pending or not found.cells else blank

@@ -13,7 +13,10 @@ from visionquant.errors import StudyError
 
 
 def main() -> None:
-    """Run the command; a mistake that the reader can mend is one line: exit code 1, or 2 for an unknown word."""
+    """Run the command; a mistake that the reader can mend is one line and exit code 1.
+
+    2 is for an unknown word, 3 for pairs that failed while the rest was measured.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that lacks a character shows another in its place
@@ -22,7 +25,7 @@ def main() -> None:
             sys.exit(app(standalone_mode=False))
     except StudyError as error:
         print(f"visionquant: {error}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(error.exit_code)
     except Exception as error:
         usage = getattr(error, "format_message", None)  # of the library that parses words, whichever typer brings
         if usage is None:

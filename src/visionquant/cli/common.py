@@ -2,16 +2,17 @@
 
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Annotated, Literal
 
 import psutil
 import typer
 
-from visionquant import environment, lock
+from visionquant import environment, lock, records
 from visionquant import params as parameters
 from visionquant.environment import Environment, require_linux
-from visionquant.errors import StudyError
+from visionquant.errors import PairsFailed, StudyError
 from visionquant.params import Params
 from visionquant.paths import Project
 
@@ -32,6 +33,10 @@ BatchSizes = Annotated[
     list[int] | None, typer.Option("--batch-size", min=1, help="Images per batch; may be given several times.")
 ]
 Again = Annotated[bool, typer.Option("--again", help="Measure anew what is already measured.")]
+
+KeepGoing = Annotated[
+    bool, typer.Option("--keep-going", help="Exit code 0 though it failed: later stages of a pipeline show the row.")
+]
 
 
 ending = ExitStack()  # what a command holds until it ends
@@ -66,6 +71,22 @@ def chosen(option: str, named: list[str] | None, everything: bool, rows: tuple[s
         found = f"--{option} and --all-{option}s together" if everything else "nothing chosen"
         raise StudyError(f"sweep: {option}s", found, f"give --all-{option}s, or --{option} NAME once or more")
     return list(dict.fromkeys(named)) if named else list(rows)
+
+
+def require_none_failed(project: Project, pairs: Sequence[tuple[str, str]]) -> None:
+    """Say how many of ``pairs`` failed unexpectedly when they were measured.
+
+    Raises:
+        PairsFailed: some did.
+    """
+    failed = records.failures(project, pairs)
+    if failed:
+        model, precision = next(iter(failed))
+        raise PairsFailed(
+            f"{len(failed)} of {len(pairs)} pairs failed",
+            "each row says why, tracebacks are in data/failures",
+            f"the next sweep tries them again, or `visionquant measure --model {model} --precision {precision}`",
+        )
 
 
 def process_begun_s() -> float:

@@ -12,6 +12,7 @@ from visionquant import plan as plans
 from visionquant.cli.common import (
     Again,
     BatchSizes,
+    KeepGoing,
     Model,
     Models,
     Precision,
@@ -21,8 +22,9 @@ from visionquant.cli.common import (
     machine_of,
     opened,
     process_begun_s,
+    require_none_failed,
 )
-from visionquant.errors import StudyError
+from visionquant.errors import PairsFailed, StudyError
 from visionquant.params import known
 
 
@@ -73,19 +75,27 @@ def download(model: Model) -> None:
 
 
 @app.command()
-def reference(model: Model) -> None:
+def reference(model: Model, keep_going: KeepGoing = False) -> None:
     """Compute the FP32 outputs of one model that every precision of it is compared with."""
     project, params = opened("measure")
     from visionquant.bench import reference as references
 
     known("models", [model], params.models)
-    references.make(project, params, model)
-    print(f"{model}: data/references/{model}.npz")
+    found = references.make(project, params, model)
+    if found.failed and not keep_going:
+        raise PairsFailed(f"reference of {model}", found.reason, "the same command tries again")
+    print(f"{model}: data/references/{model}.npz" + (f" ({found.reason})" if found.reason else ""))
 
 
 @app.command()
-def measure(model: Model, precision: Precision, batch_size: BatchSizes = None, again: Again = False) -> None:
-    """Measure one pair: all batch sizes that it lacks."""
+def measure(
+    model: Model,
+    precision: Precision,
+    batch_size: BatchSizes = None,
+    again: Again = False,
+    keep_going: KeepGoing = False,
+) -> None:
+    """Measure one pair: all batch sizes that it lacks; exit code 3 where one failed unexpectedly."""
     project, params = opened("measure")
     from visionquant import progress
     from visionquant.bench import pair
@@ -94,6 +104,8 @@ def measure(model: Model, precision: Precision, batch_size: BatchSizes = None, a
     with _interruptible():
         (record,) = pair.measure(project, params, model, [precision], batch_size, again, before_s=before_s)
     print(progress.line(record))
+    if record.failure and not keep_going:
+        raise PairsFailed(f"{model} {precision}", record.failure, "the same command tries again")
 
 
 @app.command()
@@ -108,7 +120,10 @@ def sweep(
         float | None, typer.Option(min=0, help="Stop after so long, exit code 75; the same command goes on.")
     ] = None,
 ) -> None:
-    """Measure many pairs without DVC, e.g. `visionquant sweep --all-models --all-precisions`."""
+    """Measure many pairs without DVC, e.g. `visionquant sweep --all-models --all-precisions`.
+
+    Exit code 3: all was tried, and a pair failed unexpectedly; its row says why.
+    """
     project, params = opened("measure")
     from visionquant import progress
     from visionquant.bench.code import measuring_sha256
@@ -126,6 +141,7 @@ def sweep(
     if not done:
         print(f"visionquant: {minutes:g} minutes are over; the same command goes on from here", file=sys.stderr)
         raise SystemExit(75)
+    require_none_failed(project, [(model, precision) for model in models for precision in precisions])
 
 
 @app.command()

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from visionquant.cli.common import Models, app, opened
+from visionquant.cli.common import Models, app, opened, require_none_failed
 from visionquant.errors import StudyError
 from visionquant.params import known
 
@@ -123,8 +123,9 @@ def verify() -> None:
 
 @app.command()
 def summary() -> None:
-    """Say in five lines what was found and where the report is."""
+    """Say in five lines what was found and where the report is; exit code 3 where pairs failed unexpectedly."""
     from visionquant.report import summary as summaries
 
     project, params = opened()
     print("\n".join(summaries.five_lines(project, params)))
+    require_none_failed(project, params.pairs())

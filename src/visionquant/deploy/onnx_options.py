@@ -169,7 +169,7 @@ def _pass(one: Contestant, images: torch.Tensor) -> Callable[[], float]:
 
 def _outputs(one: Contestant, images: torch.Tensor) -> fidelity.Outputs:
     """Features of all images in one batch; the first token stands in for logits, which are not asked for."""
-    return fidelity.outputs(one.net, images.to(one.dtype), lambda features, pooled: features[:, 0])
+    return fidelity.outputs(one.net, images.to(one.dtype), lambda answer: answer.last_hidden_state[:, 0])
 
 
 def _short(value: float) -> float:

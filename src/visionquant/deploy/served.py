@@ -135,9 +135,7 @@ class QuantizedModelServer:
             if self.head is None:
                 logits: torch.Tensor = found.logits.float().cpu()
             else:
-                pooled = getattr(found, "pooler_output", None)
-                features = fidelity.features_of(found).float().cpu()
-                logits = self.head(features, None if pooled is None else pooled.float().cpu())
+                logits = self.head(fidelity.answer_of(found))
         return logits
 
 

@@ -208,7 +208,8 @@ def conversions(evidence: Evidence, records_: RecordSet) -> Table:
     rows = []
     for (model, precision), record in records_.records.items():
         found = record.conversion
-        knobs = {} if found is None else {k: v for k, v in found.knobs.items() if k not in ("method", "attention")}
+        apart = ("class", "method", "attention")
+        knobs = {} if found is None else {k: v for k, v in found.knobs.items() if k not in apart}
         rows.append(
             (
                 table.text(model),

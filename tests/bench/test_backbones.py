@@ -1,0 +1,36 @@
+"""Backbones of forty families, from their configs."""
+
+import families
+import pytest
+
+from visionquant.bench import fidelity, load
+from visionquant.hub import download
+from visionquant.params import Params
+from visionquant.paths import Project
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, Params]:
+    return families.study(tmp_path_factory.mktemp("study"))
+
+
+@pytest.mark.parametrize("model", families.CONFIGS)
+def test_a_backbone_runs_in_every_precision(model: str, study: tuple[Project, Params]) -> None:
+    project, params = study
+    spec, manifest = params.models[model], download(project, params, model)
+    assert manifest.weights == "seeded"
+    net = load.load(project, model, spec, manifest, "sdpa", 0)
+    head, _ = fidelity.head_of(project, manifest, 0)
+    families.require_every_precision(net, params, families.images_of(project, model, spec, None), head)
+
+
+@pytest.mark.parametrize("model", families.GREY)
+def test_one_channel_and_a_rectangle_are_taken(model: str, study: tuple[Project, Params]) -> None:
+    project, params = study
+    spec, manifest = params.models[model], download(project, params, model)
+    net = load.load(project, model, spec, manifest, "sdpa", 0)
+    head, _ = fidelity.head_of(project, manifest, 0)
+    images = families.images_of(project, model, spec, None)
+    _, channels, height, width = images.shape
+    assert (channels, width // height) == (1, 1 if model.removesuffix("-grey") in families.SQUARE else 2)
+    families.require_every_precision(net, params, images, head, ("bf16", "int8"))
