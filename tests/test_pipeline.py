@@ -206,7 +206,7 @@ def test_other_weights_in_a_local_folder_are_another_model(tmp_path: Path) -> No
     assert manifest.read_text() != before
 
 
-def test_a_pair_that_fails_is_a_row_and_a_stage_that_fails_leaves_the_old_records_and_says_one_line(
+def test_a_pair_that_fails_is_a_row_and_a_stage_that_fails_leaves_old_records_and_one_line(
     tmp_path: Path,
 ) -> None:
     raw = tiny.settings(("tiny-vit",), ("fp32", "nf4"))
