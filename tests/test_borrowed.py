@@ -47,7 +47,7 @@ def test_chunks_go_on_from_one_another_and_are_packed_as_a_set(tmp_path: Path) -
     assert "of 9 steps done" in done.stdout
     assert len(list(first.iterdir())) <= 8
     done = script(
-        "--project", project.root, "run", "--device", "cpu", "--results", second, "--resume", first, "--minutes", 20
+        "--project", project.root, "run", "--device", "cpu", "--results", second, "--resume", first, "--minutes", 60
     )
     assert done.returncode == 0, (done.stdout, done.stderr, (second / "log.txt").read_text()[-2000:])
     assert names(first) - {one for one in names(first) if "progress" in one} <= names(second)

@@ -199,7 +199,6 @@ def test_other_weights_in_a_local_folder_are_another_model(tmp_path: Path) -> No
     ViTModel(config).save_pretrained(root / "models" / "mine")
     weights, manifest = root / "models" / "mine" / "model.safetensors", root / "data" / "models" / "mine.json"
     assert stages_run(dvc(root, "repro", "download@mine")) == {"download@mine"}
-    assert stages_run(dvc(root, "repro", "download@mine")) == set()
     before, content = manifest.read_text(), weights.read_bytes()
     weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     assert stages_run(dvc(root, "repro", "download@mine")) == {"download@mine"}

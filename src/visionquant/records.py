@@ -128,7 +128,7 @@ class Record(Row):
 
     def identity(self) -> str:
         """The digest that two measurements must share to stand in one record."""
-        return identity(self.settings, self.environment, self.code.measuring_sha256)
+        return sha256_of([SCHEMA, self.settings.digest(), self.environment.key(), self.code.measuring_sha256])
 
     def goes_on_as(self, other: "Record") -> bool:
         """Whether cells of both may stand in one record: one identity, on a machine of which both say all."""
@@ -149,11 +149,6 @@ class Progress(Row):
 
     record: Record
     pending: Pending | None
-
-
-def identity(settings: Settings, environment: Environment, measuring_sha256: str) -> str:
-    """See :meth:`Record.identity`."""
-    return sha256_of([SCHEMA, settings.digest(), environment.key(), measuring_sha256])
 
 
 def sha256_of(value: Any) -> str:

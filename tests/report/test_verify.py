@@ -4,10 +4,11 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import made
 import pytest
 
+from visionquant import hub, recorded, records
 from visionquant import params as parameters
-from visionquant import recorded
 from visionquant.analysis.evidence import Evidence
 from visionquant.paths import Project
 from visionquant.report import pages
@@ -83,8 +84,8 @@ def test_every_file_that_does_not_belong_is_named(project: Project, edits: dict[
 
 
 def test_a_broken_lock_is_named(project: Project) -> None:
-    (project.root / "dvc.lock").write_text("<<<<<<< HEAD: [")
-    assert faults(project) == {"evidence": "dvc.lock: not YAML at line 1; mend it there, or restore it from git"}
+    (project.root / "dvc.lock").write_text("stages:\n<<<<<<< HEAD: [\n=======\n")
+    assert faults(project) == {"evidence": "dvc.lock: not YAML at line 4; mend it there, or restore it from git"}
 
 
 def test_a_single_changed_sample_is_found_and_named(project: Project) -> None:
@@ -133,6 +134,30 @@ def test_records_of_other_measuring_code_are_named(project: Project) -> None:
     found = faults(project, "beef" * 16)
     assert found[f"data/measured/{PAIR}"] == "stale: measured by code c0dec0de, not beefbeef"
     assert len(found) == 64
+
+
+def test_weights_that_are_not_those_that_were_measured_are_named(tmp_path: Path) -> None:
+    """A byte of a local folder changed; or it was downloaded anew, and not measured."""
+    project = made.project(tmp_path)
+    folder = project.root / "models" / "mine"
+    folder.mkdir(parents=True)
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).write_text("{}")
+    edited("\nmodels:\n", "\nmodels:\n  mine:\n    path: models/mine\n    input_size: 32\n")(project.params)
+    edited("  models:\n", "  models:\n  - mine\n")(project.params)
+    params = parameters.load(project)
+    manifest = hub.download(project, params, "mine")
+    one = made.record("vit-base-224-production", "nf4", [made.cell(1, [[1.0] * 3] * 3)])
+    used = {"kind": "pretrained", "source": manifest.source, "manifest_sha256": manifest.sha256()}
+    settings = one.settings.model_copy(update={"model": params.models["mine"], "weights": records.Weights(**used)})
+    records.write(project.record("mine", "nf4"), one.model_copy(update={"model": "mine", "settings": settings}))
+    assert not {"data/models/mine.json", "data/measured/mine-nf4.json"} & set(faults(project))
+    (folder / "model.safetensors").write_text("[]")
+    assert faults(project)["data/models/mine.json"].startswith("model.safetensors: has another sha256")
+    hub.download(project, params, "mine")
+    found = faults(project)
+    assert "data/models/mine.json" not in found
+    assert found["data/measured/mine-nf4.json"] == "stale: measured with other weights than data/models/mine.json has"
 
 
 def test_a_changed_sample_of_a_recorded_set_is_named(project: Project) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from visionquant import driver, processors
 from visionquant.bench import messages
-from visionquant.errors import StudyError
+from visionquant.errors import MachineMismatch
 from visionquant.params import Protocol
 from visionquant.precision import FloatPrecision, Precision
 
@@ -79,7 +79,7 @@ def require(device: str) -> None:
     """Insist that torch can use the device; opens the GPU, so call it in a process that forks nothing afterwards.
 
     Raises:
-        StudyError: it can't, e.g. because the driver is too old for this build of torch.
+        MachineMismatch: it can't, e.g. because the driver is too old for this build of torch.
     """
     if device == "cuda":
         try:  # is_available() would ask NVML alone, which knows the card and not whether its driver serves torch
@@ -91,7 +91,7 @@ def require(device: str) -> None:
             busy = "busy or unavailable" in why  # compute mode EXCLUSIVE_PROCESS
             remedy = "end what else uses it" if busy else driver.remedy(torch.version.cuda)
             found = f"torch {torch.__version__} can't use a GPU here ({why})"
-            raise StudyError("study.device", found, f"{remedy}, or set it to cpu") from None
+            raise MachineMismatch("study.device", found, f"{remedy}, or set it to cpu") from None
 
 
 def alive(device: str) -> bool:
@@ -116,7 +116,7 @@ def begin(device: str) -> None:
     """Make a process ready that computes itself and forks nothing: quiet, the device usable, FP32 without TF32.
 
     Raises:
-        StudyError: torch can't use the device.
+        MachineMismatch: torch can't use the device.
     """
     quiet(device)
     require(device)

@@ -54,10 +54,9 @@ def convert(
     dtype = dtype_of(precision, device)
     model.train()  # a LeViT keeps what a pass derived from its weights, in FP32, until it is trained again
     if isinstance(precision, MixedPrecision):
-        model = mixed.convert(model, precision, dtype)
-    else:
-        cast(model, precision, device)
-    if not isinstance(precision, FloatPrecision | MixedPrecision):
+        return _proved(mixed.convert(model, precision, dtype).to(device).eval(), precision, device)
+    cast(model, precision, device)
+    if not isinstance(precision, FloatPrecision):
         names = [name for name, module in model.named_modules() if type(module) is nn.Linear]
         chosen = [name for name in names if not _skipped(name, precision.skip)]
         if not chosen:
@@ -69,7 +68,10 @@ def convert(
         for name in chosen:
             parent, _, leaf = name.rpartition(".")
             setattr(model.get_submodule(parent), leaf, layers.quantised(model.get_submodule(name), precision, dtype))
-    model = model.to(device).eval()
+    return _proved(model.to(device).eval(), precision, device)
+
+
+def _proved(model: nn.Module, precision: Precision, device: str) -> nn.Module:
     if device != "meta":
         prove(model, precision, device)
     return model

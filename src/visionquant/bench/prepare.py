@@ -70,6 +70,23 @@ class _Seen:
 Request = Literal["facts", "host"] | tuple[int, int, int]
 
 
+def listening(device: str, serve: Callable[[], Callable[[Request], Any]]) -> Callable[[Request], Any]:
+    """What ``serve`` (below) answers, the facts with what libraries said while it prepared; then they are silent."""
+    backend.quiet(device)
+    with messages.heard() as said:
+        answer = serve()
+
+    def answered(request: Request) -> Any:
+        found = answer(request)
+        if request != "facts":
+            return found
+        proof: Conversion = found.conversion
+        every = dict(messages.AT_IMPORT + said + Counter(proof.messages or {}))
+        return replace(found, conversion=proof.model_copy(update={"messages": every}))
+
+    return answered
+
+
 def serve(
     project: Project,
     model: str,
@@ -86,25 +103,23 @@ def serve(
     Raises:
         isolate.Failed: the model does not fit into memory, or can't be put into its precision here.
     """
-    backend.quiet(settings.device)
     backend.default_threads()
     torch.set_num_threads(1)
     _require_memory(project, model)
     protocol, precision, device = settings.protocol, settings.precision, settings.device
-    with messages.heard() as said:
-        net = load.load(project, model, settings.model, manifest, protocol.attention, protocol.seed)
-        folder = hub.resolve(project, manifest) if manifest.weights == "pretrained" else None
-        prepared = load.preprocessing(project, model, settings.model, folder)
-        images = photographs.batch(len(photographs.crops()), prepared)
-        if isinstance(precision, Int8Precision) and precision.outliers:
-            outliers.plant(net, precision.outliers, images[:1])
-        counts = (sum(one.numel() for one in net.parameters()), size.linear_layers(net), known_reference.macs)
-        dtype = convert.dtype_of(precision, device)
-        build = _builder(net, settings, images)
-        head, _ = fidelity.head_of(project, manifest, protocol.seed)
-        seen, later = isolate.in_fork(lambda: _look(build, settings, dtype, images, known_reference, head, counts))
-        if device == "cpu" and seen.facts.fidelity is not None and _has_nf4(net):
-            _settle(build(), images[:1].to(dtype))
+    net = load.load(project, model, settings.model, manifest, protocol.attention, protocol.seed)
+    folder = hub.resolve(project, manifest) if manifest.weights == "pretrained" else None
+    prepared = load.preprocessing(project, model, settings.model, folder)
+    images = photographs.batch(len(photographs.crops()), prepared)
+    if isinstance(precision, Int8Precision) and precision.outliers:
+        outliers.plant(net, precision.outliers, images[:1])
+    counts = (sum(one.numel() for one in net.parameters()), size.linear_layers(net), known_reference.macs)
+    dtype = convert.dtype_of(precision, device)
+    build = _builder(net, settings, images)
+    head, _ = fidelity.head_of(project, manifest, protocol.seed)
+    seen = isolate.in_fork(lambda: _look(build, settings, dtype, images, known_reference, head, counts))
+    if device == "cpu" and seen.facts.fidelity is not None and _has_nf4(net):
+        _settle(build(), images[:1].to(dtype))
     known = audit.Known(seen.features, seen.alone, seen.worst, dtype == torch.float32)
     subject = replicate.Subject(
         build, precision, protocol, device, dtype, images, seen.facts.size.stored_weights, known, idle, profiled
@@ -112,7 +127,6 @@ def serve(
     readings = sentinel.calibrate(device, protocol)
     facts = replace(
         seen.facts,
-        conversion=seen.facts.conversion.model_copy(update={"messages": dict(messages.AT_IMPORT + said + later)}),
         calibration_ms=tuple(kernel for kernel, _ in readings),
         host_calibration_ms=tuple(host for _, host in readings if host is not None),
     )
@@ -180,12 +194,14 @@ def _settle(net: nn.Module, image: torch.Tensor) -> None:
         net(image)
 
 
-def _look(*given: Any) -> tuple[_Seen, Counter[str]]:
+def _look(*given: Any) -> _Seen:
     with messages.heard() as said:
-        return _facts(*given), said
+        seen = _seen(*given)
+    conversion = seen.facts.conversion.model_copy(update={"messages": dict(said)})
+    return replace(seen, facts=replace(seen.facts, conversion=conversion))
 
 
-def _facts(
+def _seen(
     build: Callable[[], nn.Module],
     settings: Settings,
     dtype: torch.dtype,

@@ -78,7 +78,7 @@ class Session:
         try:
             if known.failed:
                 raise StudyError.of(known.reason)
-            self._worker = isolate.Worker(serve)
+            self._worker = isolate.Worker(lambda: prepare.listening(settings.device, serve))
             self._facts = self._worker.call("facts")
         except Exception as error:
             why = self._row(0, error)

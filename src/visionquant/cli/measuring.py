@@ -40,7 +40,11 @@ def _interruptible() -> Iterator[None]:
 
 @app.command()
 def environment() -> None:
-    """Write data/environment.json: what this machine is, and the versions that matter."""
+    """Write data/environment.json: what this machine is, what sets its speed, and the versions that matter.
+
+    Limits of the instruction set (ATEN_CPU_CAPABILITY and the like) are part of it, though ONNX Runtime and
+    bitsandbytes read the processor itself and ignore them.
+    """
     from visionquant import environment as machine
 
     project, params = opened("write")
