@@ -49,7 +49,7 @@ def build(folder: Path) -> Path:
     for source, library in STUBS.items():
         command = ["cc", "-shared", "-fPIC", "-w", "-o", folder / library, ROOT / "scripts" / "rehearsal" / source]
         subprocess.run([*map(str, command), "-ldl", "-lpthread"], check=True)
-    (folder / "nvidia-smi").write_text("#!/bin/sh\n")
+    (folder / "nvidia-smi").write_text("#!/bin/sh\n", encoding="utf-8")
     (folder / "nvidia-smi").chmod(0o755)
     return folder
 
@@ -75,7 +75,7 @@ def told(log: Path) -> str:
     Raises:
         AssertionError: a process was forked from one that had opened the driver, or used its parent's NVML.
     """
-    lines = log.read_text().splitlines() if log.is_file() else []
+    lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
     bad = [line for line in lines if line.endswith(BAD) or any(words in line for words in BAD)]
     assert not bad, f"{len(bad)} bad events, e.g. process, parent, event: {bad[0]}"
     opened, nvml = (sum(line.endswith(words) for line in lines) for words in ("cuInit", "nvml opened"))
@@ -265,9 +265,9 @@ def borrowed(folder: Path) -> str:
         arguments = ("run", "--device", "cuda", "--results", results, "--minutes", minutes, *more)
         done = subprocess.run(
             [sys.executable, ROOT / "scripts" / "borrowed_sweep.py", "--project", project.root, *map(str, arguments)],
-            capture_output=True, text=True, check=False,
+            capture_output=True, encoding="utf-8", check=False,
         )  # fmt: skip
-        log = (results / "log.txt").read_text()[-2000:] if (results / "log.txt").is_file() else ""
+        log = (results / "log.txt").read_text(encoding="utf-8")[-2000:] if (results / "log.txt").is_file() else ""
         assert done.returncode in (0, 75), f"chunk {number}: {done.stderr}{log}"
         before.append(results)
         if done.returncode == 0:
@@ -291,7 +291,7 @@ def drive(name: str, stubs: Path, work: Path) -> str:
     log = work / f"{name}.log"
     done = subprocess.run(
         [sys.executable, __file__, "--drive", name, str(work / name)],
-        env=environment(stubs, log, card=True), capture_output=True, text=True, check=False,
+        env=environment(stubs, log, card=True), capture_output=True, encoding="utf-8", check=False,
     )  # fmt: skip
     assert done.returncode == 0, (done.stderr or done.stdout).strip()[-3000:]
     return f"{done.stdout.strip().splitlines()[-1]}; {told(log)}"
@@ -302,7 +302,7 @@ def tests(stubs: Path, work: Path) -> str:
     log = work / "tests.log"
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/bench/test_gpu.py"],
-        cwd=ROOT, env=environment(stubs, log, card=True), capture_output=True, text=True, check=False,
+        cwd=ROOT, env=environment(stubs, log, card=True), capture_output=True, encoding="utf-8", check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:]
     return f"{done.stdout.strip().splitlines()[-1]}; {told(log)}"
@@ -313,10 +313,14 @@ def collection(stubs: Path, work: Path) -> str:
     log = work / "collection.log"
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--collect-only", "-m", "gpu"],
-        cwd=ROOT, env=environment(stubs, log, card=False), capture_output=True, text=True, check=False,
+        cwd=ROOT, env=environment(stubs, log, card=False), capture_output=True, encoding="utf-8", check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:]
-    opened = [line for line in log.read_text().splitlines() if line.startswith("cuda")] if log.is_file() else []
+    opened = (
+        [line for line in log.read_text(encoding="utf-8").splitlines() if line.startswith("cuda")]
+        if log.is_file()
+        else []
+    )
     assert not opened, opened
     return f"{done.stdout.strip().splitlines()[-1]}; no process called cuInit"
 
@@ -335,7 +339,7 @@ def old_driver(stubs: Path, work: Path) -> str:
 
     def ask(device: str, words: str, driver: dict[str, str]) -> tuple[int, str, str]:
         done = subprocess.run(
-            [*COMMAND, *words.split()], cwd=work / device, text=True, check=False, timeout=300,
+            [*COMMAND, *words.split()], cwd=work / device, encoding="utf-8", check=False, timeout=300,
             env=environment(stubs, work / "old.log", card=False, **driver), capture_output=True,
         )  # fmt: skip
         return done.returncode, done.stdout, done.stderr

@@ -7,14 +7,15 @@ the same codes, scales and input, each in BF16.
 import copy
 from typing import Any
 
-import bitsandbytes as bnb
 import pytest
 import torch
-from bitsandbytes import functional
 
 
 def on(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make layers built from now on believe in such a CPU."""
+    import bitsandbytes as bnb
+    from bitsandbytes import functional
+
     monkeypatch.setattr(bnb.nn.modules, "has_avx512bf16", lambda: True)
     monkeypatch.setattr(functional, "gemv_4bit", _kernel)
 
@@ -24,6 +25,8 @@ def packed(layer: Any) -> bool:
 
 
 def _kernel(a: torch.Tensor, b: torch.Tensor, out: None = None, *, state: Any) -> torch.Tensor:
+    from bitsandbytes import functional
+
     assert not state.nested
     assert state.absmax.dtype == torch.bfloat16
     assert state.absmax.shape == (state.shape[1] // state.blocksize, state.shape[0])

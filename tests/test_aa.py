@@ -12,12 +12,13 @@ from visionquant.analysis import evidence
 from visionquant.errors import StudyError
 from visionquant.paths import Project
 
-PRECISIONS = ("fp32", "fp16", "int8", "nf4")
+MODELS = ("tiny-vit", "tiny-deit", "tiny-beit", "tiny-dinov2")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "nf4")
 
 
 def study(root: Path) -> tuple[Project, Any]:
     root.mkdir()
-    return tiny.project(root, tiny.settings(tuple(tiny.CONFIGS), PRECISIONS))
+    return tiny.project(root, tiny.settings(MODELS, PRECISIONS))
 
 
 def test_twenty_cells_are_measured_twice_and_packed_with_the_set(tmp_path: Path) -> None:

@@ -143,6 +143,7 @@ LAYERS = {
     },
     "cli": {
         "weights",
+        "labelled",
         "precision",
         "deploy",
         "recipes",

@@ -25,6 +25,13 @@ from visionquant.paths import Project, write_atomically
 
 SPEED = ("affinity", "cpu_quota", "variables", "isa_limits")  # of the same hardware
 SINCE_3 = (*SPEED, "onnxruntime")
+LABELS = {
+    "affinity": "CPU affinity",
+    "cpu_quota": "CPU quota",
+    "variables": "environment variables",
+    "isa_limits": "limits of the instruction set",
+    "onnxruntime": "version of ONNX Runtime",
+}
 KEYS = (
     "device",
     "gpu",
@@ -111,8 +118,9 @@ class Environment(BaseModel):
     @property
     def speed(self) -> str:
         """What sets the speed of this hardware, in one line."""
-        told = ("CPUs", self.affinity), ("quota", self.cpu_quota), ("set", self.variables), ("limits", self.isa_limits)
-        return "; ".join(f"{name} {_said(value)}" for name, value in told)
+        if set(SPEED) <= set(self.unrecorded):
+            return "not recorded"
+        return "; ".join(f"{LABELS[name]} {_said(getattr(self, name))}" for name in SPEED)
 
     @property
     def title(self) -> str:

@@ -5,6 +5,7 @@ Source: Student's t interval, e.g. Hahn and Meeker, Statistical Intervals (1991)
 
 import math
 from collections.abc import Sequence
+from statistics import median
 
 import numpy as np
 from scipy.special import stdtrit
@@ -12,7 +13,7 @@ from scipy.special import stdtrit
 
 def log_medians(processes: Sequence[Sequence[float]]) -> np.ndarray:
     """Natural logarithm of each process's median."""
-    return np.log([float(np.median(process)) for process in processes])
+    return np.log([median(process) for process in processes])
 
 
 def t_interval(logs: np.ndarray, confidence: float) -> tuple[float, float] | None:

@@ -4,7 +4,6 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
-import bitsandbytes as bnb
 import pytest
 import tiny
 import torch
@@ -44,6 +43,8 @@ def network(name: str) -> tuple[nn.Module, torch.Tensor]:
 @pytest.fixture
 def inputs(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
     """What bitsandbytes' two entry points are given."""
+    import bitsandbytes as bnb
+
     found: list[torch.Tensor] = []
     for name in ("matmul", "matmul_4bit"):
         real: Callable[..., torch.Tensor] = getattr(bnb, name)
@@ -59,6 +60,8 @@ def inputs(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
 @pytest.fixture
 def as_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     """INT8's input is quantised from its address on, as ``row_data = A + row_id * cols`` of the CUDA kernel does."""
+    import bitsandbytes as bnb
+
     real = bnb.functional.int8_vectorwise_quant
 
     def kernel(a: torch.Tensor, threshold: float = 0.0) -> Any:
@@ -105,6 +108,8 @@ def test_a_layer_answers_by_value_whatever_the_layout(
 
 def test_bitsandbytes_own_layer_reads_other_rows_there(as_on_cuda: None) -> None:
     """What the above is for: if this fails, the library has been mended and the copies can go."""
+    import bitsandbytes as bnb
+
     ours, x = layer_of("int8-threshold-0"), layouts()["class tokens"]
     with torch.inference_mode():
         right = ours(x)

@@ -53,7 +53,7 @@ def test_a_photograph_on_its_side_is_seen_upright_by_the_server_and_the_evaluati
     np.testing.assert_array_equal(uploads.image(data, PIXELS, prepared), expected)
     (tmp_path / "a.png").write_bytes(data)
     given = Images(tmp_path, ("a.png",), (0,), ("cat",), {})
-    np.testing.assert_array_equal(prepared.prepare(given.open("a.png")), expected)
+    np.testing.assert_array_equal(prepared.prepare(given.picture("a.png")), expected)
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data:UserWarning")  # Pillow's, which a user sees once

@@ -5,12 +5,10 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import bitsandbytes as bnb
 import pytest
 import repacking
 import tiny
 import torch
-from bitsandbytes.backends.cpu import ops
 from torch import nn
 
 from visionquant import environment, hub
@@ -49,6 +47,8 @@ def watched(precision: str, net: nn.Module) -> dict[str, int]:
 
 
 def test_each_layer_counts_once_under_what_it_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    import bitsandbytes as bnb
+
     monkeypatch.setattr(bnb.nn.modules, "has_avx512bf16", lambda: False)
     assert watched("int8", Two()) == {f"INT8, {PRODUCT}": 2}
     assert watched("int8", Two(times=0)) == {f"INT8, {PRODUCT}": 1, "not run": 1}
@@ -58,6 +58,8 @@ def test_each_layer_counts_once_under_what_it_called(monkeypatch: pytest.MonkeyP
 
 
 def test_a_pass_leaves_everything_as_it_was() -> None:
+    from bitsandbytes.backends.cpu import ops
+
     before = (torch._int_mm, torch.matmul, nn.functional.linear, ops.lib)
     net = convert.convert(Two(), PARAMS.precisions["int8"], "cpu")
     with pytest.raises(RuntimeError), kernels.Watch(net):
@@ -69,6 +71,9 @@ def test_a_pass_leaves_everything_as_it_was() -> None:
 @pytest.mark.parametrize("from_hub", [False, True])
 def test_a_repacked_layer_says_whose_fused_kernel_it_ran(from_hub: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Through a kernel registered as on a CPU with BF16 instructions, but without them: its answer is made up."""
+    import bitsandbytes as bnb
+    from bitsandbytes.backends.cpu import ops
+
     repacking.on(monkeypatch)
 
     def hubs(a: torch.Tensor, *_: Any) -> torch.Tensor:

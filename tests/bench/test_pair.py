@@ -124,7 +124,7 @@ def test_a_run_that_breaks_keeps_the_old_record_and_the_finished_cells(
 def test_a_killed_process_loses_only_the_cell_in_flight(study: tuple[Project, Params]) -> None:
     project, _ = study
     raw = tiny.settings(("tiny-vit",), ("nf4",))
-    raw["protocols"]["tiny"] |= {"iterations": 2000, "minimum_iterations": 1}
+    raw["protocols"]["tiny"] |= {"iterations": 200, "minimum_iterations": 1}
     raw["study"]["batch_sizes"] = [1, 64]
     tiny.write_settings(project.root, raw)
     params = parse(raw)

@@ -38,7 +38,7 @@ class Images:
     classes: tuple[str, ...]
     skipped: dict[str, int]
 
-    def open(self, path: str) -> Image.Image:
+    def picture(self, path: str) -> Image.Image:
         """One of ``paths``, upright and in RGB.
 
         Raises:

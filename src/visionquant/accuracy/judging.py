@@ -159,7 +159,7 @@ def _run(
     proof = convert.prove(net, row, device)
     features, logits = [], []
     for start in range(0, len(given.paths), BATCH):
-        pixels = np.stack([prepared.prepare(given.open(path)) for path in given.paths[start : start + BATCH]])
+        pixels = np.stack([prepared.prepare(given.picture(path)) for path in given.paths[start : start + BATCH]])
         batch = torch.from_numpy(pixels).to(device, convert.dtype_of(row, device))
         found = fidelity.outputs(net, batch, head)
         features.append(_pooled(found.features))

@@ -10,7 +10,7 @@ from visionquant.analysis import aa, table
 from visionquant.analysis.evidence import Evidence, RecordSet
 from visionquant.analysis.table import Column, Item, Table
 from visionquant.analysis.tables import blocks
-from visionquant.environment import Environment
+from visionquant.environment import LABELS, Environment
 from visionquant.samples import Cell, Replicate
 
 
@@ -26,7 +26,7 @@ def quiet(evidence: Evidence, records_: RecordSet) -> Table:
         ("Load, 1 minute", _span([one.conditions.load_1m for one in replicates]), "middle, lowest to highest"),
         ("CPU clock, MHz", _span([one.conditions.frequency_mhz for one in replicates], 0), "as the kernel tells it"),
         ("CPU threads", _counted([str(one.threads) for one in replicates], plain=True), "of every timed process"),
-        ("What sets the speed", machine.speed if machine else "nothing measured", "CPUs, quota, variables"),
+        ("What sets the speed", machine.speed if machine else "nothing measured", "beside the hardware"),
         ("OMP_WAIT_POLICY", _counted([one.conditions.omp_wait_policy for one in replicates], plain=True), ""),
         ("GPU clock, MHz", _span([_gpu(one, "sm_mhz_median") for one in replicates], 0), "NVML"),
         ("GPU temperature, C", _span([_gpu(one, "temperature_c_high") for one in replicates], 0), "NVML"),
@@ -44,19 +44,17 @@ def quiet(evidence: Evidence, records_: RecordSet) -> Table:
     return Table(
         "quiet",
         "Was the machine quiet?",
-        f"Recorded beside every replicate. Limits of the instruction set: {processors.DEAF}.{unrecorded(machine)}",
+        f"Recorded beside every replicate. Limits of the instruction set: {processors.DEAF}.{_unrecorded(machine)}",
         (Column("What", css="text"), Column(records_.label, css="text"), Column("meaning", css="text")),
         tuple(tuple(table.text(part) for part in row) for row in rows),
         blocks.source(records_),
     )
 
 
-def unrecorded(machine: Environment | None) -> str:
+def _unrecorded(machine: Environment | None) -> str:
     """What the records of a machine do not say, in a sentence; empty where they say all."""
-    names = ", ".join(machine.unrecorded) if machine else ""
-    return f" Not recorded by the version that measured: {names}; no comparison with another set rests on it." * bool(
-        names
-    )
+    names = ", ".join(LABELS[name] for name in machine.unrecorded) if machine else ""
+    return f" Not recorded by the version that measured, and so equal to no other set's: {names}." if names else ""
 
 
 def audit(evidence: Evidence, records_: RecordSet) -> Table:
