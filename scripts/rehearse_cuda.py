@@ -149,10 +149,13 @@ def families(folder: Path) -> str:
 
 
 def quick(folder: Path) -> str:
-    """Each family and each precision once, then the recipes and the adaptive batch, in one process."""
+    """Four families and each precision once, then the recipes and the adaptive batch, in one process.
+
+    Without MobileViT, whose FP16 convolutions take a CPU as long as all the rest.
+    """
     folder.mkdir()
-    once = (("int8", "int8-outliers"), ("fp32",), ("nf4",), ("int8",), ("nf4",))
-    forked = pairs(folder / "pairs", dict(zip(FAMILIES, once, strict=True)), (1,))
+    once = (("int8", "int8-outliers"), ("fp32",), ("nf4",), ("int8",))
+    forked = pairs(folder / "pairs", dict(zip(FAMILIES, once, strict=False)), (1,))
     return f"{forked}; {recipes(folder / 'recipes')}; adaptive batch {batch(folder)}"
 
 

@@ -115,7 +115,7 @@ def test_the_server_and_the_evaluation_refuse_alike(name: str, tmp_path: Path, m
     (tmp_path / "a.png").write_bytes(make())
     reason = refused.value.reason.replace("JPEG, PNG", "JPEG, PNG, WEBP, BMP")
     with pytest.raises(StudyError) as caught:
-        Images(tmp_path, ("a.png",), (0,), ("cat",), {}).open("a.png")
+        Images(tmp_path, ("a.png",), (0,), ("cat",), {}).picture("a.png")
     assert str(caught.value) == f"params.yaml: evaluation.images: a.png: {reason}; remove or mend it"
 
 
