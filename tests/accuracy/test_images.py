@@ -121,11 +121,11 @@ def test_an_image_is_opened_upright_or_refused_with_its_name(root: Path) -> None
     exif[0x0112] = 6
     Image.open(root / "cat" / "a.jpg").save(root / "cat" / "a.jpg", exif=exif)
     found = images.read(root, 100)
-    assert found.open("cat/a.jpg").size == (10, 20)
-    assert np.asarray(found.open("dog/a.webp")).shape == (10, 20, 3)
+    assert found.picture("cat/a.jpg").size == (10, 20)
+    assert np.asarray(found.picture("dog/a.webp")).shape == (10, 20, 3)
     (root / "cat" / "a.jpg").write_bytes((root / "cat" / "a.jpg").read_bytes()[:200])
     with pytest.raises(StudyError, match=r"evaluation\.images: cat/a\.jpg: a broken image file: .*; remove or mend it"):
-        found.open("cat/a.jpg")
+        found.picture("cat/a.jpg")
     (root / "cat" / "a.jpg").unlink()
     with pytest.raises(StudyError, match=r"cat/a\.jpg: No such file"):
-        found.open("cat/a.jpg")
+        found.picture("cat/a.jpg")
