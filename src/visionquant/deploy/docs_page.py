@@ -12,7 +12,7 @@ from typing import Any
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src 'self' data:; form-action 'self'"
 STYLE = (
     "body{font:1rem/1.5 system-ui,sans-serif;max-width:52rem;margin:2rem auto;padding:0 1rem;color-scheme:light dark}"
-    "table{border-collapse:collapse;margin:.5rem 0;overflow-wrap:anywhere}"
+    "table{border-collapse:collapse;margin:.5rem 0;overflow-wrap:anywhere}th{overflow-wrap:normal}"
     "td,th{border:1px solid #8888;padding:.2rem .6rem;text-align:left}"
     "h2{margin-top:2rem}code{font-size:.95em}"
 )
