@@ -14,10 +14,13 @@ from pathlib import Path
 import torch
 from torch.utils.benchmark import Timer
 
-from visionquant import environment, hub, params
-from visionquant.bench import backend, convert, isolate, load, photographs
+from visionquant.bench import inputs, loading, torch_flags, worker
+from visionquant.bench.backends import convert
 from visionquant.bench.clock import Plan, clock_of, time_steps
-from visionquant.paths import Project
+from visionquant.core import machine
+from visionquant.core.paths import Project
+from visionquant.settings import params
+from visionquant.weights import hub
 
 CELLS = tuple(
     (model, precision)
@@ -37,15 +40,15 @@ def compare(project: Project, model: str, precision: str) -> tuple[float, float]
     """Milliseconds of one pass at batch size 1: ours, torch's."""
     study = params.load(Project.find())
     spec, row, protocol = study.models[model], study.precisions[precision], study.protocol
-    device = environment.probe(study.study.device).device
-    backend.quiet(device)
-    backend.require(device)
+    device = machine.probe(study.study.device).device
+    torch_flags.quiet(device)
+    torch_flags.require(device)
     torch.set_num_threads(1)
-    net = load.load(project, model, spec, hub.download(project, study, model), protocol.attention, protocol.seed)
+    net = loading.load(project, model, spec, hub.download(project, study, model), protocol.attention, protocol.seed)
     net = convert.convert(net, row, device)
-    threads = backend.apply(row, protocol)
-    prepared = load.preprocessing(project, model, spec, None)
-    image = photographs.batch(1, prepared).to(device, convert.dtype_of(row, device))
+    threads = torch_flags.apply(row, protocol)
+    prepared = loading.preprocessing(project, model, spec, None)
+    image = inputs.batch(1, prepared).to(device, convert.dtype_of(row, device))
     clock = clock_of(device)
     timer = Timer("net(image)", globals={"net": net, "image": image}, num_threads=threads)
     ours: list[float] = []
@@ -72,9 +75,9 @@ def main() -> int:
             (Path(name) / "data").mkdir(exist_ok=True)
             (Path(name) / "data" / part).symlink_to(root / "data" / part)
         project = Project(Path(name))
-        backend.default_threads()
+        torch_flags.default_threads()
         for model, precision in CELLS:
-            ours, theirs = isolate.in_fork(lambda m=model, p=precision: compare(project, m, p))  # type: ignore[misc]
+            ours, theirs = worker.in_fork(lambda m=model, p=precision: compare(project, m, p))  # type: ignore[misc]
             within += LOW <= ours / theirs <= HIGH
             sys.stdout.write(
                 f"{model} {precision}: ours {ours:.3f} ms, torch {theirs:.3f} ms, ratio {ours / theirs:.4f}\n"

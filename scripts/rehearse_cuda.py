@@ -121,9 +121,9 @@ def pairs(folder: Path, rows: dict[str, tuple[str, ...]], batch_sizes: tuple[int
     """Models in precisions, through every step of a replicate; their times mean nothing."""
     import tiny
 
-    from visionquant import environment as machine
-    from visionquant import hub
-    from visionquant.bench import pair, reference
+    from visionquant.bench import measure, reference
+    from visionquant.core import machine
+    from visionquant.weights import hub
 
     project, params = tiny_study(folder, ROWS)
     machine.declare(project, machine.probe("cuda"))
@@ -131,7 +131,7 @@ def pairs(folder: Path, rows: dict[str, tuple[str, ...]], batch_sizes: tuple[int
     for model, precisions in rows.items():
         hub.download(project, params, model)
         reference.make(project, params, model)
-        records += pair.measure(project, params, model, precisions, batch_sizes)
+        records += measure.measure(project, params, model, precisions, batch_sizes)
     for record in records:
         assert record.environment.device == "cuda", record.environment
         assert record.environment.gpu == "NVIDIA Rehearsal", record.environment
@@ -163,26 +163,26 @@ def recipes(folder: Path) -> str:
     """The recipes that use the device, in this process, and the accuracy stages."""
     import test_judging
 
-    from visionquant import environment as machine
-    from visionquant.accuracy import digits, evaluation, judging, training
-    from visionquant.deploy import halves, recomputed, storage, validation
+    from visionquant.accuracy import digits, evaluation, pretrained, training
+    from visionquant.core import machine
+    from visionquant.recipes import checkpointing, half, storage, validation
 
     project, params = tiny_study(folder, ("fp32", "fp16", "int8", "nf4"))
     here = machine.probe("cuda")
     spec = params.training.networks["tiny-digits"]
     net = training.train(spec, params.training, digits.load(spec.image_size), 0).net
     training.save(project, "tiny-digits", 0, net)
-    halves.NETWORK, halves.EPOCHS, halves.MODEL = "tiny-digits", 1, "tiny-vit"
-    storage.MODELS = recomputed.MODELS = ("tiny-vit",)
+    half.NETWORK, half.EPOCHS, half.MODEL = "tiny-digits", 1, "tiny-vit"
+    storage.MODELS = checkpointing.MODELS = ("tiny-vit",)
     done = []
-    for run in (halves.run, storage.run, recomputed.run, validation.run):
+    for run in (half.run, storage.run, checkpointing.run, validation.run):
         with defaults(), without_tf32():
             done.append(run(project, params, here))
     assert all(one.environment.device == "cuda" and one.rows for one in done), done
     with defaults(), without_tf32():
         scores = evaluation.evaluate(project, params, "tiny-digits", (0,), here)
     with defaults(), without_tf32():
-        judged = judging.judge(*test_judging.opened(folder / "labelled"), here, lambda line: None)
+        judged = pretrained.judge(*test_judging.opened(folder / "labelled"), here, lambda line: None)
     assert scores.environment.device == judged.judged[0].environment.device == "cuda"
     return f"{', '.join(one.name for one in done)}, evaluate, judge; no pass with TF32"
 
@@ -200,13 +200,13 @@ def batch(folder: Path) -> str:
     """The adaptive batch, to the size that the card still holds."""
     import torch
 
-    from visionquant.deploy import batch as batches
+    from visionquant.deploy import batch_size
 
     def run(size: int) -> None:
         if size > 37:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    found = batches.adaptive(run, "cuda")
+    found = batch_size.adaptive(run, "cuda")
     assert found == 37, found
     return "37 of 37"
 
@@ -217,7 +217,7 @@ def serve(folder: Path) -> str:
     import requests
     import serving_process
 
-    from visionquant import hub
+    from visionquant.weights import hub
 
     project, params = tiny_study(folder, ("int8",))
     hub.download(project, params, "tiny-vit")
@@ -244,8 +244,8 @@ def serve(folder: Path) -> str:
 
 def serving(folder: Path) -> str:
     """The recipe that loads two servers, shortened."""
-    from visionquant import environment as machine
-    from visionquant.deploy import serving as recipe
+    from visionquant.core import machine
+    from visionquant.recipes import serving as recipe
 
     project, params = tiny_study(folder)
     recipe.MODEL, recipe.PRECISIONS, recipe.CLIENTS, recipe.ROUNDS = "tiny-vit", ("int8",), (2,), 1
@@ -330,8 +330,8 @@ def collection(stubs: Path, work: Path) -> str:
 
 def old_driver(stubs: Path, work: Path) -> str:
     """A driver for CUDA 12.4 under a torch for 13: auto takes the CPU and says so, cuda is one line, in every verb."""
-    from visionquant import hub
     from visionquant.accuracy import digits, training
+    from visionquant.weights import hub
 
     for device in ("auto", "cuda"):
         project, params = tiny_study(work / device, ("int8",), device=device)
@@ -376,7 +376,7 @@ def checks(only_quick: bool) -> Iterator[tuple[str, Callable[[Path, Path], str] 
     if only_quick:
         return
     yield "tests", tests
-    from visionquant import driver
+    from visionquant.core import driver
 
     built_for = driver.torch_cuda()
     for check in (collection, old_driver):

@@ -13,10 +13,12 @@ import tiny
 import torch
 from torch import nn
 
-from visionquant.bench import convert, fidelity, load, photographs, size
-from visionquant.errors import StudyError
-from visionquant.params import ModelSpec, Params
-from visionquant.paths import Project
+from visionquant.bench import fidelity, inputs, loading
+from visionquant.bench import model_size as size
+from visionquant.bench.backends import convert
+from visionquant.core.errors import StudyError
+from visionquant.core.paths import Project
+from visionquant.settings.params import ModelSpec, Params
 
 _PATCHES = {
     "hidden_size": 32,
@@ -207,7 +209,7 @@ def classifier(name: str, images: torch.Tensor) -> Any:
     found = CLASSES_OF[name]
     kind = getattr(transformers, found if isinstance(found, str) else found[0])
     net = kind(AutoConfig.for_model(name, num_labels=CLASSES, **CONFIGS[name])).eval()
-    load.recalibrate(net, images)
+    loading.recalibrate(net, images)
     return net
 
 
@@ -222,7 +224,7 @@ def study(root: Path) -> tuple[Project, Params]:
 
 
 def images_of(project: Project, model: str, spec: ModelSpec, folder: Path | None) -> torch.Tensor:
-    return photographs.batch(2, load.preprocessing(project, model, spec, folder))
+    return inputs.batch(2, loading.preprocessing(project, model, spec, folder))
 
 
 def require_every_precision(

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import tiny
 
-from visionquant import params as parameters
-from visionquant import recorded, records
-from visionquant.analysis import evidence
-from visionquant.analysis.evidence import Evidence
-from visionquant.environment import Environment
-from visionquant.paths import Project
-from visionquant.records import Code, Conversion, Fidelity, Record, Settings, Size
-from visionquant.records import Weights as WeightsUsed
-from visionquant.samples import Cell, Conditions, Memory, Replicate, Sentinel, Throughput
+from visionquant.analysis import study as evidence
+from visionquant.analysis.study import Evidence
+from visionquant.core.machine import Environment
+from visionquant.core.paths import Project
+from visionquant.records import archive
+from visionquant.records import record as records
+from visionquant.records.cell import Cell, Conditions, Memory, Replicate, Sentinel, Throughput
+from visionquant.records.record import Code, Conversion, Fidelity, Record, Settings, Size, Weights
+from visionquant.settings import params as parameters
 
 Processes = Sequence[Sequence[float]]
 CPU = Environment(
@@ -137,7 +137,7 @@ def record(
             precision=params.precisions[precision],
             protocol=params.protocol,
             device=environment.device,
-            weights=WeightsUsed.model_validate({"kind": weights, "source": "made up", "manifest_sha256": "0" * 64}),
+            weights=Weights.model_validate({"kind": weights, "source": "made up", "manifest_sha256": "0" * 64}),
         ),
         environment=environment,
         code=Code(measuring_sha256="c0de" * 16, git_commit=None, git_dirty=None),
@@ -177,7 +177,7 @@ def recorded_set(found: Project, platform: str, contents: Sequence[Record]) -> P
     for one in contents:
         records.write(folder / f"{one.model}-{one.precision}.json", one)
     hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
-    manifest = recorded.SetManifest(
+    manifest = archive.SetManifest(
         platform=platform,
         environment=contents[0].environment,
         weights=("seeded",),
@@ -185,7 +185,7 @@ def recorded_set(found: Project, platform: str, contents: Sequence[Record]) -> P
         protocol="quick",
         files=hashes,
     )
-    (folder / recorded.MANIFEST).write_text(manifest.model_dump_json())
+    (folder / archive.MANIFEST).write_text(manifest.model_dump_json())
     return folder
 
 

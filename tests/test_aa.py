@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 import tiny
 
-from visionquant import aa, recorded
-from visionquant.analysis import aa as judging
-from visionquant.analysis import evidence
-from visionquant.errors import StudyError
-from visionquant.paths import Project
+from visionquant.analysis import aa_shift
+from visionquant.analysis import study as evidence
+from visionquant.bench import aa_test
+from visionquant.core.errors import StudyError
+from visionquant.core.paths import Project
+from visionquant.records import archive
 
 MODELS = ("tiny-vit", "tiny-deit", "tiny-beit", "tiny-dinov2")
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "nf4")
@@ -24,31 +25,31 @@ def study(root: Path) -> tuple[Project, Any]:
 def test_twenty_cells_are_measured_twice_and_packed_with_the_set(tmp_path: Path) -> None:
     project, params = study(tmp_path / "study")
     said: list[str] = []
-    aa.measure(project, params, protocol="tiny", say=said.append)
+    aa_test.measure(project, params, protocol="tiny", say=said.append)
     assert said == ["aa/first: 20 cells, protocol tiny", "aa/second: 20 cells, protocol tiny"]
     found = evidence.gather(project, params)
-    outcome = judging.judge(found, found.local)
+    outcome = aa_shift.judge(found, found.local)
     assert len(outcome.cells) == 20
     assert outcome.protocol == "tiny"
     assert found.local.records == {}  # the study's own records are another matter
     assert not project.environment.exists()
     first = sorted((project.measured / "aa" / "first").glob("*.json"))
     before = [path.read_bytes() for path in first]
-    aa.measure(project, params)  # nothing is lacking
+    aa_test.measure(project, params)  # nothing is lacking
     assert [path.read_bytes() for path in first] == before
     with pytest.raises(StudyError, match="20 of 20 pairs are missing"):
-        recorded.pack(project, params, "machine")
+        archive.pack(project, params, "machine")
 
 
 def test_fewer_than_twenty_cells_are_refused(tmp_path: Path) -> None:
     project, params = study(tmp_path / "study")
     with pytest.raises(StudyError, match="2 models x 2 precisions are 4 cells; name 20 or more"):
-        aa.measure(project, params, ["tiny-vit", "tiny-deit"], ["fp32", "int8"])
+        aa_test.measure(project, params, ["tiny-vit", "tiny-deit"], ["fp32", "int8"])
     with pytest.raises(StudyError, match="no row named quik"):
-        aa.measure(project, params, protocol="quik")
+        aa_test.measure(project, params, protocol="quik")
 
 
 def test_the_smallest_models_are_taken_by_default(tmp_path: Path) -> None:
     project = Project(tiny.ROOT)
     params = evidence.parameters.load(project)
-    assert aa.smallest(project, params, 2) == ["mobilevit-xxs-edge", "deit-tiny-ultra-efficient"]
+    assert aa_test.smallest(project, params, 2) == ["mobilevit-xxs-edge", "deit-tiny-ultra-efficient"]

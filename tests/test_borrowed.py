@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import tiny
 
-from visionquant import params as parameters
-from visionquant import recorded
-from visionquant.paths import Project
+from visionquant.core.paths import Project
+from visionquant.records import archive as recorded
+from visionquant.settings import params as parameters
 
 SCRIPT = tiny.ROOT / "scripts" / "borrowed_sweep.py"
 

@@ -15,9 +15,10 @@ import made
 import pytest
 import tiny
 
-from visionquant import cli, records
-from visionquant.environment import SINCE_3
-from visionquant.paths import Project
+from visionquant import cli
+from visionquant.core.machine import SINCE_3
+from visionquant.core.paths import Project
+from visionquant.records import record as records
 
 Edit = Callable[[dict[str, Any]], None]
 Run = Callable[..., tuple[int, str, str]]

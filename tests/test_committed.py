@@ -5,13 +5,15 @@ import subprocess
 import pytest
 import tiny
 
-from visionquant import params as parameters
-from visionquant import recorded, zoo
-from visionquant.analysis import evidence, render
+from visionquant.analysis import render
+from visionquant.analysis import study as evidence
 from visionquant.analysis.tables import summary
-from visionquant.bench.code import measuring_sha256
-from visionquant.paths import Project
+from visionquant.bench.fingerprint import measuring_sha256
+from visionquant.core.paths import Project
+from visionquant.records import archive
 from visionquant.report.verify import verify
+from visionquant.settings import params as parameters
+from visionquant.weights import architectures
 
 RECORDED = sorted(path.name for path in (tiny.ROOT / "data" / "recorded").iterdir() if path.is_dir())
 PARTIAL = {"cpu-2-core-amd-epyc-avx2"}  # policies and graphs of ONNX Runtime on two models
@@ -30,14 +32,14 @@ def test_a_clone_has_the_committed_bytes_whatever_git_is_told_of_line_ends(clean
     listed = subprocess.run(["git", "-C", clean.root, "ls-files", "--eol"], capture_output=True, text=True, check=True)
     ends = {line.split()[1] for line in listed.stdout.splitlines()}
     assert ends <= {"w/lf", "w/none", "w/-text"}
-    assert set(recorded.read_all(clean)) == set(RECORDED)
+    assert set(archive.read_all(clean)) == set(RECORDED)
 
 
 @pytest.mark.parametrize("platform", RECORDED)
 def test_a_recorded_set_is_a_whole_study_by_one_version_of_the_code(platform: str) -> None:
     project = Project(tiny.ROOT)
     params = parameters.load(project)
-    found = recorded.read_all(project)[platform]
+    found = archive.read_all(project)[platform]
     assert len({record.code.measuring_sha256 for record in found.values()}) == 1
     for (model, precision), record in found.items():
         assert record.settings.model == params.models[model]
@@ -55,8 +57,8 @@ def test_every_recorded_precision_is_what_it_says(platform: str) -> None:
     """Stored bytes are the arithmetic's within 1 %, layers were quantised, and outputs are FP32's far above chance."""
     project = Project(tiny.ROOT)
     floors = {"fp32": 0.999999, "fp16": 0.99, "int8": 0.99, "nf4": 0.9}
-    for (model, precision), record in recorded.read_all(project)[platform].items():
-        facts = zoo.facts(project, model)
+    for (model, precision), record in archive.read_all(project)[platform].items():
+        facts = architectures.facts(project, model)
         if facts is None or precision not in floors:
             continue
         assert record.size is not None

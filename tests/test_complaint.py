@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import tiny
 
-from visionquant import params as parameters
 from visionquant.analysis.claims.claim import File
-from visionquant.complaint import checked
-from visionquant.errors import StudyError
+from visionquant.core.complaint import checked
+from visionquant.core.errors import StudyError
+from visionquant.settings import params
 
 RULE = {"method": "mixed", "dtype": "float16", "cpu_dtype": "bfloat16", "rules": [{"modules": ".", "to": "int8"}]}
 
@@ -48,7 +48,7 @@ MISSPELT = [
 @pytest.mark.parametrize(("path", "to", "message"), MISSPELT, ids=[row[1] for row in MISSPELT])
 def test_a_misspelt_key_is_named_with_what_was_meant(path: tuple[str | int, ...], to: str, message: str) -> None:
     with pytest.raises(StudyError) as caught:
-        parameters.parse(renamed(*path, to=to))
+        params.parse(renamed(*path, to=to))
     assert message in str(caught.value)
     assert "more" not in str(caught.value)
 
@@ -58,7 +58,7 @@ def test_a_row_that_is_called_as_a_method_keeps_its_name(name: str) -> None:
     raw = tiny.settings()
     raw["precisions"][name] = {**RULE, "threshold": -1.0}
     with pytest.raises(StudyError, match=rf"^params\.yaml: precisions\.{name}\.threshold: .*found -1\.0; correct it"):
-        parameters.parse(raw)
+        params.parse(raw)
 
 
 def test_further_faults_are_counted() -> None:
@@ -66,7 +66,7 @@ def test_further_faults_are_counted() -> None:
     raw["cost"]["years"] = "three"
     del raw["study"]["device"]
     with pytest.raises(StudyError, match=re.escape("study.modles: unknown key (and 2 more); did you mean models?")):
-        parameters.parse(raw)
+        params.parse(raw)
 
 
 def test_a_row_without_its_method_says_which_there_are() -> None:
@@ -75,7 +75,7 @@ def test_a_row_without_its_method_says_which_there_are() -> None:
     with pytest.raises(
         StudyError, match=r"precisions\.nf4\.method: missing; add it; allowed: float, bitsandbytes_int8, "
     ):
-        parameters.parse(raw)
+        params.parse(raw)
 
 
 def test_other_files_are_named_at_every_level_too() -> None:

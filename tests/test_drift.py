@@ -6,8 +6,9 @@ import made
 import numpy as np
 import pytest
 
-from visionquant import drift, intervals
-from visionquant.samples import Cell, Launch, Sentinel
+from visionquant.core import intervals
+from visionquant.records import drift
+from visionquant.records.cell import Cell, Launch, Sentinel
 
 
 def steady(ms: float = 1.0, count: int = 3) -> list[Sentinel]:

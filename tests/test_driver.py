@@ -11,7 +11,7 @@ import tiny
 sys.path.append(str(tiny.ROOT / "scripts"))
 import rehearse_cuda
 
-from visionquant import driver
+from visionquant.core import driver
 
 pytestmark = pytest.mark.skipif(not rehearse_cuda.compiler(), reason="no C compiler here: the stub NVML can't be built")
 FULL, SHORT = "GPU-8932f937-d72c-4106-c12f-20bd9faed9f6", "GPU-8932"

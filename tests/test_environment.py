@@ -7,10 +7,10 @@ from typing import Any
 import made
 import pytest
 
-from visionquant import environment
-from visionquant.environment import SINCE_3, Environment
-from visionquant.errors import MachineMismatch
-from visionquant.paths import Project
+from visionquant.core import machine
+from visionquant.core.errors import MachineMismatch
+from visionquant.core.machine import SINCE_3, Environment
+from visionquant.core.paths import Project
 
 OLD = made.CPU.model_copy(update=dict.fromkeys(SINCE_3))
 OTHERS: dict[str, Any] = {
@@ -47,21 +47,21 @@ def test_what_was_not_recorded_is_neither_equal_nor_different(one: Environment, 
 def test_the_probe_sees_what_this_process_was_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.delenv("ATEN_CPU_CAPABILITY", raising=False)
-    before = environment.probe("cpu")
+    before = machine.probe("cpu")
     assert before.unrecorded == ()
-    assert before.same_machine(environment.probe("cpu"))
+    assert before.same_machine(machine.probe("cpu"))
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")
-    variables, limits = environment.probe("cpu").differs_from(before)
+    variables, limits = machine.probe("cpu").differs_from(before)
     assert "OMP_NUM_THREADS=2 (not" in variables
     assert limits.startswith("isa_limits ATEN_CPU_CAPABILITY=avx2 (not")
 
 
 def test_a_declaration_of_an_earlier_version_is_made_again(tmp_path: Path) -> None:
     project = Project(tmp_path)
-    environment.declare(project, environment.probe("cpu"))
-    assert environment.require_declared(project, "cpu")
+    machine.declare(project, machine.probe("cpu"))
+    assert machine.require_declared(project, "cpu")
     raw = json.loads(project.environment.read_text())
     project.environment.write_text(json.dumps({key: value for key, value in raw.items() if key not in SINCE_3}))
     with pytest.raises(MachineMismatch, match=r"does not record.*run `visionquant environment`"):
-        environment.require_declared(project, "cpu")
+        machine.require_declared(project, "cpu")

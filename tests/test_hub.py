@@ -15,13 +15,14 @@ import tiny
 import torch
 from loopback_hub import Hub, serving
 
-from visionquant import environment, weights
-from visionquant import hub as hubs
-from visionquant.bench import load, pair, reference
-from visionquant.errors import StudyError
-from visionquant.manifest import Manifest
-from visionquant.params import Params, parse
-from visionquant.paths import Project
+from visionquant.bench import loading, measure, reference
+from visionquant.core import machine
+from visionquant.core.errors import StudyError
+from visionquant.core.paths import Project
+from visionquant.settings.params import Params, parse
+from visionquant.weights import hub as hubs
+from visionquant.weights import sources as weights
+from visionquant.weights.manifest import Manifest
 
 REPO, REVISION = "tiny/tiny-vit", "1234567890" * 4
 
@@ -104,13 +105,13 @@ def test_the_model_has_the_checkpoints_weights(place: Place) -> None:
     from transformers import ViTForImageClassification
 
     manifest = place.download()
-    net = load.load(place.project, "tiny-vit", place.params().models["tiny-vit"], manifest, "sdpa", 0)
+    net = loading.load(place.project, "tiny-vit", place.params().models["tiny-vit"], manifest, "sdpa", 0)
     own = net.state_dict()
     expected = ViTForImageClassification.from_pretrained(place.snapshot).base_model.state_dict()
     assert expected.keys() == {name for name in own if not name.startswith("pooler.")}
     assert all(torch.equal(own[name], value) for name, value in expected.items())
     seeded = hubs.download(place.project, place.params("seeded"), "tiny-vit")
-    other = load.load(place.project, "tiny-vit", place.params().models["tiny-vit"], seeded, "sdpa", 0)
+    other = loading.load(place.project, "tiny-vit", place.params().models["tiny-vit"], seeded, "sdpa", 0)
     assert not torch.equal(next(net.parameters()), next(other.parameters()))
 
 
@@ -125,7 +126,7 @@ def test_a_pickle_is_taken_only_where_there_is_nothing_better(place: Place) -> N
     del place.hub.repositories[REPO, REVISION]["model.safetensors"]
     manifest = place.download()
     assert manifest.files[-1].name == "pytorch_model.bin"
-    net = load.load(place.project, "tiny-vit", place.params().models["tiny-vit"], manifest, "sdpa", 0)
+    net = loading.load(place.project, "tiny-vit", place.params().models["tiny-vit"], manifest, "sdpa", 0)
     assert sum(parameter.numel() for parameter in net.parameters()) > 10_000
 
 
@@ -141,7 +142,7 @@ def test_a_pickle_that_would_run_code_is_refused(place: Place, tmp_path: Path) -
     files["pytorch_model.bin"] = pickle.dumps(Trap(), protocol=2)
     manifest = place.download()
     with pytest.raises(StudyError, match="its checkpoint does not load"):
-        load.load(place.project, "tiny-vit", place.params().models["tiny-vit"], manifest, "sdpa", 0)
+        loading.load(place.project, "tiny-vit", place.params().models["tiny-vit"], manifest, "sdpa", 0)
     assert not (tmp_path / "sprung").exists()
 
 
@@ -157,7 +158,7 @@ def test_a_sharded_checkpoint_is_fetched_whole(place: Place, checkpoint: dict[st
     files["model.safetensors.index.json"] = json.dumps({"metadata": {}, "weight_map": places}).encode()
     manifest = place.download()
     assert {file.name for file in manifest.files} >= {*halves, "model.safetensors.index.json"}
-    assert load.load(place.project, "tiny-vit", place.params().models["tiny-vit"], manifest, "sdpa", 0)
+    assert loading.load(place.project, "tiny-vit", place.params().models["tiny-vit"], manifest, "sdpa", 0)
     del files["model-00002-of-00002.safetensors"]
     shutil.rmtree(place.cache)
     with pytest.raises(StudyError, match=r"model-00002-of-00002\.safetensors is missing"):
@@ -291,7 +292,7 @@ def test_a_local_folder_is_a_model_too(place: Place, checkpoint: dict[str, bytes
     manifest = place.download("auto")
     assert (manifest.weights, manifest.path) == ("pretrained", "mine")
     assert hubs.resolve(place.project, manifest) == folder
-    assert load.load(place.project, "tiny-vit", place.params().models["tiny-vit"], manifest, "sdpa", 0)
+    assert loading.load(place.project, "tiny-vit", place.params().models["tiny-vit"], manifest, "sdpa", 0)
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(StudyError, match="only a pickle"):
         place.download("auto")
@@ -315,7 +316,7 @@ def test_a_changed_byte_in_a_local_folder_is_a_changed_model(
     place: Place, checkpoint: dict[str, bytes], name: str
 ) -> None:
     """Wherever weights are used; a file that came later is a change as well."""
-    from visionquant.deploy import served
+    from visionquant.deploy import predictor
 
     folder = place.project.root / "mine"
     folder.mkdir()
@@ -329,13 +330,13 @@ def test_a_changed_byte_in_a_local_folder_is_a_changed_model(
     else:
         (folder / name).write_text("{}")
     assert weights.sources(place.project, place.params()) != before
-    environment.declare(place.project, environment.probe("cpu"))
+    machine.declare(place.project, machine.probe("cpu"))
     params = place.params()
     for use in (
         lambda: hubs.manifest_of(place.project, params, "tiny-vit"),
-        lambda: served.model(place.project, params, "tiny-vit", "fp32", "cpu"),
+        lambda: predictor.model(place.project, params, "tiny-vit", "fp32", "cpu"),
         lambda: reference.make(place.project, params, "tiny-vit"),
-        lambda: pair.measure(place.project, params, "tiny-vit", ["fp32"]),
+        lambda: measure.measure(place.project, params, "tiny-vit", ["fp32"]),
     ):
         with pytest.raises(StudyError, match=rf"tiny-vit: {name}: .*run `visionquant download --model tiny-vit`"):
             use()
@@ -382,7 +383,7 @@ def test_fidelity_goes_through_the_checkpoints_own_head(place: Place) -> None:
     manifest = place.download()
     head, description = fidelity.head_of(place.project, manifest, 0)
     assert description == "the checkpoint's own head"
-    net = load.load(place.project, "tiny-vit", place.params().models["tiny-vit"], manifest, "sdpa", 0)
+    net = loading.load(place.project, "tiny-vit", place.params().models["tiny-vit"], manifest, "sdpa", 0)
     images = tiny.pictures(3, 32)
     full = AutoModelForImageClassification.from_pretrained(hubs.resolve(place.project, manifest)).eval()
     with torch.inference_mode():

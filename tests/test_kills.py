@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import tiny
 
-from visionquant import records
-from visionquant.paths import Project
+from visionquant.core.paths import Project
+from visionquant.records import record as records
 
 KILLS = 20
 COMMAND = [

@@ -1,177 +1,35 @@
-"""Imports form an hourglass: vocabulary, settings, records, two halves that never meet, report and command."""
+"""Packages are layers: each imports those below it, none above, and no two modules import each other in a circle."""
 
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 import tiny
 
 PACKAGE = tiny.ROOT / "src" / "visionquant"
-# Each layer may import those named; within a layer all is allowed. A new module must be put somewhere.
+MODULES = sorted(PACKAGE.rglob("*.py"))
+# Each package may import those named; within a package all is allowed but a circle.
 LAYERS = {
-    "errors": set(),
-    "paths": {"errors"},
-    "lock": {"errors", "paths"},
-    "quantities": set(),
-    "row": set(),
-    "complaint": {"errors"},
-    "yaml12": {"errors"},
-    "assumptions": {"complaint", "row"},
-    "precision": {"row"},
-    "labelled": {"environment", "errors", "paths", "precision", "row"},
-    "params": {"assumptions", "complaint", "errors", "labelled", "paths", "precision", "row", "trainings", "yaml12"},
-    "zoo": {"errors", "paths", "row"},
-    "processors": set(),
-    "driver": set(),
-    "environment": {"driver", "errors", "paths", "processors"},
-    "samples": set(),
-    "intervals": set(),
-    "drift": {"intervals", "samples"},
-    "upgrade": set(),
-    "records": {"precision", "errors", "paths", "params", "environment", "samples", "upgrade"},
-    "manifest": {"errors", "paths", "records"},
-    "recorded": {"errors", "paths", "params", "environment", "records"},
-    "plan": {
-        "hub",
-        "precision",
-        "environment",
-        "errors",
-        "manifest",
-        "params",
-        "paths",
-        "recorded",
-        "records",
-        "samples",
-        "zoo",
-    },
-    "progress": {"bench", "intervals", "params", "paths", "records", "samples", "sweep"},
-    "cache": set(),
-    "weights": {"errors", "paths", "params", "records", "manifest", "cache"},
-    "hub": {"errors", "paths", "params", "records", "zoo", "manifest", "cache", "weights"},
-    "bench": {
-        "driver",
-        "processors",
-        "precision",
-        "errors",
-        "paths",
-        "params",
-        "environment",
-        "samples",
-        "intervals",
-        "drift",
-        "records",
-        "zoo",
-        "manifest",
-        "hub",
-        "lock",
-    },
-    "recipes": {"environment", "errors", "paths"},
-    "deploy": {
-        "accuracy",
-        "bench",
-        "cache",
-        "environment",
-        "errors",
-        "hub",
-        "manifest",
-        "params",
-        "paths",
-        "precision",
-        "recipes",
-        "records",
-        "row",
-        "trainings",
-        "zoo",
-    },
-    "sweep": {"errors", "paths", "params", "environment", "records", "hub", "lock", "bench"},
-    "aa": {"errors", "params", "paths", "recorded", "sweep", "zoo"},
-    "trainings": {"row"},
-    "scores": {"precision", "environment", "errors", "params", "paths", "trainings"},
-    "accuracy": {
-        "bench",
-        "cache",
-        "environment",
-        "errors",
-        "hub",
-        "labelled",
-        "manifest",
-        "params",
-        "paths",
-        "precision",
-        "recipes",
-        "records",
-        "scores",
-        "trainings",
-    },
-    "analysis": {
-        "processors",
-        "labelled",
-        "precision",
-        "recipes",
-        "scores",
-        "assumptions",
-        "complaint",
-        "errors",
-        "row",
-        "paths",
-        "params",
-        "environment",
-        "samples",
-        "intervals",
-        "drift",
-        "records",
-        "recorded",
-        "quantities",
-        "yaml12",
-        "zoo",
-    },
-    "report": {
-        "errors",
-        "paths",
-        "params",
-        "environment",
-        "records",
-        "recorded",
-        "quantities",
-        "yaml12",
-        "zoo",
-        "analysis",
-        "manifest",
-        "weights",
-    },
-    "cli": {
-        "weights",
-        "labelled",
-        "precision",
-        "deploy",
-        "recipes",
-        "aa",
-        "accuracy",
-        "scores",
-        "errors",
-        "paths",
-        "params",
-        "environment",
-        "records",
-        "recorded",
-        "plan",
-        "progress",
-        "hub",
-        "lock",
-        "bench",
-        "analysis",
-        "report",
-    },
-    "__init__": set(),
+    "core": "",
+    "settings": "core",
+    "records": "core settings",
+    "weights": "core settings records",
+    "bench": "core settings records weights",
+    "accuracy": "core settings records weights bench",
+    "deploy": "core settings records weights bench accuracy",
+    "recipes": "core settings records weights bench accuracy deploy",
+    "analysis": "core settings records weights",
+    "report": "core settings records weights analysis",
+    "cli": "core settings records weights bench accuracy deploy recipes analysis report",
 }
 TORCH = {"torch", "transformers", "bitsandbytes"}
-MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
-def layer_of(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def package_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0]
 
 
 def imports(path: Path) -> set[str]:
@@ -185,25 +43,47 @@ def imports(path: Path) -> set[str]:
     return found
 
 
+def imported_at_once(path: Path) -> set[Path]:
+    """Modules of ours that importing this one imports."""
+    found = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("visionquant"):
+            for name in (*(f"{node.module}.{alias.name}" for alias in node.names), node.module):
+                place = PACKAGE.joinpath(*name.split(".")[1:])
+                found |= {one for one in (place.with_suffix(".py"), place / "__init__.py") if one.is_file()}
+    return found - {path}
+
+
+def test_every_module_is_in_a_package_of_which_one_sentence_says_what_it_is() -> None:
+    assert {package_of(path) for path in MODULES} - {"__init__.py"} == set(LAYERS)
+    for package in LAYERS:
+        tree = ast.parse((PACKAGE / package / "__init__.py").read_text())
+        assert ast.get_docstring(tree), package
+
+
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
 def test_a_module_imports_only_the_layers_below_it(path: Path) -> None:
-    layer = layer_of(path)
-    used = {name.split(".")[1] for name in imports(path) if name.startswith("visionquant.")} - {layer}
-    assert used <= LAYERS[layer]
+    package = package_of(path)
+    used = {name.split(".")[1] for name in imports(path) if name.startswith("visionquant.")} - {package}
+    assert used <= set(LAYERS.get(package, "").split())
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    TopologicalSorter({path: imported_at_once(path) for path in MODULES}).prepare()
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
 def test_torch_is_imported_where_networks_run_alone(path: Path) -> None:
     used = {name.split(".")[0] for name in imports(path)}
-    assert layer_of(path) in ("accuracy", "bench", "deploy") or not used & TORCH
+    assert package_of(path) in ("accuracy", "bench", "deploy", "recipes") or not used & TORCH
 
 
 def test_commands_that_do_not_measure_never_load_torch() -> None:
     script = (
         "import sys\n"
-        "import visionquant.cli, visionquant.hub, visionquant.environment, visionquant.records\n"
-        "import visionquant.analysis.evidence, visionquant.report.pages, visionquant.report.notebooks\n"
-        "visionquant.environment.probe('cpu')\n"
+        "import visionquant.cli, visionquant.weights.hub, visionquant.core.machine, visionquant.records.record\n"
+        "import visionquant.analysis.study, visionquant.report.pages, visionquant.report.notebooks\n"
+        "visionquant.core.machine.probe('cpu')\n"
         f"print(sorted({TORCH!r} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -13,16 +13,17 @@ import psutil
 import pytest
 import tiny
 
-from visionquant import cli, lock
-from visionquant.errors import StudyError
-from visionquant.paths import Project
+from visionquant import cli
+from visionquant.core import lock
+from visionquant.core.errors import StudyError
+from visionquant.core.paths import Project
 
 # Takes the lock, forks as measuring does, says so, and waits for its end.
 HOLDER = (
     "import os, sys\n"
     "from pathlib import Path\n"
-    "from visionquant import lock\n"
-    "from visionquant.paths import Project\n"
+    "from visionquant.core import lock\n"
+    "from visionquant.core.paths import Project\n"
     "with lock.held(Project(Path(sys.argv[1]))):\n"
     "    if os.fork():\n"
     "        print('held', flush=True)\n"
@@ -111,15 +112,14 @@ def test_one_command_may_take_it_inside_itself(project: Project, holder: subproc
 
 
 def test_python_callers_of_measuring_take_it_too(project: Project, holder: subprocess.Popen[str]) -> None:
-    from visionquant import params as parameters
-    from visionquant import sweep
-    from visionquant.bench import pair
+    from visionquant.bench import measure, sweep
+    from visionquant.settings import params as parameters
 
     params = parameters.load(project)
     with pytest.raises(StudyError, match=f"process {holder.pid} "):
         sweep.sweep(project, params, ["tiny-vit"], ["nf4"], [1])
     with pytest.raises(StudyError, match=f"process {holder.pid} "):
-        pair.measure(project, params, "tiny-vit", ["nf4"], [1])
+        measure.measure(project, params, "tiny-vit", ["nf4"], [1])
 
 
 @pytest.mark.skipif(

@@ -5,10 +5,10 @@ import pytest
 import tiny
 import yaml
 
-from visionquant import params as parameters
-from visionquant.errors import StudyError
-from visionquant.params import Protocol
-from visionquant.paths import Project
+from visionquant.core.errors import StudyError
+from visionquant.core.paths import Project
+from visionquant.settings import params as parameters
+from visionquant.settings.params import Protocol
 
 
 def committed() -> dict[str, Any]:

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from visionquant.errors import StudyError
-from visionquant.paths import new_folder, write_atomically
+from visionquant.core.errors import StudyError
+from visionquant.core.paths import new_folder, write_atomically
 
 # Stops half way through a write, with its partial file on disk.
 STALLED = (
     "import os, sys\n"
     "from pathlib import Path\n"
-    "from visionquant.paths import write_atomically\n"
+    "from visionquant.core.paths import write_atomically\n"
     "os.fsync = lambda handle: (print('half', flush=True), sys.stdin.read())\n"
     "write_atomically(Path(sys.argv[1]), 'x')\n"
 )

@@ -13,9 +13,9 @@ from typing import Any
 import tiny
 import yaml
 
-from visionquant import params as parameters
-from visionquant import records
-from visionquant.paths import Project
+from visionquant.core.paths import Project
+from visionquant.records import record as records
+from visionquant.settings import params as parameters
 
 BIN = Path(sys.executable).parent
 NAMED = {"evaluate@tiny-digits"}

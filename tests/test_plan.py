@@ -5,13 +5,14 @@ from pathlib import Path
 import made
 import pytest
 
-from visionquant import params as parameters
-from visionquant import plan, records
-from visionquant.environment import Environment
-from visionquant.manifest import Manifest
-from visionquant.params import Params
-from visionquant.paths import Project
-from visionquant.records import Record
+from visionquant.bench import plan
+from visionquant.core.machine import Environment
+from visionquant.core.paths import Project
+from visionquant.records import record as records
+from visionquant.records.record import Record
+from visionquant.settings import params as parameters
+from visionquant.settings.params import Params
+from visionquant.weights.manifest import Manifest
 
 MODEL, OTHER = "vit-base-224-production", "dino-vitb16-production"
 SIZES = (1, 4, 8)

@@ -12,8 +12,8 @@ import made
 import pytest
 import tiny
 
-from visionquant.analysis import digest
-from visionquant.paths import Project
+from visionquant.analysis import evidence_digest
+from visionquant.core.paths import Project
 
 SCRIPT = """
 import json, sys
@@ -137,7 +137,7 @@ def test_file_names_can_be_had_there() -> None:
 def test_files_are_hashed_in_the_same_order_there() -> None:
     """Windows sorts paths without regard to case; digests go over files in order."""
     root = tiny.ROOT / "src"
-    files = [*digest._files(Project(tiny.ROOT)), *root.rglob("*.py")]
+    files = [*evidence_digest._files(Project(tiny.ROOT)), *root.rglob("*.py")]
     names = [path.relative_to(tiny.ROOT).as_posix() for path in files]
     here, there = (sorted(map(kind, names)) for kind in (PurePosixPath, PureWindowsPath))
     assert [path.as_posix() for path in here] == [path.as_posix() for path in there]

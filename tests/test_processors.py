@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from visionquant import processors
-from visionquant.bench import backend, isolate
+from visionquant.bench import torch_flags, worker
+from visionquant.core import processors
 
 V2 = "32 31 0:28 {top} /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"
 V1 = "32 31 0:28 {top} /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu,cpuacct\n"
@@ -64,11 +64,11 @@ def test_a_quota_is_respected_in_the_number_of_threads(
 
     def asked() -> tuple[int, int]:
         torch.set_num_threads(8)  # as OMP_NUM_THREADS would
-        taken = backend.default_threads.__wrapped__()
-        backend.quiet("cpu")
+        taken = torch_flags.default_threads.__wrapped__()
+        torch_flags.quiet("cpu")
         return taken, torch.get_num_threads()
 
-    assert isolate.in_fork(asked) == (threads, threads)
+    assert worker.in_fork(asked) == (threads, threads)
 
 
 def test_what_sets_the_speed_is_told_from_what_does_not() -> None:
@@ -88,8 +88,8 @@ def test_what_sets_the_speed_is_told_from_what_does_not() -> None:
 
 def test_importing_the_libraries_changes_none_of_it() -> None:
     """scikit-learn and joblib set variables of their own."""
-    from visionquant.bench import photographs
+    from visionquant.bench import inputs
 
-    assert photographs.crops()
+    assert inputs.crops()
     changed = {"KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK"} & set(os.environ)
     assert not changed & {one.partition("=")[0] for one in processors.variables(os.environ)}

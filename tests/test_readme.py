@@ -51,8 +51,8 @@ def test_make_targets_that_the_readme_names_exist() -> None:
 
 
 def test_names_that_the_readme_uses_are_rows_of_the_settings() -> None:
-    from visionquant import params as parameters
-    from visionquant.paths import Project
+    from visionquant.core.paths import Project
+    from visionquant.settings import params as parameters
 
     params = parameters.load(Project(tiny.ROOT))
     pair = re.search(r"measure@([a-z0-9-]+)-(\w+)`", README)

@@ -9,13 +9,15 @@ import made
 import pytest
 import tiny
 
-from visionquant import params as parameters
-from visionquant import recipes, recorded, records, scores
-from visionquant.analysis import aa, comparison, evidence
-from visionquant.analysis.evidence import Evidence
-from visionquant.environment import SINCE_3
-from visionquant.errors import StudyError
-from visionquant.paths import Project
+from visionquant.analysis import aa_shift, comparison
+from visionquant.analysis import study as evidence
+from visionquant.analysis.study import Evidence
+from visionquant.core.errors import StudyError
+from visionquant.core.machine import SINCE_3
+from visionquant.core.paths import Project
+from visionquant.records import archive, predictions, recipe
+from visionquant.records import record as records
+from visionquant.settings import params as parameters
 
 ONE = Path(__file__).parent / "old" / "schema-1.json"
 SETS = ("cpu-2-core-amd-epyc", "cpu-2-core-amd-epyc-avx2")
@@ -74,8 +76,8 @@ def test_what_no_version_wrote_or_a_later_one_did_is_one_line(tmp_path: Path, ed
 def test_recorded_sets_of_schema_2_verify_and_are_one_machine_each(committed: Evidence) -> None:
     for platform in SETS:
         folder = committed.project.recorded / platform
-        assert recorded.faults(folder) == {}
-        assert recorded.manifest_of(folder).environment.unrecorded == SINCE_3
+        assert archive.faults(folder) == {}
+        assert archive.manifest_of(folder).environment.unrecorded == SINCE_3
     assert [len(one.records) for one in committed.sets] == [112, 15]
 
 
@@ -90,7 +92,7 @@ def test_two_old_sets_share_no_absolute_figure_and_keep_their_own_verdicts(commi
 
 
 def test_the_aa_run_of_an_old_set_is_judged_within_it(committed: Evidence) -> None:
-    outcome = aa.judge(committed, committed.sets[0])
+    outcome = aa_shift.judge(committed, committed.sets[0])
     assert outcome.compared == 20
     assert {one.quantity for one in outcome.cells} == {"latency_median"}
 
@@ -130,8 +132,8 @@ def test_nothing_goes_on_from_an_old_record() -> None:
 
 def test_scores_and_recipes_with_old_environments_are_read() -> None:
     project = Project(tiny.ROOT)
-    machines = [one.environment for found in scores.read_all(project).values() for one in found]
+    machines = [one.environment for found in predictions.read_all(project).values() for one in found]
     for name in ("half", "serving", "storage"):
-        machines += [found.environment for found in recipes.read_all(project, name).values()]
+        machines += [found.environment for found in recipe.read_all(project, name).values()]
     assert len(machines) >= 9
     assert {one.unrecorded for one in machines} == {SINCE_3}

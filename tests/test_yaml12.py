@@ -8,10 +8,10 @@ import pytest
 import tiny
 from dvc.utils.serialize import loads_yaml, modify_yaml
 
-from visionquant import params as parameters
-from visionquant import yaml12
-from visionquant.errors import StudyError
-from visionquant.paths import Project
+from visionquant.core import yaml12
+from visionquant.core.errors import StudyError
+from visionquant.core.paths import Project
+from visionquant.settings import params as parameters
 
 SPELLINGS = [
     "5e-05", "5E-05", "1e3", "1E3", "1e+3", "-1e3", "+1e3", "5.e3", ".5", ".5e3", ".5e+3", "5.", "1.5e-05", "1_000",

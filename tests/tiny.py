@@ -10,12 +10,13 @@ from typing import Any
 import torch
 import yaml
 
-from visionquant import params as parameters
-from visionquant.bench import pair, photographs
+from visionquant.bench import inputs
+from visionquant.bench import measure as pair
 from visionquant.bench.preprocessing import DEFAULT, Preprocessing
-from visionquant.params import Params
-from visionquant.paths import Project
-from visionquant.records import Record
+from visionquant.core.paths import Project
+from visionquant.records.record import Record
+from visionquant.settings import params as parameters
+from visionquant.settings.params import Params
 
 ROOT = Path(__file__).parents[1]
 
@@ -153,7 +154,7 @@ def preprocessing(side: int, settings: dict[str, Any] = DEFAULT) -> Preprocessin
 
 def pictures(count: int, side: int) -> torch.Tensor:
     """Photographs (count, 3, side, side)."""
-    return photographs.batch(count, preprocessing(side))
+    return inputs.batch(count, preprocessing(side))
 
 
 def measure(

@@ -125,7 +125,7 @@ def driver(module: ModuleType) -> Iterator[None]:
 def operations(module: ModuleType) -> Iterator[None]:
     """A profile of kernels that no CPU runs."""
     yield
-    from visionquant.samples import Launch
+    from visionquant.records.cell import Launch
 
     def profile(step: Callable[[int], Any]) -> Launch:
         opened()

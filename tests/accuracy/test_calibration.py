@@ -10,19 +10,21 @@ import tiny
 import torch
 from torch import nn
 
-from visionquant import environment, recipes
-from visionquant.accuracy import calibration, contest, digits, networks, training
-from visionquant.analysis import evidence
-from visionquant.analysis.figures import sweeps as figures
+from visionquant.accuracy import digits, networks, static_int8, training
+from visionquant.analysis import study as evidence
+from visionquant.analysis.figures import sweeps
 from visionquant.analysis.tables import calibration as tables
-from visionquant.errors import StudyError
-from visionquant.params import Params
-from visionquant.paths import Project
-from visionquant.recipes import Recipe
-from visionquant.trainings import NetworkSpec
+from visionquant.core import machine
+from visionquant.core.errors import StudyError
+from visionquant.core.paths import Project
+from visionquant.recipes import calibration as contest
+from visionquant.records import recipe
+from visionquant.records.recipe import Recipe
+from visionquant.settings.params import Params
+from visionquant.settings.trained_networks import NetworkSpec
 
 NETWORK = "tiny-digits"
-STATISTICS = get_args(calibration.Statistic)
+STATISTICS = get_args(static_int8.Statistic)
 
 
 def one_layer(width: int = 8) -> nn.Module:
@@ -31,7 +33,7 @@ def one_layer(width: int = 8) -> nn.Module:
 
 def steps(net: nn.Module) -> tuple[float, float, float]:
     """Step, lowest and highest value of the first quantised layer's inputs."""
-    layer = next(module for module in net.modules() if isinstance(module, calibration.Int8Linear))
+    layer = next(module for module in net.modules() if isinstance(module, static_int8.Int8Linear))
     scale, zero = float(layer.rounding.scale), float(layer.rounding.zero_point)
     return scale, -zero * scale, (255 - zero) * scale
 
@@ -44,18 +46,18 @@ def small() -> tuple[nn.Module, torch.Tensor]:
 
 def test_min_max_is_the_range_of_the_values_and_of_zero() -> None:
     values = torch.from_numpy(np.random.default_rng(0).normal(1.0, 2.0, (500, 8)).astype(np.float32))
-    scale, low, high = steps(calibration.calibrate(one_layer(), values.split(100), "min-max"))
+    scale, low, high = steps(static_int8.calibrate(one_layer(), values.split(100), "min-max"))
     assert scale == pytest.approx((float(values.max()) - float(values.min())) / 255, rel=1e-5)
     assert (low, high) == pytest.approx((float(values.min()), float(values.max())), abs=scale)
-    above = steps(calibration.calibrate(one_layer(), [values.abs() + 3], "min-max"))
+    above = steps(static_int8.calibrate(one_layer(), [values.abs() + 3], "min-max"))
     assert above[1] == 0.0
 
 
 @pytest.mark.parametrize("percentile", [99.0, 99.9])
 def test_the_percentile_is_that_of_the_values(percentile: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibration, "PERCENTILE", percentile)
+    monkeypatch.setattr(static_int8, "PERCENTILE", percentile)
     values = np.random.default_rng(1).laplace(0.5, 1.0, (20_000, 8)).astype(np.float32)
-    scale, low, high = steps(calibration.calibrate(one_layer(), torch.from_numpy(values).split(4000), "percentile"))
+    scale, low, high = steps(static_int8.calibrate(one_layer(), torch.from_numpy(values).split(4000), "percentile"))
     expected = np.percentile(values, [(100 - percentile) / 2, (100 + percentile) / 2])
     assert expected[1] < 0.8 * values.max()
     assert (low, high) == pytest.approx(tuple(expected), abs=scale + 2 * float(np.ptp(values)) / 2048)
@@ -74,22 +76,22 @@ def test_mse_is_close_to_the_best_of_all_ranges(draw: str) -> None:
 
     ends, shares = (float(values.min()), float(values.max())), np.linspace(0.3, 1, 15)
     best = min(error(a * ends[0], b * ends[1]) for a in shares for b in shares)
-    found = error(*steps(calibration.calibrate(one_layer(), [values], "mse"))[1:])
+    found = error(*steps(static_int8.calibrate(one_layer(), [values], "mse"))[1:])
     assert best < 0.9 * error(*ends)
     assert found < 1.1 * best
 
 
 def test_more_images_never_narrow_min_max(small: tuple[nn.Module, torch.Tensor]) -> None:
     net, images = small
-    seen = calibration.observers(net, "min-max")
+    seen = static_int8.observers(net, "min-max")
     before = dict.fromkeys(seen, (np.inf, -np.inf))
     for part in images[:32].split([1, 1, 2, 4, 8, 16]):
-        calibration.observe(net, [part], seen)
+        static_int8.observe(net, [part], seen)
         after = {name: (float(one.min_val), float(one.max_val)) for name, one in seen.items()}
         assert all(after[name][0] <= before[name][0] and after[name][1] >= before[name][1] for name in seen)
         before = after
-    at_once = calibration.observers(net, "min-max")
-    calibration.observe(net, [images[:32]], at_once)
+    at_once = static_int8.observers(net, "min-max")
+    static_int8.observe(net, [images[:32]], at_once)
     assert {name: (float(one.min_val), float(one.max_val)) for name, one in at_once.items()} == {
         name: pytest.approx(ends, rel=1e-4) for name, ends in before.items()
     }
@@ -97,15 +99,15 @@ def test_more_images_never_narrow_min_max(small: tuple[nn.Module, torch.Tensor])
 
 @pytest.mark.parametrize("statistic", STATISTICS)
 def test_static_int8_is_close_to_fp32_and_leaves_the_network_alone(
-    small: tuple[nn.Module, torch.Tensor], statistic: calibration.Statistic
+    small: tuple[nn.Module, torch.Tensor], statistic: static_int8.Statistic
 ) -> None:
     net, images = small
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    quantised = calibration.calibrate(net, images[:64].split(32), statistic)
+    quantised = static_int8.calibrate(net, images[:64].split(32), statistic)
     linears = sum(type(module) is nn.Linear for module in net.modules())
-    assert calibration.prove(quantised) == linears > 5
+    assert static_int8.prove(quantised) == linears > 5
     with torch.inference_mode():
-        base, found, dynamic = (one(images[64:96]).logits for one in (net, quantised, calibration.quantise(net, None)))
+        base, found, dynamic = (one(images[64:96]).logits for one in (net, quantised, static_int8.quantise(net, None)))
     assert 0 < float(((found - base) ** 2).sum() / (base**2).sum()) < 0.01
     assert 0 < float(((dynamic - base) ** 2).sum() / (base**2).sum()) < 0.01
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
@@ -115,7 +117,7 @@ def test_static_int8_is_close_to_fp32_and_leaves_the_network_alone(
 def test_a_layer_gives_what_integers_give() -> None:
     torch.manual_seed(0)
     net, values = one_layer(32), torch.randn(50, 32)
-    layer = calibration.calibrate(net, [values], "min-max")[0]
+    layer = static_int8.calibrate(net, [values], "min-max")[0]
     zero = int(layer.rounding.zero_point)
     codes = (torch.round(values / layer.rounding.scale) + zero).clamp(0, 255).to(torch.int64) - zero
     products = codes @ layer.codes.to(torch.int64).T
@@ -127,7 +129,7 @@ def test_a_layer_gives_what_integers_give() -> None:
 
 
 def test_dynamic_ranges_are_those_of_each_batch() -> None:
-    net = calibration.quantise(one_layer(), None)
+    net = static_int8.quantise(one_layer(), None)
     torch.manual_seed(0)
     small_, large = torch.randn(20, 8), 100 * torch.randn(20, 8)
     for batch in (small_, large, small_):
@@ -137,20 +139,20 @@ def test_dynamic_ranges_are_those_of_each_batch() -> None:
 
 def test_nothing_quantised_nothing_seen_or_nothing_finite_is_one_line() -> None:
     with pytest.raises(StudyError, match="0 Linear layers in INT8 and 1 not"):
-        calibration.prove(one_layer())
-    mixed = nn.Sequential(calibration.quantise(one_layer(), None), nn.Linear(4, 2))
+        static_int8.prove(one_layer())
+    mixed = nn.Sequential(static_int8.quantise(one_layer(), None), nn.Linear(4, 2))
     with pytest.raises(StudyError, match="1 Linear layers in INT8 and 1 not"):
-        calibration.prove(mixed)
-    disabled = calibration.quantise(one_layer(), None)
+        static_int8.prove(mixed)
+    disabled = static_int8.quantise(one_layer(), None)
     disabled[0].rounding.disable_fake_quant()
     with pytest.raises(StudyError, match="0 Linear layers in INT8 and 1 not"):
-        calibration.prove(disabled)
+        static_int8.prove(disabled)
     with pytest.raises(StudyError, match="without a Linear layer"):
-        calibration.calibrate(nn.Sequential(nn.Conv2d(3, 4, 3)), [torch.zeros(1, 3, 8, 8)], "mse")
+        static_int8.calibrate(nn.Sequential(nn.Conv2d(3, 4, 3)), [torch.zeros(1, 3, 8, 8)], "mse")
     with pytest.raises(StudyError, match="no image in the batches"):
-        calibration.calibrate(one_layer(), iter(()), "mse")
+        static_int8.calibrate(one_layer(), iter(()), "mse")
     with pytest.raises(StudyError, match="not finite"):
-        calibration.calibrate(one_layer(), [torch.full((2, 8), np.nan)], "min-max")
+        static_int8.calibrate(one_layer(), [torch.full((2, 8), np.nan)], "min-max")
 
 
 @pytest.fixture(scope="module")
@@ -162,21 +164,21 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, Params, Reci
         patch.setattr(contest, "DRAWS", 2)
         project, params = tiny.project(tmp_path_factory.mktemp("calibrated"))
         with pytest.raises(StudyError, match="run `visionquant train --network tiny-digits`"):
-            contest.run(project, params, environment.probe("cpu"))
+            contest.run(project, params, machine.probe("cpu"))
         spec = params.training.networks[NETWORK]
         done = training.train(spec, params.training, digits.load(spec.image_size), 1)
         training.save(project, NETWORK, 1, done.net)
         used: list[torch.Tensor] = []
-        observe = calibration.observe
+        observe = static_int8.observe
 
-        def spied(net: nn.Module, batches: object, seen: calibration.Observers) -> None:
+        def spied(net: nn.Module, batches: object, seen: static_int8.Observers) -> None:
             kept = list(batches)  # type: ignore[call-overload]
             used.extend(kept)
             observe(net, kept, seen)
 
-        patch.setattr(calibration, "observe", spied)
-        found = contest.run(project, params, environment.probe("cpu"))
-    recipes.write(project, found)
+        patch.setattr(static_int8, "observe", spied)
+        found = contest.run(project, params, machine.probe("cpu"))
+    recipe.write(project, found)
     return project, params, found, used
 
 
@@ -184,7 +186,7 @@ def test_the_recipe_compares_all_contestants_on_the_same_images(
     ran: tuple[Project, Params, Recipe, list[torch.Tensor]],
 ) -> None:
     project, _, found, _ = ran
-    assert recipes.read_all(project, "calibration") == {"local": found}
+    assert recipe.read_all(project, "calibration") == {"local": found}
     assert len({tuple(row) for row in found.rows}) == 1
     statistics = [row["statistic"] for row in found.rows]
     assert statistics[:3] == ["fp32", "bitsandbytes", "dynamic"]
@@ -223,8 +225,8 @@ def test_tables_and_figure_show_what_the_recipe_found(
     assert [row[1].key for row in swept.rows] == [1, 4, 16]
     values = [row["sqnr_db"] for row in found.rows if (row["statistic"], row["images"]) == ("mse", 4)]
     assert swept.rows[1][7].key == pytest.approx(np.median(values))
-    assert figures.sweep(study) == figures.sweep(study)
-    assert "min-max" in figures.sweep(study).svg
+    assert sweeps.sweep(study) == sweeps.sweep(study)
+    assert "min-max" in sweeps.sweep(study).svg
 
 
 def test_without_a_run_the_page_says_which_command_to_run(tmp_path: Path) -> None:
@@ -233,10 +235,10 @@ def test_without_a_run_the_page_says_which_command_to_run(tmp_path: Path) -> Non
     for (table,) in (tables.contest(study), tables.sweep(study)):
         assert table.rows == ()
         assert "visionquant recipe calibration" in table.source
-    assert "nothing to show" in figures.sweep(study).svg
+    assert "nothing to show" in sweeps.sweep(study).svg
 
 
 def tiny_params(project: Project) -> Params:
-    from visionquant import params as parameters
+    from visionquant.settings import params as parameters
 
     return parameters.load(project)

@@ -11,12 +11,13 @@ import tiny
 import torch
 from PIL import Image
 
-from visionquant import environment, labelled
-from visionquant.accuracy import images, judging
-from visionquant.errors import StudyError
-from visionquant.hub import download
-from visionquant.params import Params
-from visionquant.paths import Project
+from visionquant.accuracy import image_folder, pretrained
+from visionquant.core import machine
+from visionquant.core.errors import StudyError
+from visionquant.core.paths import Project
+from visionquant.records import labelled
+from visionquant.settings.params import Params
+from visionquant.weights.hub import download
 
 CLASSES = ("blue", "green", "red")
 REVISION = "a" * 40
@@ -51,7 +52,7 @@ def opened(root: Path, head: bool = True, given: Any = "photographs") -> tuple[P
 
 
 def run(project: Project, params: Params) -> labelled.Labelled:
-    return judging.judge(project, params, environment.probe("cpu"), lambda line: None)
+    return pretrained.judge(project, params, machine.probe("cpu"), lambda line: None)
 
 
 def test_a_checkpoint_with_a_head_names_the_images_as_the_whole_classifier_does(tmp_path: Path) -> None:
@@ -65,10 +66,10 @@ def test_a_checkpoint_with_a_head_names_the_images_as_the_whole_classifier_does(
     assert mine.targets == (3, 2, 1)  # "red" is one of the names of "red, crimson"
     assert mine.labels == (0,) * 4 + (1,) * 4 + (2,) * 4
     whole = ViTForImageClassification.from_pretrained(tmp_path / "mine").eval()
-    given = images.find(project, params.evaluation)
-    from visionquant.bench import load
+    given = image_folder.find(project, params.evaluation)
+    from visionquant.bench import loading
 
-    prepared = load.preprocessing(project, "mine", params.models["mine"], tmp_path / "mine")
+    prepared = loading.preprocessing(project, "mine", params.models["mine"], tmp_path / "mine")
     pixels = [prepared.prepare(Image.open(given.root / path)) for path in given.paths]
     with torch.inference_mode():
         logits = whole(torch.from_numpy(np.stack(pixels))).logits
@@ -92,16 +93,16 @@ def test_a_rerun_goes_on_with_what_is_missing(tmp_path: Path) -> None:
     project, params = opened(tmp_path)
     first = run(project, params)
     told: list[str] = []
-    assert judging.judge(project, params, environment.probe("cpu"), told.append) == first
+    assert pretrained.judge(project, params, machine.probe("cpu"), told.append) == first
     assert told == []
     Image.new("RGB", (64, 64)).save(tmp_path / "photographs" / "red" / "0.png")
-    judging.judge(project, params, environment.probe("cpu"), told.append)
+    pretrained.judge(project, params, machine.probe("cpu"), told.append)
     assumed = "mine has no preprocessor_config.json: pixels are resized, with mean and deviation of one half"
     assert told == ["mine: 12 images, 2 precisions", assumed]
     copied = tmp_path / "photographs" / "red"
     shutil.copy(copied / "1.png", copied / "1 (copy).png")
     (copied / ".DS_Store").write_bytes(b"")
-    found = judging.judge(project, params, environment.probe("cpu"), told.append)
+    found = pretrained.judge(project, params, machine.probe("cpu"), told.append)
     assert told[2] == "mine: 12 images, 2 precisions; passed over: 1 copies, 1 hidden"
     assert found.judged[0].skipped == {"copies": 1, "hidden": 1}
     assert labelled.read(project) == found
@@ -123,10 +124,10 @@ def test_images_are_fetched_from_a_hub_data_set(tmp_path: Path, monkeypatch: pyt
         shutil.rmtree(tmp_path / "cache")
         hub.altered = {"validation/red/0.png"}
         with pytest.raises(StudyError, match=r"tiny/colours@aaaaaaaaaaaa: 0\.png has another hash"):
-            images.find(project, params.evaluation)
+            image_folder.find(project, params.evaluation)
         hub.repositories.clear()
         with pytest.raises(StudyError, match="not on the hub"):
-            images.find(project, params.evaluation)
+            image_folder.find(project, params.evaluation)
 
 
 def test_without_images_nothing_is_judged_and_the_file_says_so(tmp_path: Path) -> None:
@@ -141,17 +142,17 @@ def test_without_images_nothing_is_judged_and_the_file_says_so(tmp_path: Path) -
 def test_what_can_not_be_judged_is_one_line(tmp_path: Path) -> None:
     project, params = opened(tmp_path)
     with pytest.raises(StudyError, match="no folder"):
-        images.read(tmp_path / "nowhere", 5)
+        image_folder.read(tmp_path / "nowhere", 5)
     (tmp_path / "empty" / "red").mkdir(parents=True)
     with pytest.raises(StudyError, match="no class folder with images"):
-        images.read(tmp_path / "empty", 5)
+        image_folder.read(tmp_path / "empty", 5)
     paint(tmp_path / "one", each=1)
     shutil.rmtree(tmp_path / "one" / "red")
     shutil.rmtree(tmp_path / "one" / "blue")
     with pytest.raises(StudyError, match="a single image"):
-        images.read(tmp_path / "one", 5)
+        image_folder.read(tmp_path / "one", 5)
     with pytest.raises(StudyError, match="2 images of 3 classes"):
-        images.read(tmp_path / "photographs", 2)
+        image_folder.read(tmp_path / "photographs", 2)
     (tmp_path / "photographs" / "red" / "1.png").write_bytes(b"no image")
     with pytest.raises(StudyError, match=r"red/1\.png: not one of JPEG, PNG, WEBP, BMP; remove"):
         run(project, params)
@@ -162,16 +163,16 @@ def test_what_can_not_be_judged_is_one_line(tmp_path: Path) -> None:
 
 def test_a_class_that_may_mean_two_labels_is_not_guessed() -> None:
     labels = {0: "crane", 1: "crane", 2: "maillot", 3: "maillot, tank suit", 4: "Tank_Suit"}
-    assert judging._fitting("crane", labels) == [0, 1]
-    assert judging._fitting("maillot", labels) == [2]
-    assert judging._fitting("tank suit", labels) == [3]
-    assert judging._fitting("1", labels) == [1]
-    assert judging._fitting("9", labels) == []
+    assert pretrained._fitting("crane", labels) == [0, 1]
+    assert pretrained._fitting("maillot", labels) == [2]
+    assert pretrained._fitting("tank suit", labels) == [3]
+    assert pretrained._fitting("1", labels) == [1]
+    assert pretrained._fitting("9", labels) == []
 
 
 def test_the_images_are_spread_evenly_over_the_classes(tmp_path: Path) -> None:
     paint(tmp_path / "photographs")
-    found = images.read(tmp_path / "photographs", 7)
+    found = image_folder.read(tmp_path / "photographs", 7)
     assert [found.labels.count(number) for number in range(3)] == [3, 2, 2]
 
 
@@ -185,10 +186,10 @@ def test_votes_and_alignment_are_those_of_independent_computations() -> None:
         rest = [j for j in range(40) if j != i]
         near = KNeighborsClassifier(1, metric="cosine").fit(features[rest], np.asarray(labels)[rest])
         expected.append(int(near.predict(features[i : i + 1])[0]))
-    assert list(judging.vote(features, labels, 1)) == expected
+    assert list(pretrained.vote(features, labels, 1)) == expected
     turned, _ = np.linalg.qr(generator.normal(size=(6, 6)))
-    assert judging.cka(features, 3 * features @ turned + 1) == pytest.approx(1.0)
+    assert pretrained.cka(features, 3 * features @ turned + 1) == pytest.approx(1.0)
     x, y = features - features.mean(0), generator.normal(size=(40, 4))
     centre = np.eye(40) - 1 / 40
     k, kernel = centre @ x @ x.T @ centre, centre @ y @ y.T @ centre
-    assert judging.cka(x, y) == pytest.approx((k * kernel).sum() / np.linalg.norm(k) / np.linalg.norm(kernel))
+    assert pretrained.cka(x, y) == pytest.approx((k * kernel).sum() / np.linalg.norm(k) / np.linalg.norm(kernel))

@@ -6,11 +6,12 @@ import pytest
 import tiny
 import torch
 
-from visionquant import environment, scores
 from visionquant.accuracy import digits, evaluation, networks, training
-from visionquant.errors import StudyError
-from visionquant.params import Params
-from visionquant.paths import Project
+from visionquant.core import machine
+from visionquant.core.errors import StudyError
+from visionquant.core.paths import Project
+from visionquant.records import predictions
+from visionquant.settings.params import Params
 
 NAME = "tiny-digits"
 
@@ -69,7 +70,7 @@ def test_training_learns_and_is_the_same_twice(trained: tuple[Project, Params, t
 
 def test_every_precision_names_the_held_out_images(trained: tuple[Project, Params, training.Trained]) -> None:
     project, params, done = trained
-    found = evaluation.evaluate(project, params, NAME, (0,), environment.probe("cpu"))
+    found = evaluation.evaluate(project, params, NAME, (0,), machine.probe("cpu"))
     assert set(found.precisions) == {"fp32", "bf16", "int8", "nf4", "mixed-sensitive"}
     right = {
         name: sum(a == b for a, b in zip(one.classes, found.labels, strict=True))
@@ -79,15 +80,15 @@ def test_every_precision_names_the_held_out_images(trained: tuple[Project, Param
     assert min(right.values()) > 0.8 * done.correct
     assert found.precisions["nf4"].quantized_modules > 0
     assert found.precisions["fp32"].quantized_modules == 0
-    path = scores.write(project, found)
-    assert scores.read(path) == found
-    assert scores.read_all(project) == {"local": (found,)}
+    path = predictions.write(project, found)
+    assert predictions.read(path) == found
+    assert predictions.read_all(project) == {"local": (found,)}
 
 
 @pytest.mark.parametrize("family", ["vit", "beit", "mobilevit"])
 def test_each_family_is_built_alive(family: str) -> None:
     spec = tiny.settings()["training"]["networks"][NAME]
-    from visionquant.trainings import NetworkSpec
+    from visionquant.settings.trained_networks import NetworkSpec
 
     size = 64 if family == "mobilevit" else 16
     net = networks.build(NetworkSpec.model_validate(spec | {"family": family, "image_size": size}), seed=0).eval()
@@ -100,13 +101,13 @@ def test_each_family_is_built_alive(family: str) -> None:
 def test_what_is_not_there_or_of_another_shape_is_one_line(tmp_path: Path) -> None:
     project, params = opened(tmp_path)
     with pytest.raises(StudyError, match=r"not trained yet; run `visionquant train --network tiny-digits`"):
-        evaluation.evaluate(project, params, NAME, (0,), environment.probe("cpu"))
+        evaluation.evaluate(project, params, NAME, (0,), machine.probe("cpu"))
     project.weights(NAME, 0).parent.mkdir(parents=True)
     project.weights(NAME, 0).write_bytes(b"no weights")
     with pytest.raises(StudyError, match="holds another network; train it again"):
-        evaluation.evaluate(project, params, NAME, (0,), environment.probe("cpu"))
+        evaluation.evaluate(project, params, NAME, (0,), machine.probe("cpu"))
     with pytest.raises(StudyError, match="run `visionquant accuracy`"):
-        scores.read(tmp_path / "none.json")
+        predictions.read(tmp_path / "none.json")
 
 
 def test_a_network_that_diverges_says_so(tmp_path: Path) -> None:

@@ -6,10 +6,11 @@ import made
 import numpy as np
 import pytest
 
-from visionquant.analysis import aa, evidence
-from visionquant.analysis.evidence import Evidence, RecordSet
-from visionquant.errors import StudyError
-from visionquant.recorded import Records
+from visionquant.analysis import aa_shift
+from visionquant.analysis import study as evidence
+from visionquant.analysis.study import Evidence, RecordSet
+from visionquant.core.errors import StudyError
+from visionquant.records.archive import Records
 
 MODELS = ("deit-tiny-ultra-efficient", "dino-vits16-production", "mobilevit-xxs-edge", "mobilevit-small-edge",
           "deit-small-distilled-224")  # fmt: skip
@@ -32,8 +33,8 @@ def passed(seed: int, spread: float, factor: float = 1.0) -> Records:
     return found
 
 
-def outcome(study: Evidence, first: Records, second: Records) -> aa.Outcome:
-    return aa.judge(study, RecordSet("local", {}, {}, (first, second)))
+def outcome(study: Evidence, first: Records, second: Records) -> aa_shift.Outcome:
+    return aa_shift.judge(study, RecordSet("local", {}, {}, (first, second)))
 
 
 def test_equal_passes_pass_and_the_noise_floor_is_that_of_the_spread(study: Evidence) -> None:
@@ -70,7 +71,7 @@ def test_too_few_cells_decide_nothing(study: Evidence) -> None:
 
 def test_a_set_without_an_aa_run_says_what_to_do(study: Evidence) -> None:
     with pytest.raises(StudyError, match="run `visionquant aa`"):
-        aa.judge(study, study.measured)
+        aa_shift.judge(study, study.measured)
 
 
 def test_a_local_run_is_found_beside_the_records(tmp_path: Path) -> None:

@@ -52,9 +52,9 @@ def test_words_are_corrected_over_the_table() -> None:
 
 
 def test_models_with_and_without_a_head() -> None:
-    from visionquant import environment
-    from visionquant.labelled import Answers, Judged
-    from visionquant.precision import FP32
+    from visionquant.core import machine
+    from visionquant.records.labelled import Answers, Judged
+    from visionquant.settings.precision import FP32
 
     def answers(best: list[int], voted: list[int], cka: float) -> Answers:
         five = tuple((one, 9, 8, 7, 6) for one in best)
@@ -62,7 +62,7 @@ def test_models_with_and_without_a_head() -> None:
 
     known = {"fp32": answers([5, 6, 6, 9], [0, 1, 1, 0], 1.0), "int8": answers([5, 6, 5, 6], [0, 1, 0, 0], 0.5)}
     shared = {
-        "key": "", "weights": "", "environment": environment.probe("cpu"), "images": ("a", "b", "c", "d"),
+        "key": "", "weights": "", "environment": machine.probe("cpu"), "images": ("a", "b", "c", "d"),
         "classes": ("x", "y"), "labels": (0, 1, 1, 0), "precisions": known,
     }  # fmt: skip
     judged = [Judged(model="head", targets=(5, 6), **shared), Judged(model="none", targets=None, **shared)]

@@ -12,14 +12,14 @@ import pytest
 import tiny
 import yaml
 
-from visionquant.analysis import evidence, story
-from visionquant.analysis.claims import claim as claims
-from visionquant.analysis.claims import tables, trial
+from visionquant.analysis import story
+from visionquant.analysis import study as evidence
+from visionquant.analysis.claims import claim, tables, trial
 from visionquant.analysis.claims.claim import Ledger
 from visionquant.analysis.claims.judge import Judgement
 from visionquant.analysis.claims.tables import Tables
-from visionquant.analysis.evidence import Evidence
-from visionquant.errors import StudyError
+from visionquant.analysis.study import Evidence
+from visionquant.core.errors import StudyError
 
 TABLES = ("latency", "memory", "throughput")
 # Counted by hand in the supplement, so that none goes missing from the file.
@@ -72,7 +72,7 @@ def test_every_printed_number_is_one_claim(opened: tuple[Ledger, Tables]) -> Non
 
 
 def test_no_number_of_a_table_is_copied_into_the_claims() -> None:
-    raw = yaml.safe_load((tiny.ROOT / claims.FILE).read_text())
+    raw = yaml.safe_load((tiny.ROOT / claim.FILE).read_text())
     assert [one["id"] for one in raw["claims"] if "printed" in one and "table" in one] == []
 
 
@@ -134,7 +134,7 @@ def test_changing_a_number_changes_exactly_the_claims_that_use_it(
         if place[0] not in TABLES:
             continue
         mutated = dataclasses.replace(texts, cells={**texts.cells, place: str(Decimal(text) * 3 + 1)})
-        found = dict(zip(judged, trial.internal(claims.load(study.project, mutated), mutated), strict=True))
+        found = dict(zip(judged, trial.internal(claim.load(study.project, mutated), mutated), strict=True))
         changed = {name for name in judged if found[name] != judged[name]}
         named = f"{place[0]}.csv {place[1]} {place[2]}"
         assert changed == {name for name, one in judged.items() if named in dict(one.inputs)}, place

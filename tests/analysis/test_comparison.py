@@ -6,11 +6,12 @@ from pathlib import Path
 import made
 import pytest
 
-from visionquant import params as parameters
-from visionquant import records
-from visionquant.analysis import comparison, evidence
-from visionquant.errors import StudyError
-from visionquant.records import Record
+from visionquant.analysis import comparison
+from visionquant.analysis import study as evidence
+from visionquant.core.errors import StudyError
+from visionquant.records import record
+from visionquant.records.record import Record
+from visionquant.settings import params
 
 MODEL = "vit-base-224-production"
 PROCESSES = (0.998, 1.0, 1.002, 1.001)
@@ -30,9 +31,9 @@ def two(
 def compared(root: Path, here: list[Record], there: list[Record]) -> dict[str, comparison.Agreement]:
     project = made.project(root)
     for one in here:
-        records.write(project.record(one.model, one.precision), one)
+        record.write(project.record(one.model, one.precision), one)
     made.recorded_set(project, "other", there)
-    study = evidence.gather(project, parameters.load(project))
+    study = evidence.gather(project, params.load(project))
     found = comparison.compare(study, comparison.set_named(study, "local"), comparison.set_named(study, "other"))
     return {one.precision: one for one in found}
 
@@ -98,6 +99,6 @@ def test_other_or_unknown_settings_of_the_speed_leave_speedups_alone(
 
 def test_an_unknown_set_is_named(tmp_path: Path) -> None:
     project = made.project(tmp_path)
-    study = evidence.gather(project, parameters.load(project))
+    study = evidence.gather(project, params.load(project))
     with pytest.raises(StudyError, match="compare: moon: no set of records has this name; sets: none"):
         comparison.set_named(study, "moon")

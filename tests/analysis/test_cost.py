@@ -7,11 +7,11 @@ import made
 import pytest
 import tiny
 
-from visionquant import params as parameters
 from visionquant.analysis import cost, prices
-from visionquant.assumptions import CostAssumptions
-from visionquant.errors import StudyError
-from visionquant.paths import Project
+from visionquant.core.errors import StudyError
+from visionquant.core.paths import Project
+from visionquant.settings import params
+from visionquant.settings.costs import CostAssumptions
 
 ASSUMED = CostAssumptions(
     load_images_per_s=1000.0,
@@ -90,4 +90,4 @@ def test_a_model_that_costs_names_must_exist() -> None:
     raw = tiny.settings()
     raw["cost"]["model"] = "vit-base-224-prodution"
     with pytest.raises(StudyError, match=r"cost\.model: no row named .* did you mean vit-base-224-production"):
-        parameters.parse(raw)
+        params.parse(raw)

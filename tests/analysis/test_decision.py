@@ -7,8 +7,8 @@ import pytest
 
 from visionquant.analysis import decision
 from visionquant.analysis.decision import Advice
-from visionquant.analysis.evidence import Evidence
-from visionquant.assumptions import DecisionLimits
+from visionquant.analysis.study import Evidence
+from visionquant.settings.costs import DecisionLimits
 
 MODEL = "vit-base-224-production"
 FREE = DecisionLimits(batch_size=1)
@@ -54,7 +54,7 @@ def test_the_front_holds_what_nothing_beats(study: Evidence) -> None:
 
 
 def test_without_records_the_reason_is_that_nothing_was_measured(tmp_path: Path) -> None:
-    from visionquant.analysis import evidence
+    from visionquant.analysis import study as evidence
 
     empty = evidence.open_study(made.project(tmp_path).root)
     found = decision.recommend(empty, empty.measured, (MODEL,), FREE)[0]

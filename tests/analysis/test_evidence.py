@@ -6,14 +6,15 @@ from pathlib import Path
 import made
 import pytest
 
-from visionquant import params as parameters
-from visionquant import records
-from visionquant.analysis import evidence, provenance, subjects
-from visionquant.analysis.evidence import Evidence
+from visionquant.analysis import provenance, subjects
+from visionquant.analysis import study as evidence
+from visionquant.analysis.study import Evidence
 from visionquant.analysis.tables import results, setup
-from visionquant.errors import StudyError
-from visionquant.records import Record
-from visionquant.samples import Cell
+from visionquant.core.errors import StudyError
+from visionquant.records import record as records
+from visionquant.records.cell import Cell
+from visionquant.records.record import Record
+from visionquant.settings import params as parameters
 
 FACTORS = {"fp32": 1.0, "fp16": 0.5, "int8": 2.0, "nf4": 1.01}
 MODEL = "vit-base-224-production"

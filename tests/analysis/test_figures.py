@@ -6,11 +6,11 @@ from xml.etree import ElementTree
 import made
 import pytest
 
-from visionquant import params as parameters
-from visionquant.analysis import evidence
-from visionquant.analysis.evidence import Evidence, RecordSet
+from visionquant.analysis import study as evidence
 from visionquant.analysis.figures import canvas, cells, models
 from visionquant.analysis.figures.canvas import Figure
+from visionquant.analysis.study import Evidence, RecordSet
+from visionquant.settings import params
 
 DRAW: list[Callable[[Evidence, RecordSet], Figure]] = [
     cells.latency,
@@ -30,7 +30,7 @@ def study(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     if request.param == "measured":
         return made.study(root, {"fp32": 1.0, "fp16": 0.5, "int8": 2.0, "nf4": 2.0})
     project = made.project(root)
-    return evidence.gather(project, parameters.load(project))
+    return evidence.gather(project, params.load(project))
 
 
 @pytest.mark.parametrize("draw", DRAW, ids=lambda draw: draw.__name__)

@@ -10,7 +10,7 @@ import pytest
 from visionquant.analysis.claims import bounded, formula
 from visionquant.analysis.claims.bounded import Bounded, Column, Value
 from visionquant.analysis.published import Printed
-from visionquant.errors import StudyError
+from visionquant.core.errors import StudyError
 
 
 class Words:

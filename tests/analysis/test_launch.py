@@ -5,8 +5,8 @@ import statistics
 import made
 import pytest
 
-from visionquant.analysis import launch
-from visionquant.analysis.evidence import Evidence
+from visionquant.analysis import launch_bound
+from visionquant.analysis.study import Evidence
 
 FACTORS = {"fp32": 1.0, "fp16": 0.5, "int8": 2.0, "nf4": 3.0}
 
@@ -17,7 +17,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
 
 
 def test_the_hosts_rate_is_read_off_the_models_that_leave_the_gpu_idle(study: Evidence) -> None:
-    idle = launch.idle(study)
+    idle = launch_bound.idle(study)
     assert set(idle) == {
         "dino-vits16-production", "deit-small-distilled-224", "mobilevit-small-edge", "mobilevit-xxs-edge",
         "deit-tiny-ultra-efficient",
@@ -28,9 +28,9 @@ def test_the_hosts_rate_is_read_off_the_models_that_leave_the_gpu_idle(study: Ev
         assert facts is not None
         rates += [
             1e3 * (study.published.value("latency_median", model, p) or 0.0) / facts.operations[p]
-            for p in launch.FLOATS
+            for p in launch_bound.FLOATS
         ]
-    assert launch.host_us(study) == pytest.approx(statistics.median(rates))
+    assert launch_bound.host_us(study) == pytest.approx(statistics.median(rates))
 
 
 def test_the_work_is_arithmetic_or_reading_the_weights_whichever_takes_longer(study: Evidence) -> None:
@@ -42,7 +42,7 @@ def test_the_work_is_arithmetic_or_reading_the_weights_whichever_takes_longer(st
 
 
 def test_readings_follow_from_the_floors(study: Evidence) -> None:
-    found = launch.by_model(launch.issues(study))
+    found = launch_bound.by_model(launch_bound.issues(study))
     assert len(found) == 16
     assert all(list(one) == ["fp32", "fp16"] for one in found.values())
     for cells in found.values():

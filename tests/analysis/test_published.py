@@ -11,8 +11,8 @@ import tiny
 from visionquant.analysis import prices, published, statistics
 from visionquant.analysis.claims import claim, tables
 from visionquant.analysis.published import Printed
-from visionquant.errors import StudyError
-from visionquant.paths import Project
+from visionquant.core.errors import StudyError
+from visionquant.core.paths import Project
 
 PROJECT = Project(tiny.ROOT)
 FOUND = published.load(PROJECT)
@@ -46,7 +46,7 @@ def test_decimals_are_kept_as_printed() -> None:
 
 
 def test_published_models_are_rows_of_the_settings() -> None:
-    from visionquant import params as parameters
+    from visionquant.settings import params as parameters
 
     params = parameters.load(PROJECT)
     assert [row.name for row in FOUND.models] == list(params.models)

@@ -7,7 +7,7 @@ import pytest
 
 from visionquant.analysis.claims import trial
 from visionquant.analysis.claims.trial import Tried
-from visionquant.analysis.evidence import Evidence
+from visionquant.analysis.study import Evidence
 
 
 def tried(study: Evidence) -> dict[str, Tried]:
@@ -71,7 +71,7 @@ def test_what_no_measurement_bears_on_says_so(processor: dict[str, Tried]) -> No
 
 
 def test_without_records_nothing_is_measured(tmp_path: Path) -> None:
-    from visionquant.analysis import evidence
+    from visionquant.analysis import study as evidence
 
     found = tried(evidence.open_study(made.project(tmp_path).root))
     assert {one.reproduction for one in found.values()} == {"not measured"}
@@ -79,8 +79,8 @@ def test_without_records_nothing_is_measured(tmp_path: Path) -> None:
 
 def test_a_rerun_that_gives_the_published_figures_refutes_nothing_that_follows(tmp_path: Path) -> None:
     """On the published card, every latency as printed, within a thousandth."""
-    from visionquant import records
-    from visionquant.analysis import evidence
+    from visionquant.analysis import study as evidence
+    from visionquant.records import record
 
     project = made.project(tmp_path)
     empty = evidence.open_study(project.root)
@@ -90,7 +90,7 @@ def test_a_rerun_that_gives_the_published_figures_refutes_nothing_that_follows(t
             assert ms is not None
             times = [[ms * process * (1 + i / 1e5) for i in range(20)] for process in (0.9999, 1.0, 1.0001)]
             row = made.record(model, precision, [made.cell(1, times, device_bytes=2**20, gpu=True)], made.CARD)
-            records.write(project.record(model, precision), row)
+            record.write(project.record(model, precision), row)
     found = tried(evidence.open_study(project.root))
     sections = ("latency", "throughput", "statistics", "groups")
     members = [one for one in found.values() if one.claim.entry.section in sections]
@@ -104,12 +104,12 @@ def test_a_rerun_that_gives_the_published_figures_refutes_nothing_that_follows(t
 
 def test_an_interval_that_sticks_out_is_undecided(tmp_path: Path) -> None:
     """The median is the published one; the processes are 20 % apart."""
-    from visionquant import records
-    from visionquant.analysis import evidence
+    from visionquant.analysis import study as evidence
+    from visionquant.records import record
 
     project = made.project(tmp_path)
     times = [[5.69 * process] * 20 for process in (0.9, 1.0, 1.1)]
     row = made.record("dinov2-base-2023", "fp32", [made.cell(1, times, device_bytes=2**20, gpu=True)], made.CARD)
-    records.write(project.record("dinov2-base-2023", "fp32"), row)
+    record.write(project.record("dinov2-base-2023", "fp32"), row)
     found = tried(evidence.open_study(project.root))["latency/dinov2-base-2023/fp32"].reproductions[0]
     assert (found.word, found.value) == ("undecided", pytest.approx(5.69))

@@ -9,12 +9,13 @@ from pathlib import Path
 import made
 import pytest
 
-from visionquant import params as parameters
-from visionquant import records
-from visionquant.analysis import evidence, findings, longform, render, table, validation
-from visionquant.analysis.evidence import Evidence
+from visionquant.analysis import findings, longform, published_validation, render, table
+from visionquant.analysis import study as evidence
+from visionquant.analysis.study import Evidence
 from visionquant.analysis.table import Column, Table
 from visionquant.analysis.tables import costs, libraries, results, setup, summary
+from visionquant.records import record as records
+from visionquant.settings import params
 
 FACTORS = {"fp32": 1.0, "fp16": 0.5, "int8": 2.0, "nf4": 1.01}
 
@@ -27,7 +28,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
 @pytest.fixture(scope="module")
 def empty(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
     project = made.project(tmp_path_factory.mktemp("empty"))
-    return evidence.gather(project, parameters.load(project))
+    return evidence.gather(project, params.load(project))
 
 
 def row(found: Table, *starts: str) -> list[str]:
@@ -212,8 +213,8 @@ def test_the_same_records_give_the_same_bytes(study: Evidence) -> None:
     assert written() == written()
 
 
-def judged(study: Evidence) -> dict[str, validation.Verdict]:
-    return {one.metric: one for one in validation.judge(study)}
+def judged(study: Evidence) -> dict[str, published_validation.Verdict]:
+    return {one.metric: one for one in published_validation.judge(study)}
 
 
 def test_validation_passes_only_figures_of_the_published_card(tmp_path: Path) -> None:
@@ -249,4 +250,4 @@ def test_p50_is_the_median_with_the_medians_interval(study: Evidence) -> None:
 
 
 def test_validation_without_records_is_not_measured(empty: Evidence) -> None:
-    assert {one.verdict for one in validation.judge(empty)} == {"not measured"}
+    assert {one.verdict for one in published_validation.judge(empty)} == {"not measured"}

@@ -3,10 +3,10 @@
 import families
 import pytest
 
-from visionquant.bench import fidelity, load
-from visionquant.hub import download
-from visionquant.params import Params
-from visionquant.paths import Project
+from visionquant.bench import fidelity, loading
+from visionquant.core.paths import Project
+from visionquant.settings.params import Params
+from visionquant.weights.hub import download
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,7 @@ def test_a_backbone_runs_in_every_precision(model: str, study: tuple[Project, Pa
     project, params = study
     spec, manifest = params.models[model], download(project, params, model)
     assert manifest.weights == "seeded"
-    net = load.load(project, model, spec, manifest, "sdpa", 0)
+    net = loading.load(project, model, spec, manifest, "sdpa", 0)
     head, _ = fidelity.head_of(project, manifest, 0)
     families.require_every_precision(net, params, families.images_of(project, model, spec, None), head)
 
@@ -28,7 +28,7 @@ def test_a_backbone_runs_in_every_precision(model: str, study: tuple[Project, Pa
 def test_one_channel_and_a_rectangle_are_taken(model: str, study: tuple[Project, Params]) -> None:
     project, params = study
     spec, manifest = params.models[model], download(project, params, model)
-    net = load.load(project, model, spec, manifest, "sdpa", 0)
+    net = loading.load(project, model, spec, manifest, "sdpa", 0)
     head, _ = fidelity.head_of(project, manifest, 0)
     images = families.images_of(project, model, spec, None)
     _, channels, height, width = images.shape

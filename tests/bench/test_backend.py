@@ -11,15 +11,17 @@ import pytest
 import tiny
 import torch
 
-from visionquant import environment, hub
-from visionquant.bench import convert, load, prepare, reference
-from visionquant.params import Params
-from visionquant.paths import Project
-from visionquant.records import Settings, Weights
+from visionquant.bench import loading, pair_worker, reference
+from visionquant.bench.backends import convert
+from visionquant.core import machine
+from visionquant.core.paths import Project
+from visionquant.records.record import Settings, Weights
+from visionquant.settings.params import Params
+from visionquant.weights import hub
 
 PRELOAD = """
 import json, os, sys
-from visionquant.bench import backend
+from visionquant.bench import torch_flags as backend
 backend.quiet("cuda")
 backend.preload("cuda", False)
 before = len(os.listdir("/proc/self/task"))
@@ -50,7 +52,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, Params]:
 def network(study: tuple[Project, Params]) -> Any:
     project, params = study
     spec = params.models["tiny-vit"]
-    return load.load(project, "tiny-vit", spec, hub.download(project, params, "tiny-vit"), "sdpa", 0)
+    return loading.load(project, "tiny-vit", spec, hub.download(project, params, "tiny-vit"), "sdpa", 0)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "nf4", "mixed-sensitive"])
@@ -63,7 +65,7 @@ def test_for_a_gpu_weights_are_cast_once_and_come_out_the_same(study: tuple[Proj
     settings = Settings(
         model=params.models["tiny-vit"], precision=row, protocol=params.protocol, device="cuda", weights=weights
     )
-    prepare._builder(net, settings, torch.zeros(2, 3, 32, 32))
+    pair_worker._builder(net, settings, torch.zeros(2, 3, 32, 32))
     half = precision in ("fp16", "int8", "nf4")
     assert {one.dtype for one in net.parameters()} == {torch.float16 if half else torch.float32}
     convert.cast(cast, row, "cpu")
@@ -79,16 +81,16 @@ def test_the_smallest_and_largest_batch_size_of_the_study_are_profiled(
 ) -> None:
     """Whichever of them this command measures."""
     project, params = study
-    environment.declare(project, environment.probe("cpu"))
+    machine.declare(project, machine.probe("cpu"))
     hub.download(project, params, "tiny-vit")
     reference.make(project, params, "tiny-vit")
-    real = prepare.serve
+    real = pair_worker.serve
 
     def serve(*arguments: Any) -> Any:
         (tmp_path / "profiled.json").write_text(json.dumps(sorted(arguments[-1])))
         return real(*arguments)
 
-    monkeypatch.setattr(prepare, "serve", serve)
+    monkeypatch.setattr(pair_worker, "serve", serve)
     for asked, profiled in (([2], [1, 2]), ([3], [1, 3])):
         tiny.measure(project, params, "tiny-vit", "fp32", asked)
         assert json.loads((tmp_path / "profiled.json").read_text()) == profiled

@@ -11,16 +11,17 @@ from torch import nn
 from transformers import AutoConfig, AutoModel
 
 from visionquant.accuracy import networks
-from visionquant.bench import convert, load
-from visionquant.bench.layers import quantised
-from visionquant.deploy import stored
-from visionquant.params import Params, parse
-from visionquant.precision import Precision
+from visionquant.bench import loading
+from visionquant.bench.backends import convert
+from visionquant.bench.backends.bnb import quantised
+from visionquant.deploy import serialization
+from visionquant.settings.params import Params, parse
+from visionquant.settings.precision import Precision
 
 PARAMS: Params = parse(tiny.settings())
 COMMITTED = parse(copy.deepcopy(tiny._committed()))
 ROWS: dict[str, Precision] = {
-    name: stored.precision_on(PARAMS.precisions[name], "cuda")
+    name: serialization.precision_on(PARAMS.precisions[name], "cuda")
     for name in ("int8", "int8-threshold-0", "nf4", "mixed-sensitive")
 }
 CONVNEXT = {"model_type": "convnext", "image_size": 32, "hidden_sizes": [8, 16, 32, 64], "depths": [1, 1, 1, 1]}
@@ -36,7 +37,7 @@ def network(name: str) -> tuple[nn.Module, torch.Tensor]:
         config: dict[str, Any] = dict(tiny.CONFIGS.get(name, CONVNEXT))
         side = config["image_size"]
         net = AutoModel.from_config(AutoConfig.for_model(config.pop("model_type"), **config))
-        load.seed_weights(net, 0)
+        loading.seed_weights(net, 0)
     return net.eval(), torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(1)) * 2 - 1
 
 

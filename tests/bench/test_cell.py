@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 import tiny
 
-from visionquant import intervals
-from visionquant.bench import cell, replicate
-from visionquant.params import Protocol
-from visionquant.samples import Cell, Launch, Run, Sentinel
+from visionquant.bench import cell_run, replicate
+from visionquant.core import intervals
+from visionquant.records.cell import Cell, Launch, Run, Sentinel
+from visionquant.settings.params import Protocol
 
 GIB = 2**30
-PLENTY = cell.Host(available=100 * GIB, baseline=0)
+PLENTY = cell_run.Host(available=100 * GIB, baseline=0)
 
 
 def protocol(**changes: object) -> Protocol:
@@ -28,27 +28,27 @@ def measured(batch_size: int, pass_ms: float, host_peak: int | None = None) -> C
 
 
 def test_the_smallest_cell_is_always_measured() -> None:
-    assert cell.foresee(32, [], protocol(limit_s=0.001), PLENTY) is None
+    assert cell_run.foresee(32, [], protocol(limit_s=0.001), PLENTY) is None
 
 
 def test_a_cell_over_budget_is_foreseen_from_the_nearest_smaller_one() -> None:
     smaller = [measured(1, 1.0), measured(8, 300.0)]
-    assert cell.foresee(16, smaller, protocol(), PLENTY) is None  # 9 passes of 0.6 s
-    found = cell.foresee(32, smaller, protocol(), PLENTY)  # 9 passes of 1.2 s
+    assert cell_run.foresee(16, smaller, protocol(), PLENTY) is None  # 9 passes of 0.6 s
+    found = cell_run.foresee(32, smaller, protocol(), PLENTY)  # 9 passes of 1.2 s
     assert found is not None
     assert found.status == "over_budget"
     assert "9 passes of about 1.20 s (from batch size 8)" in found.reason
 
 
 def test_without_a_limit_nothing_is_over_it() -> None:
-    assert cell.foresee(32, [measured(1, 1e6)], protocol(limit_s=None), PLENTY) is None
+    assert cell_run.foresee(32, [measured(1, 1e6)], protocol(limit_s=None), PLENTY) is None
 
 
 def test_memory_is_foreseen_so_that_the_machine_does_not_swap() -> None:
     smaller = [measured(4, 1.0, host_peak=5 * GIB)]
-    host = cell.Host(available=10 * GIB, baseline=2 * GIB)
-    assert cell.foresee(8, smaller, protocol(), host) is None  # 6 GiB
-    found = cell.foresee(16, smaller, protocol(), host)  # 12 GiB
+    host = cell_run.Host(available=10 * GIB, baseline=2 * GIB)
+    assert cell_run.foresee(8, smaller, protocol(), host) is None  # 6 GiB
+    found = cell_run.foresee(16, smaller, protocol(), host)  # 12 GiB
     assert found is not None
     assert found.status == "out_of_memory"
     assert "about 12.0 GiB" in found.reason
@@ -57,7 +57,7 @@ def test_memory_is_foreseen_so_that_the_machine_does_not_swap() -> None:
 @pytest.mark.parametrize("status", ["out_of_memory", "unsupported"])
 def test_what_failed_at_a_smaller_batch_is_not_tried_at_a_larger_one(status: str) -> None:
     failed = Cell.model_validate({"batch_size": 4, "status": status, "reason": "why"})
-    found = cell.foresee(8, [measured(1, 1.0), failed], protocol(), PLENTY)
+    found = cell_run.foresee(8, [measured(1, 1.0), failed], protocol(), PLENTY)
     assert found is not None
     assert (found.status, found.reason) == (status, "as at batch size 4: why")
 
@@ -80,7 +80,7 @@ def test_an_interval_that_was_narrowed_to_a_goal_still_covers(spread: float) -> 
     for _ in range(studies):
         processes = [[float(value)] for value in np.exp(random.normal(0, spread, 20))]
         # once met it stays met, so the first count is found by halving
-        count = 5 + bisect_left(range(5, 20), True, key=lambda n: cell.goal_met(processes[:n], 5, 0.01))
+        count = 5 + bisect_left(range(5, 20), True, key=lambda n: cell_run.goal_met(processes[:n], 5, 0.01))
         found = intervals.t_interval(intervals.log_medians(processes[:count]), 0.95)
         assert found is not None
         covered += found[0] <= 1 <= found[1]
@@ -89,8 +89,8 @@ def test_an_interval_that_was_narrowed_to_a_goal_still_covers(spread: float) -> 
 
 def test_a_goal_wants_three_more_processes() -> None:
     equal = [[1.0]] * 10
-    assert [cell.goal_met(equal[:n], 5, 0.01) for n in (5, 7, 8, 10)] == [False, False, True, True]
-    assert not cell.goal_met([[1.0], [2.0]] * 5, 5, 0.01)
+    assert [cell_run.goal_met(equal[:n], 5, 0.01) for n in (5, 7, 8, 10)] == [False, False, True, True]
+    assert not cell_run.goal_met([[1.0], [2.0]] * 5, 5, 0.01)
 
 
 def run_of(number: int, host_ms: float) -> Run:
@@ -112,9 +112,9 @@ def run_of(number: int, host_ms: float) -> Run:
 
 @pytest.mark.parametrize(("host_ms", "status"), [(1.0, "ok"), (1.5, "unsteady")])
 def test_a_cell_that_waits_for_the_host_is_unsteady_where_that_moved(host_ms: float, status: str) -> None:
-    course = cell.Course(protocol(), 1, 100, (1.0, 1.0, 1.0, 1.0), (1.0, 1.0, 1.01, 1.0))
+    course = cell_run.Course(protocol(), 1, 100, (1.0, 1.0, 1.0, 1.0), (1.0, 1.0, 1.01, 1.0))
     found = None
-    for attempt in range(cell.ATTEMPTS + 1):
+    for attempt in range(cell_run.ATTEMPTS + 1):
         assert found is None or attempt == 0
         for number in range(3):
             found = course.add(run_of(number, host_ms if number == 1 else 1.0))

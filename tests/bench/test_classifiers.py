@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from visionquant.bench import fidelity, load
-from visionquant.hub import download
-from visionquant.params import Params
-from visionquant.paths import Project
+from visionquant.bench import fidelity, loading
+from visionquant.core.paths import Project
+from visionquant.settings.params import Params
+from visionquant.weights.hub import download
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def test_a_fine_tuned_classifier_runs_in_every_precision_with_its_own_head(
     full.save_pretrained(folder)
     manifest = download(project, params, row)
     assert manifest.weights == "pretrained"
-    net = load.load(project, row, spec, manifest, "sdpa", 0)
+    net = loading.load(project, row, spec, manifest, "sdpa", 0)
     head, described = fidelity.head_of(project, manifest, 0)
     assert described == fidelity.OWN_HEAD
     images = families.images_of(project, row, spec, folder)

@@ -9,10 +9,10 @@ import psutil
 import pytest
 import tiny
 
-from visionquant.bench import conditions
-from visionquant.bench.conditions import Reading
-from visionquant.errors import StudyError
-from visionquant.params import Protocol
+from visionquant.bench import system_load
+from visionquant.bench.system_load import Reading
+from visionquant.core.errors import StudyError
+from visionquant.settings.params import Protocol
 
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -32,9 +32,9 @@ def test_what_this_process_did_not_use_others_did(tmp_path: Path) -> None:
     before = Reading.now(stat(tmp_path / "before", 10, 100))
     after = Reading.now(stat(tmp_path / "after", 10 + 3 * cores, 107, steal_s=2 * cores))
     before, after = Reading(before.busy_s, 0.0, 0.0), Reading(after.busy_s, 4.0 * cores, 10.0)
-    assert conditions.others_share(before, after) == pytest.approx(0.1)  # of (3 + 2) x 10 s, 4 x 10 s were its own
-    assert conditions.others_share(before, Reading(None, 0.0, 10.0)) is None
-    assert conditions.others_share(before, Reading(before.busy_s, 5.0, 10.0)) is None  # a kernel that does not count
+    assert system_load.others_share(before, after) == pytest.approx(0.1)  # of (3 + 2) x 10 s, 4 x 10 s were its own
+    assert system_load.others_share(before, Reading(None, 0.0, 10.0)) is None
+    assert system_load.others_share(before, Reading(before.busy_s, 5.0, 10.0)) is None  # a kernel that does not count
     assert Reading.now(tmp_path / "nothing").busy_s is None
 
 
@@ -51,7 +51,7 @@ def test_what_this_process_did_not_use_others_did(tmp_path: Path) -> None:
     ],
 )
 def test_the_worst_of_both_processors_is_the_word(share: float | None, device: str, gpu: str, word: str) -> None:
-    assert conditions.isolation(share, device, lambda: gpu) == word  # type: ignore[arg-type, return-value]
+    assert system_load.isolation(share, device, lambda: gpu) == word  # type: ignore[arg-type, return-value]
 
 
 def spin() -> None:
@@ -64,16 +64,16 @@ def test_a_busy_machine_is_refused_unless_asked_for_and_the_culprit_is_named() -
     for one in others:
         one.start()
     try:
-        conditions.require_quiet(protocol("allow"), "cpu", patience_s=0.0)
+        system_load.require_quiet(protocol("allow"), "cpu", patience_s=0.0)
         before = Reading.now()
         with pytest.raises(
             StudyError, match=r"measure: other processes keep \d+ % of the machine busy \(\S+ \d+ %.*allow"
         ):
-            conditions.require_quiet(protocol("refuse"), "cpu", patience_s=0.0)
-        seen = conditions.since(before, "cpu")
+            system_load.require_quiet(protocol("refuse"), "cpu", patience_s=0.0)
+        seen = system_load.since(before, "cpu")
         assert seen.isolation == "busy"
         assert seen.others_share is not None
-        assert seen.others_share > conditions.BUSY_SHARE
+        assert seen.others_share > system_load.BUSY_SHARE
     finally:
         for one in others:
             one.kill()
@@ -82,23 +82,23 @@ def test_a_busy_machine_is_refused_unless_asked_for_and_the_culprit_is_named() -
 
 def test_who_computes_on_the_gpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     mine, gone = os.getpid(), 2**22 + 1  # beyond the kernel's highest number
-    monkeypatch.setattr(conditions, "_running", lambda: {mine, gone})
+    monkeypatch.setattr(system_load, "_running", lambda: {mine, gone})
     name = psutil.Process().name()
     with pytest.raises(StudyError, match=rf"on the GPU \({re.escape(name)} {mine}, process {gone}\); end them"):
-        conditions.require_quiet(protocol("refuse"), "cuda")
+        system_load.require_quiet(protocol("refuse"), "cuda")
 
 
 def test_it_waits_for_the_others_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    shares, slept = iter([0.8, 0.3, conditions.BUSY_SHARE]), list[float]()
-    monkeypatch.setattr(conditions, "others_share", lambda before, after: next(shares))
-    monkeypatch.setattr(conditions.time, "sleep", slept.append)
-    conditions.require_quiet(protocol("refuse"), "cpu", patience_s=600.0)
-    assert slept == [conditions.LOOK_S] * 3
+    shares, slept = iter([0.8, 0.3, system_load.BUSY_SHARE]), list[float]()
+    monkeypatch.setattr(system_load, "others_share", lambda before, after: next(shares))
+    monkeypatch.setattr(system_load.time, "sleep", slept.append)
+    system_load.require_quiet(protocol("refuse"), "cpu", patience_s=600.0)
+    assert slept == [system_load.LOOK_S] * 3
     assert next(shares, "all were asked for") == "all were asked for"
 
 
 def test_conditions_of_this_process_are_filled_in() -> None:
-    found = conditions.since(Reading.now(), "cpu")
+    found = system_load.since(Reading.now(), "cpu")
     assert found.omp_wait_policy == os.environ.get("OMP_WAIT_POLICY", "not set")
     assert found.load_1m is not None
     assert found.gpu is None

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-from visionquant.bench import backend
-from visionquant.errors import StudyError
+from visionquant.bench import torch_flags
+from visionquant.core.errors import StudyError
 
 TOO_OLD = (
     "The NVIDIA driver on your system is too old (found version 12040). Please update your GPU driver by downloading "
@@ -42,29 +42,29 @@ def test_a_device_that_torch_can_not_use_is_one_line(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     with pytest.raises(StudyError, match=line) as error:
-        backend.require("cuda")
+        torch_flags.require("cuda")
     assert "\n" not in str(error.value)
-    backend.require("cpu")
+    torch_flags.require("cpu")
 
 
 def test_a_full_gpu_is_no_matter_of_its_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "zeros", failing("CUDA error: out of memory\nCUDA kernel errors might be ..."))
     with pytest.raises(RuntimeError, match="out of memory"):
-        backend.require("cuda")
+        torch_flags.require("cuda")
 
 
 def test_a_gpu_is_alive_until_every_call_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert backend.alive("cpu")
+    assert torch_flags.alive("cpu")
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
-    assert backend.alive("cuda")
+    assert torch_flags.alive("cuda")
     monkeypatch.setattr(torch.cuda, "synchronize", failing("CUDA error: unspecified launch failure"))
-    assert not backend.alive("cuda")
+    assert not torch_flags.alive("cuda")
 
 
 def test_a_process_that_begins_to_compute_has_tf32_off_and_a_row_may_ask_for_it() -> None:
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
-    backend.begin("cpu")
+    torch_flags.begin("cpu")
     assert not torch.backends.cudnn.allow_tf32
     assert not torch.backends.cuda.matmul.allow_tf32
-    backend.exact(tf32=True)
+    torch_flags.exact(tf32=True)
     assert torch.backends.cudnn.allow_tf32

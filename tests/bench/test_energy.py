@@ -9,7 +9,7 @@ import pytest
 
 from visionquant.bench import energy
 from visionquant.bench.clock import CpuClock
-from visionquant.samples import Energy
+from visionquant.records.cell import Energy
 
 
 def zone(root: Path, name: str, microjoules: int, top: int = 10**12, kind: str = "package-0") -> Path:

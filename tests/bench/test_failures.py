@@ -7,13 +7,17 @@ from typing import Any
 import pytest
 import tiny
 
-from visionquant import cli, environment, hub, plan, records, sweep
-from visionquant.bench import convert, isolate, pair, prepare, reference, replicate
-from visionquant.bench.code import measuring_sha256
-from visionquant.errors import MachineMismatch
-from visionquant.params import Params
-from visionquant.paths import Project
-from visionquant.records import Record
+from visionquant import cli
+from visionquant.bench import measure, pair_worker, plan, reference, replicate, sweep, worker
+from visionquant.bench.backends import convert
+from visionquant.bench.fingerprint import measuring_sha256
+from visionquant.core import machine
+from visionquant.core.errors import MachineMismatch
+from visionquant.core.paths import Project
+from visionquant.records import record as records
+from visionquant.records.record import Record
+from visionquant.settings.params import Params
+from visionquant.weights import hub
 
 PRECISIONS = ("fp32", "nf4")
 
@@ -23,7 +27,7 @@ def study(tmp_path: Path) -> tuple[Project, Params]:
     raw = tiny.settings(("tiny-vit",), PRECISIONS)
     raw["protocols"]["tiny"] |= {"replicates": 1, "iterations": 2, "minimum_iterations": 1}
     project, params = tiny.project(tmp_path, raw)
-    environment.declare(project, environment.probe("cpu"))
+    machine.declare(project, machine.probe("cpu"))
     hub.download(project, params, "tiny-vit")
     reference.make(project, params, "tiny-vit")
     return project, params
@@ -32,7 +36,7 @@ def study(tmp_path: Path) -> tuple[Project, Params]:
 def measured(study: tuple[Project, Params], precisions: tuple[str, ...] = ("nf4",), **more: Any) -> list[Any]:
     """The cells that this call measured anew."""
     new: list[Any] = []
-    pair.measure(*study, "tiny-vit", precisions, on_cell=lambda _, name, cell: new.append((name, cell)), **more)
+    measure.measure(*study, "tiny-vit", precisions, on_cell=lambda _, name, cell: new.append((name, cell)), **more)
     return new
 
 
@@ -102,9 +106,9 @@ def test_a_model_that_does_not_load_fails_all_its_pairs_and_the_next_model_is_me
     raw = tiny.settings(("tiny-deit", "tiny-vit"), ("fp32",))
     raw["study"]["batch_sizes"] = [1]
     project, params = tiny.project(tmp_path, raw)
-    from visionquant.bench import load
+    from visionquant.bench import loading
 
-    real = load.load
+    real = loading.load
 
     def breaking(project: Project, model: str, *arguments: Any) -> Any:
         if model == "tiny-deit":
@@ -113,7 +117,7 @@ def test_a_model_that_does_not_load_fails_all_its_pairs_and_the_next_model_is_me
 
     found: list[Record] = []
     with monkeypatch.context() as patch:
-        patch.setattr(load, "load", breaking)
+        patch.setattr(loading, "load", breaking)
         assert sweep.sweep(project, params, params.study.models, ("fp32",), [1], on_pair=found.append)
     assert [record.cells[0].status == "failed" for record in found] == [True, False]
     reason = "FP32: TypeError: a config that nobody foresaw; traceback in data/failures/tiny-deit.log"
@@ -152,7 +156,7 @@ def test_a_pair_that_can_not_be_converted_is_not_prepared_again_at_every_call(
     before = study[0].record("tiny-vit", "nf4").read_bytes()
     assert planned(study) == ()
     with monkeypatch.context() as patch:
-        patch.setattr(prepare, "serve", lambda *_: pytest.fail("prepared again"))
+        patch.setattr(pair_worker, "serve", lambda *_: pytest.fail("prepared again"))
         assert measured(study) == []
     assert study[0].record("tiny-vit", "nf4").read_bytes() == before
     assert [cell.status in tiny.MEASURED for _, cell in measured(study, again=True)] == [True, True]
@@ -198,13 +202,13 @@ def test_a_kind_of_mistake_survives_the_way_between_processes() -> None:
         raise MachineMismatch("study.device", "no such card", "buy one")
 
     with pytest.raises(MachineMismatch, match=r"study\.device: no such card; buy one"):
-        isolate.in_fork(task)
+        worker.in_fork(task)
 
 
 def test_a_defect_has_a_line_and_a_traceback() -> None:
     def task() -> None:
-        isolate.in_fork(lambda: {}["surprise"])
+        worker.in_fork(lambda: {}["surprise"])
 
-    with pytest.raises(isolate.Defect, match="Traceback") as caught:
-        isolate.in_fork(task)
+    with pytest.raises(worker.Defect, match="Traceback") as caught:
+        worker.in_fork(task)
     assert caught.value.line == "KeyError: 'surprise'"

@@ -3,10 +3,11 @@
 import pytest
 import tiny
 
-from visionquant import environment, hub
-from visionquant.bench import isolate, reference
-from visionquant.params import Params, parse
-from visionquant.paths import Project
+from visionquant.bench import reference, worker
+from visionquant.core import machine
+from visionquant.core.paths import Project
+from visionquant.settings.params import Params, parse
+from visionquant.weights import hub
 
 pytestmark = pytest.mark.gpu
 FLOORS = {"fp32": 0.999999, "fp16": 0.99, "int8": 0.99, "int8-outliers": 0.99, "nf4": 0.9}
@@ -18,7 +19,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, Params]:
     raw["study"]["device"] = "cuda"
     project, _ = tiny.project(tmp_path_factory.mktemp("gpu"), raw)
     params = parse(raw)
-    environment.declare(project, environment.probe("cuda"))
+    machine.declare(project, machine.probe("cuda"))
     hub.download(project, params, "tiny-vit")
     reference.make(project, params, "tiny-vit")
     return project, params
@@ -67,22 +68,22 @@ def test_the_process_that_forks_never_touches_the_card(study: tuple[Project, Par
     """The driver is asked, for torch does not see all that opens it; so does each process before it forks."""
     project, params = study
     tiny.measure(project, params, "tiny-vit", precision, again=True)
-    assert isolate.driver_answer() == isolate.CUDA_NOT_INITIALIZED
+    assert worker.driver_answer() == worker.CUDA_NOT_INITIALIZED
 
 
 def test_fp32_is_not_tf32(study: tuple[Project, Params]) -> None:
     """A product that TF32 rounds to ten bits keeps its twenty-three in a replicate's own process."""
-    from visionquant.bench import backend
+    from visionquant.bench import torch_flags
 
     _, params = study
 
     def worst() -> float:
         import torch
 
-        backend.apply(params.precisions["fp32"], params.protocol)
+        torch_flags.apply(params.precisions["fp32"], params.protocol)
         generator = torch.Generator().manual_seed(0)
         a, b = (torch.randn(256, 256, generator=generator) for _ in range(2))
         exact = a.double() @ b.double()
         return float(((a.cuda() @ b.cuda()).double().cpu() - exact).abs().max())
 
-    assert isolate.in_fork(worst) < 1e-3
+    assert worker.in_fork(worst) < 1e-3

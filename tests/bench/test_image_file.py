@@ -10,12 +10,12 @@ import tiny
 from image_files import bomb, encoded
 from PIL import Image, ImageOps
 
-from visionquant.accuracy.images import FORMATS, Images
-from visionquant.bench import image_file, photographs
+from visionquant.accuracy.image_folder import FORMATS, Images
+from visionquant.bench import image_file, inputs
 from visionquant.bench.image_file import Unreadable
-from visionquant.deploy import uploads
-from visionquant.deploy.uploads import Refused
-from visionquant.errors import StudyError
+from visionquant.core.errors import StudyError
+from visionquant.deploy.server import uploads
+from visionquant.deploy.server.uploads import Refused
 
 PIXELS = 25_000_000
 
@@ -46,7 +46,7 @@ def test_an_image_stands_as_its_metadata_say(kind: str, orientation: int) -> Non
 
 def test_a_photograph_on_its_side_is_seen_upright_by_the_server_and_the_evaluation(tmp_path: Path) -> None:
     """Stored lying, with orientation 6, as a telephone does; the pixels are those of the upright photograph."""
-    upright = photographs.whole()[0]
+    upright = inputs.whole()[0]
     prepared = tiny.preprocessing(32)
     data = encoded(upright.transpose(Image.Transpose.ROTATE_90), "PNG", exif=turned(6))
     expected = prepared.prepare(upright)
@@ -70,7 +70,7 @@ def test_metadata_that_can_not_be_read_turn_nothing(exif: bytes) -> None:
     [("JPEG", "RGB"), ("JPEG", "L"), ("JPEG", "CMYK"), ("PNG", "RGBA"), ("PNG", "P"), ("PNG", "1"), ("PNG", "LA")],
 )
 def test_colours_greys_and_palettes_are_read_alike(kind: str, mode: str) -> None:
-    data = encoded(photographs.crops()[0].convert(mode), kind)
+    data = encoded(inputs.crops()[0].convert(mode), kind)
     expected = Image.open(io.BytesIO(data)).convert("RGB")
     np.testing.assert_array_equal(np.asarray(image_file.read(data, FORMATS, PIXELS)), np.asarray(expected))
 
@@ -98,8 +98,8 @@ REFUSED: dict[str, tuple[Callable[[], bytes], int, str]] = {
     "a bomb": (lambda: bomb(60_000, 60_000), 413, "60000 x 60000 is more than 25000000 pixels"),
     "no pixel": (lambda: bomb(0, 5), 415, "not one of JPEG, PNG"),
     "thin": (lambda: bomb(4000, 100), 422, "4000 x 100 is more than 32 times as long as wide"),
-    "cut png": (lambda: encoded(photographs.crops()[0])[:5000], 422, "a broken image file: "),
-    "cut jpeg": (lambda: encoded(photographs.crops()[0], "JPEG")[:2000], 422, "a broken image file: "),
+    "cut png": (lambda: encoded(inputs.crops()[0])[:5000], 422, "a broken image file: "),
+    "cut jpeg": (lambda: encoded(inputs.crops()[0], "JPEG")[:2000], 422, "a broken image file: "),
     "animation": (lambda: _animated("PNG"), 422, "an animation of 2 frames: give one of them"),
     "16 bit": (lambda: encoded(Image.new("I;16", (9, 9))), 422, "more than 8 bits of grey: convert the file first"),
 }
@@ -108,7 +108,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], int, str]] = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_the_server_and_the_evaluation_refuse_alike(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make, status, said = REFUSED[name]
-    monkeypatch.setattr("visionquant.accuracy.images.PIXELS", PIXELS)
+    monkeypatch.setattr("visionquant.accuracy.image_folder.PIXELS", PIXELS)
     with pytest.raises(Refused, match=f"^{said}") as refused:
         uploads.image(make(), PIXELS, tiny.preprocessing(32))
     assert refused.value.status == status

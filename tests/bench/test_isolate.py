@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from visionquant.bench import isolate
-from visionquant.errors import StudyError
+from visionquant.bench import worker as isolate
+from visionquant.core.errors import StudyError
 
 
 @pytest.fixture(autouse=True)
@@ -139,7 +139,7 @@ int cuDeviceGetCount(int *count) { *count = 1; return opened ? 0 : 3; }
 """
 FORKS = """
 import ctypes, os
-from visionquant.bench import isolate
+from visionquant.bench import worker as isolate
 print(isolate.driver_answer(), isolate.in_fork(lambda: 7))
 ctypes.CDLL("libcuda.so.1").cuInit(0)
 try:

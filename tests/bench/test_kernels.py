@@ -11,10 +11,12 @@ import tiny
 import torch
 from torch import nn
 
-from visionquant import environment, hub
-from visionquant.bench import backend, convert, kernels, messages, reference
-from visionquant.bench.layers import quantised
-from visionquant.params import parse
+from visionquant.bench import kernels, messages, reference, torch_flags
+from visionquant.bench.backends import convert
+from visionquant.bench.backends.bnb import quantised
+from visionquant.core import machine
+from visionquant.settings.params import parse
+from visionquant.weights import hub
 
 PARAMS = parse(tiny.settings())
 # As bitsandbytes decides at its import, from the same answer of torch.
@@ -124,7 +126,7 @@ def test_kernels_of_a_gpu_have_names_too(layer: str, called: tuple[str, ...], sa
 
 
 def test_messages_are_counted_with_their_library_and_nothing_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    backend.quiet("cpu")
+    torch_flags.quiet("cpu")
     level = logging.getLogger("bitsandbytes").level
     with messages.heard() as said:
         for at in (0x7F0000000001, 0x7F0000000002):
@@ -151,7 +153,7 @@ def test_a_record_holds_kernels_and_messages_of_its_preparation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project, params = tiny.project(tmp_path, tiny.settings(("tiny-vit",), ("fp32", "int8")))
-    environment.declare(project, environment.probe("cpu"))
+    machine.declare(project, machine.probe("cpu"))
     hub.download(project, params, "tiny-vit")
     reference.make(project, params, "tiny-vit")
     monkeypatch.setitem(messages.AT_IMPORT, "bitsandbytes: Failed to load CPU gemm_4bit_forward", 1)

@@ -9,13 +9,14 @@ import tiny
 import torch
 from torch import nn
 
-from visionquant import records
-from visionquant.bench import convert, load
-from visionquant.errors import StudyError
-from visionquant.hub import download
-from visionquant.params import Params, parse
-from visionquant.paths import Project
-from visionquant.precision import MixedPrecision
+from visionquant.bench import loading
+from visionquant.bench.backends import convert
+from visionquant.core.errors import StudyError
+from visionquant.core.paths import Project
+from visionquant.records import record
+from visionquant.settings.params import Params, parse
+from visionquant.settings.precision import MixedPrecision
+from visionquant.weights.hub import download
 
 POLICIES = ("mixed-sensitive", "mixed-attention")
 
@@ -29,7 +30,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, Params]:
 def networks(study: tuple[Project, Params]) -> dict[str, nn.Module]:
     project, params = study
     return {
-        model: load.load(project, model, params.models[model], download(project, params, model), "sdpa", 0)
+        model: loading.load(project, model, params.models[model], download(project, params, model), "sdpa", 0)
         for model in params.study.models
     }
 
@@ -142,10 +143,10 @@ def test_a_policy_that_is_no_policy_is_one_line(change: dict[str, object], named
 
 def test_a_policy_is_measured_like_any_precision(tmp_path: Path) -> None:
     project, params = tiny.project(tmp_path, tiny.settings(("tiny-vit",), ("fp32", "mixed-sensitive")))
-    from visionquant import environment
     from visionquant.bench import reference
+    from visionquant.core import machine
 
-    environment.declare(project, environment.probe("cpu"))
+    machine.declare(project, machine.probe("cpu"))
     download(project, params, "tiny-vit")
     reference.make(project, params, "tiny-vit")
     row = tiny.measure(project, params, "tiny-vit", "mixed-sensitive", [1])
@@ -154,7 +155,7 @@ def test_a_policy_is_measured_like_any_precision(tmp_path: Path) -> None:
     assert row.conversion.modules is not None
     assert row.conversion.modules["layers.0.mlp.fc1"] == "int8"
     assert row.conversion.modules["embeddings"] == "float32"
-    assert records.read(project.record("tiny-vit", "mixed-sensitive")) == row
+    assert record.read(project.record("tiny-vit", "mixed-sensitive")) == row
 
 
 def test_a_layer_that_is_read_and_never_called_stays_with_what_reads_it() -> None:

@@ -7,13 +7,15 @@ import families
 import pytest
 import tiny
 
-from visionquant import environment, plan, records, sweep
-from visionquant.analysis import decision, evidence
-from visionquant.bench import sentinel
-from visionquant.bench.code import measuring_sha256
-from visionquant.params import Params
-from visionquant.paths import Project
-from visionquant.records import Record
+from visionquant.analysis import decision
+from visionquant.analysis import study as evidence
+from visionquant.bench import plan, reference_kernel, sweep
+from visionquant.bench.fingerprint import measuring_sha256
+from visionquant.core import machine as environment
+from visionquant.core.paths import Project
+from visionquant.records import record as records
+from visionquant.records.record import Record
+from visionquant.settings.params import Params
 
 PRECISIONS = ("fp32", "int8", "mixed-sensitive")
 VIT = tiny.CONFIGS["tiny-vit"]
@@ -53,7 +55,7 @@ def swept(study: tuple[Project, Params]) -> dict[tuple[str, str], Record]:
     """All of it in one sweep, with noise so wide that no test machine is called unsteady."""
     found: list[Record] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sentinel, "calibrate", lambda device, protocol: ((0.1, None), (1.0, None), (10.0, None)))
+        patch.setattr(reference_kernel, "calibrate", lambda device, protocol: ((0.1, None), (1.0, None), (10.0, None)))
         assert sweep.sweep(*study, MODELS, PRECISIONS, [1], on_pair=found.append)
     return {(record.model, record.precision): record for record in found}
 

@@ -14,12 +14,15 @@ import tiny
 import torch
 from torch import nn
 
-from visionquant import environment, hub, records
-from visionquant.bench import convert, isolate, load, onnx_graph, onnx_session, reference, size
-from visionquant.errors import StudyError
-from visionquant.params import Params
-from visionquant.paths import Project
-from visionquant.precision import OnnxRuntimePrecision
+from visionquant.bench import loading, model_size, reference, worker
+from visionquant.bench.backends import convert, onnx_graph, ort
+from visionquant.core import machine
+from visionquant.core.errors import StudyError
+from visionquant.core.paths import Project
+from visionquant.records import record as records
+from visionquant.settings.params import Params
+from visionquant.settings.precision import OnnxRuntimePrecision
+from visionquant.weights import hub
 
 WANTED = "needs ONNX Runtime: pip install --editable '.[onnx]'"
 present = pytest.mark.skipif(bool(onnx_graph.unsupported("cpu")), reason=WANTED)
@@ -46,7 +49,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, Params]:
 def networks(study: tuple[Project, Params]) -> dict[str, nn.Module]:
     project, params = study
     return {
-        model: load.seeded(project, model, params.models[model], "sdpa", params.protocol.seed)
+        model: loading.seeded(project, model, params.models[model], "sdpa", params.protocol.seed)
         for model in params.study.models
     }
 
@@ -71,8 +74,8 @@ def images(params: Params, model: str) -> torch.Tensor:
     return tiny.pictures(5, params.models[model].input_size)
 
 
-def session(graph: onnx_graph.Graph, row: OnnxRuntimePrecision) -> onnx_session.Network:
-    return onnx_session.Network(graph, onnx_session.options_of(row))
+def session(graph: onnx_graph.Graph, row: OnnxRuntimePrecision) -> ort.Network:
+    return ort.Network(graph, ort.options_of(row))
 
 
 def cosine(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -126,8 +129,8 @@ def test_a_float_graph_holds_the_models_own_numbers(
     assert (proof.quantized_modules, proof.quantized_share) == (0, 0.0)
     assert own * 0.97 < proof.dtypes["float32"] <= own  # biases that are equal, here all zero, are kept once
     assert "int8" not in proof.dtypes
-    assert size.stored_bytes(net) == pytest.approx(4 * own, rel=0.03)
-    assert size.stored_bytes(net) < size.file_bytes(net)
+    assert model_size.stored_bytes(net) == pytest.approx(4 * own, rel=0.03)
+    assert model_size.stored_bytes(net) < model_size.file_bytes(net)
 
 
 @present
@@ -191,9 +194,9 @@ def test_session_options_reach_the_runtime(study: tuple[Project, Params], graphs
     """More optimisation leaves fewer nodes to run; the outputs stay."""
     graph, pixels = graphs["tiny-vit", "fp32_onnxruntime"], images(study[1], "tiny-vit")
     nets = [
-        onnx_session.Network(graph, onnx_session.Options(1, graph_optimization="disable")),
-        onnx_session.Network(graph, onnx_session.Options(1)),
-        onnx_session.Network(graph, onnx_session.Options(2, 2, "parallel", spinning=False)),
+        ort.Network(graph, ort.Options(1, graph_optimization="disable")),
+        ort.Network(graph, ort.Options(1)),
+        ort.Network(graph, ort.Options(2, 2, "parallel", spinning=False)),
     ]
     counts = [net.kernels(pixels).total() for net in nets]
     assert counts[0] > counts[1] == counts[2]
@@ -246,7 +249,7 @@ def test_a_classifier_keeps_its_logits(study: tuple[Project, Params]) -> None:
 
 def ready(root: Path, precisions: tuple[str, ...]) -> tuple[Project, Params]:
     project, params = tiny.project(root, tiny.settings(("tiny-vit",), precisions))
-    environment.declare(project, environment.probe("cpu"))
+    machine.declare(project, machine.probe("cpu"))
     hub.download(project, params, "tiny-vit")
     reference.make(project, params, "tiny-vit")
     return project, params
@@ -277,10 +280,10 @@ def test_where_it_is_absent_cells_are_unsupported_and_the_rest_goes_on(
     package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    from visionquant.bench import pair
+    from visionquant.bench import measure
 
     project, params = ready(tmp_path, ("fp32", "int8_onnxruntime"))
-    base, absent = pair.measure(project, params, "tiny-vit", ["fp32", "int8_onnxruntime"], [1])
+    base, absent = measure.measure(project, params, "tiny-vit", ["fp32", "int8_onnxruntime"], [1])
     assert base.cells[0].status in tiny.MEASURED
     assert [cell.status for cell in absent.cells] == ["unsupported"]
     assert 'pip install --editable ".[onnx]"' in absent.cells[0].reason
@@ -303,4 +306,4 @@ def test_an_export_starts_no_thread_in_the_process_that_replicates_are_forked_fr
         onnx_graph.export(networks["tiny-vit"], row_of(study[1], "int8_onnxruntime"), images(study[1], "tiny-vit")[:2])
         return len(list(Path("/proc/self/task").iterdir())) - before
 
-    assert isolate.in_fork(started) <= 0  # a BLAS ends its own at a fork
+    assert worker.in_fork(started) <= 0  # a BLAS ends its own at a fork

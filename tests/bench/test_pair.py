@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 import tiny
 
-from visionquant import environment, hub, records
 from visionquant.bench import reference
-from visionquant.errors import CodeChanged, MachineMismatch, StudyError
-from visionquant.params import Params, parse
-from visionquant.paths import Project
-from visionquant.samples import Cell
+from visionquant.core import machine
+from visionquant.core.errors import CodeChanged, MachineMismatch, StudyError
+from visionquant.core.paths import Project
+from visionquant.records import record as records
+from visionquant.records.cell import Cell
+from visionquant.settings.params import Params, parse
+from visionquant.weights import hub
 
 
 @pytest.fixture
@@ -28,7 +30,7 @@ def study(tmp_path: Path) -> tuple[Project, Params]:
 
 
 def ready(project: Project, params: Params) -> None:
-    environment.declare(project, environment.probe(params.study.device))
+    machine.declare(project, machine.probe(params.study.device))
     for model in params.study.models:
         hub.download(project, params, model)
         reference.make(project, params, model)
@@ -173,12 +175,12 @@ def test_code_that_changes_under_way_writes_no_record(
     study: tuple[Project, Params], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project, params = study
-    from visionquant.bench import code
+    from visionquant.bench import fingerprint
 
-    before = code.state(project.root)
-    monkeypatch.setattr(code, "state", lambda root: before)
+    before = fingerprint.state(project.root)
+    monkeypatch.setattr(fingerprint, "state", lambda root: before)
     digest = before.measuring_sha256
-    monkeypatch.setattr(code, "measuring_sha256", lambda: "edited")
+    monkeypatch.setattr(fingerprint, "measuring_sha256", lambda: "edited")
     monkeypatch.setattr(reference, "measuring_sha256", lambda: digest)
     with pytest.raises(CodeChanged, match="run the same command again"):
         measured_sizes(project, params)
@@ -190,7 +192,7 @@ def test_outputs_that_are_not_finite_are_a_row_with_a_reason(
     study: tuple[Project, Params], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project, params = study
-    from visionquant.bench import convert
+    from visionquant.bench.backends import convert
 
     real = convert.convert
 
@@ -219,7 +221,7 @@ def test_a_model_that_cannot_be_converted_is_a_row_with_a_reason(
     study: tuple[Project, Params], monkeypatch: pytest.MonkeyPatch, error: Exception, status: str
 ) -> None:
     project, params = study
-    from visionquant.bench import convert
+    from visionquant.bench.backends import convert
 
     def failing(model: Any, precision: Any, device: str) -> Any:
         raise error
@@ -234,7 +236,7 @@ def test_what_was_measured_outlives_a_later_failure(
     study: tuple[Project, Params], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project, params = study
-    from visionquant.bench import convert
+    from visionquant.bench.backends import convert
 
     before = tiny.measure(project, params, "tiny-vit", "int8")
 

@@ -10,13 +10,14 @@ import tiny
 import torch
 from torch import nn
 
-from visionquant.bench import convert, fidelity, load, size
-from visionquant.deploy import half
-from visionquant.errors import StudyError
-from visionquant.hub import download
-from visionquant.params import Params
-from visionquant.paths import Project
-from visionquant.precision import Precision
+from visionquant.bench import fidelity, loading, model_size
+from visionquant.bench.backends import convert
+from visionquant.core.errors import StudyError
+from visionquant.core.paths import Project
+from visionquant.deploy import half_precision as half
+from visionquant.settings.params import Params
+from visionquant.settings.precision import Precision
+from visionquant.weights.hub import download
 
 FLOORS = {"fp32": 1.0 - 1e-6, "fp16": 0.99, "int8": 0.99, "nf4": 0.9, "bf16": 0.99}
 
@@ -31,7 +32,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, Params]:
 def networks(study: tuple[Project, Params]) -> dict[str, nn.Module]:
     project, params = study
     return {
-        model: load.load(project, model, params.models[model], download(project, params, model), "sdpa", 0)
+        model: loading.load(project, model, params.models[model], download(project, params, model), "sdpa", 0)
         for model in params.study.models
     }
 
@@ -74,7 +75,7 @@ def test_a_conversion_proves_its_dtypes_and_counts_its_layers(
     row = params.precisions[precision]
     net = convert.convert(copy.deepcopy(networks["tiny-vit"]), row, "cpu")
     proof = convert.prove(net, row, "cpu")
-    linear = size.linear_layers(networks["tiny-vit"])
+    linear = model_size.linear_layers(networks["tiny-vit"])
     if precision in ("int8", "nf4"):
         assert proof.skipped_modules == ("pooler.dense",)
         assert proof.quantized_modules == linear - 1
@@ -119,7 +120,7 @@ def _layers(net: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 def test_a_precision_that_quantises_nothing_is_refused(networks: dict[str, nn.Module]) -> None:
-    from visionquant.precision import Int8Precision
+    from visionquant.settings.precision import Int8Precision
 
     row = Int8Precision(
         method="bitsandbytes_int8",
@@ -244,7 +245,7 @@ def test_the_file_size_is_that_of_the_file(
     }
     path = Path(str(tmp_path)) / "model.safetensors"
     save_file(tensors, path)
-    assert size.file_bytes(net) == pytest.approx(path.stat().st_size, rel=0.001)
+    assert model_size.file_bytes(net) == pytest.approx(path.stat().st_size, rel=0.001)
 
 
 def test_fidelity_counts_nan_and_gives_no_figure() -> None:

@@ -9,11 +9,12 @@ import pytest
 import tiny
 from PIL import Image
 
-from visionquant import hub, params, zoo
-from visionquant.bench import load, photographs
+from visionquant.bench import inputs, loading
 from visionquant.bench.preprocessing import DEFAULT, Preprocessing
-from visionquant.errors import StudyError
-from visionquant.paths import Project
+from visionquant.core.errors import StudyError
+from visionquant.core.paths import Project
+from visionquant.settings import params
+from visionquant.weights import architectures, hub
 
 PROJECT = Project(tiny.ROOT)
 PARAMS = params.load(PROJECT)
@@ -23,8 +24,8 @@ CLIP, CONVNEXT, MOBILEVIT, VIT = (f"{name}ImageProcessor" for name in ("CLIP", "
 @pytest.fixture(scope="module")
 def pictures() -> list[Image.Image]:
     """A temple and a flower, lying and standing, and a square crop."""
-    lying = photographs.whole()
-    return [*lying, *(one.transpose(Image.Transpose.ROTATE_90) for one in lying), photographs.crops()[0]]
+    lying = inputs.whole()
+    return [*lying, *(one.transpose(Image.Transpose.ROTATE_90) for one in lying), inputs.crops()[0]]
 
 
 def own(folder: Path, settings: dict[str, Any], config: dict[str, Any], image: Image.Image) -> np.ndarray:
@@ -42,10 +43,10 @@ def own(folder: Path, settings: dict[str, Any], config: dict[str, Any], image: I
 def test_the_committed_models_see_what_their_own_processors_make(
     model: str, pictures: list[Image.Image], tmp_path: Path
 ) -> None:
-    config, settings = zoo.config(PROJECT, model), zoo.preprocessing(PROJECT, model)
+    config, settings = architectures.config(PROJECT, model), architectures.preprocessing(PROJECT, model)
     assert config is not None
     assert settings is not None
-    prepared = load.preprocessing(PROJECT, model, PARAMS.models[model], None)
+    prepared = loading.preprocessing(PROJECT, model, PARAMS.models[model], None)
     for picture in pictures:
         expected = own(tmp_path, settings, config, picture)
         assert expected.shape == prepared.shape
@@ -128,7 +129,7 @@ def test_every_kind_of_configuration_is_followed_to_the_last_bit(
 def test_what_the_library_refuses_or_makes_in_no_fixed_size_is_one_line(settings: dict[str, Any], said: str) -> None:
     prepared = Preprocessing(settings, (3, 24, 24), model="mine")
     with pytest.raises(StudyError, match=f"^preprocessing of mine: .*{said}.*; ") as caught:
-        prepared.prepare(photographs.crops()[0])
+        prepared.prepare(inputs.crops()[0])
     assert "\n" not in str(caught.value)
 
 
@@ -159,12 +160,12 @@ def test_a_checkpoint_s_processor_config_goes_before_its_preprocessor_config(tmp
     (folder / hub.CONFIG).write_text(json.dumps({"model_type": "clip", "vision_config": {"num_channels": 1}}))
     (folder / hub.PREPROCESSOR).write_text(json.dumps(SQUARE))
     spec = settings.models["tiny-vit"]
-    assert load.preprocessing(project, "mine", spec, folder) == Preprocessing(SQUARE, (1, 32, 32), "clip", "mine")
+    assert loading.preprocessing(project, "mine", spec, folder) == Preprocessing(SQUARE, (1, 32, 32), "clip", "mine")
     (folder / hub.PROCESSOR).write_text(json.dumps({"image_processor": CROPPED, "processor_class": "CLIPProcessor"}))
-    assert load.preprocessing(project, "mine", spec, folder).settings == CROPPED
+    assert loading.preprocessing(project, "mine", spec, folder).settings == CROPPED
     (folder / hub.PROCESSOR).write_text("[]")
     with pytest.raises(StudyError, match=r"model folder mine: processor_config\.json: no JSON object"):
-        load.preprocessing(project, "mine", spec, folder)
+        loading.preprocessing(project, "mine", spec, folder)
 
 
 def test_both_files_are_fetched_and_hashed_with_the_weights(tmp_path: Path) -> None:

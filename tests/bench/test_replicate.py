@@ -8,10 +8,10 @@ import tiny
 import torch
 from torch import nn
 
-from visionquant.bench import audit, isolate, memory, replicate
-from visionquant.params import Protocol
-from visionquant.precision import FP32
-from visionquant.samples import Run
+from visionquant.bench import memory, output_audit, replicate, worker
+from visionquant.records.cell import Run
+from visionquant.settings.params import Protocol
+from visionquant.settings.precision import FP32
 
 
 class Brittle(nn.Module):
@@ -37,11 +37,11 @@ def run(odd: float, **protocol: Any) -> Run:
         torch.float32,
         images,
         0,
-        audit.Known(None, None, None, True),
+        output_audit.Known(None, None, None, True),
         None,
         frozenset(),
     )
-    return isolate.in_fork(lambda: replicate.run(subject, 1, 0, 0))
+    return worker.in_fork(lambda: replicate.run(subject, 1, 0, 0))
 
 
 NUMBERS = [chosen[0] for chosen in replicate.rotation(16, 1)]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from visionquant.bench.sampler import Sampler, summary
+from visionquant.bench.gpu_telemetry import Sampler, summary
 
 LIBRARY = """
 class NVMLError(Exception):

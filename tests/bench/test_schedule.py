@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 import tiny
 
-from visionquant import environment, hub, sweep
-from visionquant.bench import cell, pair, reference, sentinel
-from visionquant.params import Params, parse
-from visionquant.paths import Project
-from visionquant.records import Record
-from visionquant.samples import Cell, Sentinel
+from visionquant.bench import cell_run, measure, reference, reference_kernel, sweep
+from visionquant.core import machine
+from visionquant.core.paths import Project
+from visionquant.records.cell import Cell, Sentinel
+from visionquant.records.record import Record
+from visionquant.settings.params import Params, parse
+from visionquant.weights import hub
 
 PRECISIONS = ("fp32", "int8", "nf4")
 
@@ -20,7 +21,9 @@ PRECISIONS = ("fp32", "int8", "nf4")
 @pytest.fixture(autouse=True)
 def steady_sentinel(monkeypatch: pytest.MonkeyPatch) -> None:
     """Noise so wide that no test machine is called unsteady."""
-    monkeypatch.setattr(sentinel, "calibrate", lambda device, protocol: ((0.1, None), (1.0, None), (10.0, None)))
+    monkeypatch.setattr(
+        reference_kernel, "calibrate", lambda device, protocol: ((0.1, None), (1.0, None), (10.0, None))
+    )
 
 
 def study(root: Path, **protocol: Any) -> tuple[Project, Params]:
@@ -74,7 +77,7 @@ def test_a_pair_alone_is_interleaved_with_nothing(tmp_path: Path) -> None:
 
 
 def ready(project: Project, params: Params) -> None:
-    environment.declare(project, environment.probe("cpu"))
+    machine.declare(project, machine.probe("cpu"))
     hub.download(project, params, "tiny-vit")
     reference.make(project, params, "tiny-vit")
 
@@ -83,9 +86,11 @@ def test_pairs_that_do_not_fit_into_memory_together_come_one_after_the_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = "vit-base-224-production"
-    assert pair._groups(Project(tiny.ROOT), model, PRECISIONS) == [["fp32", "int8", "nf4"]]
-    monkeypatch.setattr(pair.memory, "available_host_bytes", lambda: 2**30)  # three times 0.32 GiB are more than half
-    assert pair._groups(Project(tiny.ROOT), model, PRECISIONS) == [["fp32"], ["int8"], ["nf4"]]
+    assert measure._groups(Project(tiny.ROOT), model, PRECISIONS) == [["fp32", "int8", "nf4"]]
+    monkeypatch.setattr(
+        measure.memory, "available_host_bytes", lambda: 2**30
+    )  # three times 0.32 GiB are more than half
+    assert measure._groups(Project(tiny.ROOT), model, PRECISIONS) == [["fp32"], ["int8"], ["nf4"]]
 
 
 def test_time_that_is_up_keeps_replicates_and_the_next_run_goes_on(tmp_path: Path) -> None:
@@ -94,7 +99,7 @@ def test_time_that_is_up_keeps_replicates_and_the_next_run_goes_on(tmp_path: Pat
     assert not list(project.measured.glob("*"))
     seen: list[tuple[str, int]] = []
 
-    def in_the_middle(model: str, precision: str, course: cell.Course) -> None:
+    def in_the_middle(model: str, precision: str, course: cell_run.Course) -> None:
         seen.append((precision, len(course.runs)))
         if len(seen) == 4:
             raise KeyboardInterrupt
@@ -138,17 +143,19 @@ def test_a_cell_whose_machine_moved_is_measured_again_and_then_marked(
     """The reference kernel alternates between 1 and 2 ms until so many attempts are over."""
     project, params = study(tmp_path)
     ready(project, params)
-    monkeypatch.setattr(sentinel, "calibrate", lambda device, protocol: ((1.0, None), (1.01, None), (0.99, None)))
+    monkeypatch.setattr(
+        reference_kernel, "calibrate", lambda device, protocol: ((1.0, None), (1.01, None), (0.99, None))
+    )
     earlier = itertools.count()
-    real = cell.Course.add
+    real = cell_run.Course.add
 
-    def moving(self: cell.Course, run: Any) -> Cell | None:
+    def moving(self: cell_run.Course, run: Any) -> Cell | None:
         restless = len(self.earlier) < steady_after and next(earlier) % 2
         ms = 2.0 if restless else 1.0
         replicate = run.replicate.model_copy(update={"sentinel": Sentinel(before_ms=ms, after_ms=ms)})
         return real(self, run.model_copy(update={"replicate": replicate}))
 
-    monkeypatch.setattr(cell.Course, "add", moving)
+    monkeypatch.setattr(cell_run.Course, "add", moving)
     found = tiny.measure(project, params, "tiny-vit", "fp32", [1]).cells[0]
     assert (found.status, len(found.earlier)) == (status, attempts)
     assert len(found.replicates) == 3

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import tiny
 
-from visionquant.bench import isolate, sentinel
+from visionquant.bench import reference_kernel, worker
 from visionquant.bench.clock import CpuClock
-from visionquant.params import Protocol
+from visionquant.settings.params import Protocol
 
 
 class Marked(CpuClock):
@@ -22,38 +22,38 @@ class Marked(CpuClock):
 
 
 def test_a_cpu_has_one_reading() -> None:
-    kernel_ms, host_ms = sentinel.read_ms("cpu", CpuClock())
+    kernel_ms, host_ms = reference_kernel.read_ms("cpu", CpuClock())
     assert kernel_ms > 0
     assert host_ms is None
 
 
 def test_a_gpu_has_its_own_time_for_the_product_and_the_hosts_for_launches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Launches are timed by the host, so they are not a tenth."""
-    monkeypatch.setitem(sentinel.SIDE, "cpu", 8)
-    monkeypatch.setattr(sentinel, "LAUNCHES", 2000)
-    kernel_ms, host_ms = sentinel.read_ms("cpu", Marked())
+    monkeypatch.setitem(reference_kernel.SIDE, "cpu", 8)
+    monkeypatch.setattr(reference_kernel, "LAUNCHES", 2000)
+    kernel_ms, host_ms = reference_kernel.read_ms("cpu", Marked())
     assert host_ms is not None
     assert 0 < kernel_ms < host_ms / 10
 
 
 def test_the_second_reading_of_a_process_is_preceded_by_less(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert sentinel.FIRST_S["cuda"] > sentinel.AGAIN_S["cuda"] > 0
-    monkeypatch.setitem(sentinel.FIRST_S, "cpu", 0.3)
+    assert reference_kernel.FIRST_S["cuda"] > reference_kernel.AGAIN_S["cuda"] > 0
+    monkeypatch.setitem(reference_kernel.FIRST_S, "cpu", 0.3)
     begin_s = time.monotonic()
-    sentinel.read_ms("cpu", CpuClock())
+    reference_kernel.read_ms("cpu", CpuClock())
     assert time.monotonic() - begin_s >= 0.3
     steps: list[float] = []
-    monkeypatch.setattr(sentinel, "one_step", lambda step, clock, i: (steps.append(i), (1.0, None))[1])
-    sentinel.read_ms("cpu", CpuClock(), again=True)
-    assert len(steps) == sentinel.WARMUP + sentinel.READS  # no warm-up on a CPU
+    monkeypatch.setattr(reference_kernel, "one_step", lambda step, clock, i: (steps.append(i), (1.0, None))[1])
+    reference_kernel.read_ms("cpu", CpuClock(), again=True)
+    assert len(steps) == reference_kernel.WARMUP + reference_kernel.READS  # no warm-up on a CPU
 
 
 def test_noise_is_read_once_by_a_command_and_by_what_it_forks() -> None:
     """No two real readings are alike to a tenth of a microsecond, seven of them never."""
-    sentinel.calibrate.cache_clear()
+    reference_kernel.calibrate.cache_clear()
     protocol = Protocol(**tiny.PROTOCOL)
-    found = sentinel.calibrate("cpu", protocol)
-    assert len(found) == sentinel.CALIBRATIONS["cpu"]
-    assert isolate.in_fork(lambda: sentinel.calibrate("cpu", protocol)) == found
-    sentinel.calibrate.cache_clear()
-    assert sentinel.calibrate("cpu", protocol) != found
+    found = reference_kernel.calibrate("cpu", protocol)
+    assert len(found) == reference_kernel.CALIBRATIONS["cpu"]
+    assert worker.in_fork(lambda: reference_kernel.calibrate("cpu", protocol)) == found
+    reference_kernel.calibrate.cache_clear()
+    assert reference_kernel.calibrate("cpu", protocol) != found

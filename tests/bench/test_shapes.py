@@ -8,12 +8,14 @@ import pytest
 import tiny
 import torch
 
-from visionquant import environment, hub
-from visionquant.bench import convert, load, reference
-from visionquant.deploy import export, served, stored
-from visionquant.errors import StudyError
-from visionquant.params import ModelSpec, Params, parse
-from visionquant.paths import Project
+from visionquant.bench import loading, reference
+from visionquant.bench.backends import convert
+from visionquant.core import machine
+from visionquant.core.errors import StudyError
+from visionquant.core.paths import Project
+from visionquant.deploy import export, predictor, serialization
+from visionquant.settings.params import ModelSpec, Params, parse
+from visionquant.weights import hub
 
 SHAPES = {"grey-wide": (1, 32, 64), "tall": (3, 48, 32)}
 
@@ -31,7 +33,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, Params]:
         changed = {"num_channels": channels, "image_size": size}
         (folder / "config.json").write_text(json.dumps(tiny.CONFIGS["tiny-vit"] | changed))
     project, params = tiny.project(root, raw)
-    environment.declare(project, environment.probe("cpu"))
+    machine.declare(project, machine.probe("cpu"))
     for name in SHAPES:
         hub.download(project, params, name)
     return project, params
@@ -48,19 +50,19 @@ def test_rectangles_and_one_channel_are_measured_stored_and_served(
     assert {cell.status for cell in record.cells} <= tiny.MEASURED
     assert record.fidelity is not None
     assert (record.fidelity.cosine or 0) > 0.9
-    subject = served.model(project, params, model, "nf4", "cpu")
+    subject = predictor.model(project, params, model, "nf4", "cpu")
     assert subject.shape == SHAPES[model]
-    assert served.QuantizedModelServer(subject).predict(np.ones(SHAPES[model], np.float32)).ndim == 1
+    assert predictor.QuantizedModelServer(subject).predict(np.ones(SHAPES[model], np.float32)).ndim == 1
     export.model(project, params, model, "nf4", "cpu", tmp_path / "stored")
-    assert stored.restore(tmp_path / "stored").shape == SHAPES[model]
+    assert serialization.restore(tmp_path / "stored").shape == SHAPES[model]
 
 
 @pytest.mark.parametrize("model", SHAPES)
 def test_a_graph_of_onnx_runtime_takes_them(study: tuple[Project, Params], model: str) -> None:
     pytest.importorskip("onnxruntime")
     project, params = study
-    net = load.seeded(project, model, params.models[model], "sdpa", 0)
-    images = tiny.photographs.batch(2, load.preprocessing(project, model, params.models[model], None))
+    net = loading.seeded(project, model, params.models[model], "sdpa", 0)
+    images = tiny.photographs.batch(2, loading.preprocessing(project, model, params.models[model], None))
     with torch.inference_mode():
         expected = net(images).last_hidden_state
         found = convert.convert(net, params.precisions["fp32_onnxruntime"], "cpu")(images).last_hidden_state

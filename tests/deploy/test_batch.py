@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from visionquant.bench import memory
-from visionquant.deploy import batch
-from visionquant.errors import StudyError
+from visionquant.core.errors import StudyError
+from visionquant.deploy import batch_size
 
 Result = TypeVar("Result")
 
@@ -34,14 +34,14 @@ class Scripted:
 def test_the_largest_size_is_found_exactly_whatever_the_capacity(most: int) -> None:
     for capacity in range(most + 20):
         scripted = Scripted(capacity)
-        assert batch.largest(scripted.fits, most) == min(capacity, most)
+        assert batch_size.largest(scripted.fits, most) == min(capacity, most)
         assert len(scripted.asked) == len(set(scripted.asked))  # nothing is tried twice
         assert all(1 <= size <= most for size in scripted.asked)
 
 
 def test_doubling_then_bisection() -> None:
     scripted = Scripted(21)
-    assert batch.largest(scripted.fits, 1000) == 21
+    assert batch_size.largest(scripted.fits, 1000) == 21
     assert scripted.asked == [1, 2, 4, 8, 16, 32, 24, 20, 22, 21]
 
 
@@ -58,7 +58,7 @@ def test_each_way_of_running_out_of_memory_is_understood(error: Exception) -> No
         if size > 5:
             raise error
 
-    assert batch.adaptive(run, most=64) == 5
+    assert batch_size.adaptive(run, most=64) == 5
 
 
 @pytest.mark.parametrize(
@@ -70,10 +70,10 @@ def test_a_kernel_library_that_says_only_that_it_failed_ran_out_of_memory_if_it_
             raise RuntimeError(words)
 
     fine = 5
-    assert batch.adaptive(run, most=64) == 5
+    assert batch_size.adaptive(run, most=64) == 5
     fine = 0  # not even one image without a limit: a defect, and passed on
     with pytest.raises(RuntimeError, match=words):
-        batch.adaptive(run)
+        batch_size.adaptive(run)
 
 
 def test_another_error_is_passed_on_and_the_limit_taken_back() -> None:
@@ -83,7 +83,7 @@ def test_another_error_is_passed_on_and_the_limit_taken_back() -> None:
         raise RuntimeError("shapes do not fit")
 
     with pytest.raises(RuntimeError, match="shapes do not fit"):
-        batch.adaptive(run)
+        batch_size.adaptive(run)
     assert resource.getrlimit(resource.RLIMIT_AS) == before
 
 
@@ -112,8 +112,8 @@ def in_one_allocation() -> tuple[int, int, bool]:
 
     gc.collect()
     limit = memory.resident_bytes() + 1024 * MIB
-    whole = batch.adaptive(run, limit_bytes=limit, margin=0.0)
-    careful = batch.adaptive(run, limit_bytes=limit, margin=0.3)
+    whole = batch_size.adaptive(run, limit_bytes=limit, margin=0.0)
+    careful = batch_size.adaptive(run, limit_bytes=limit, margin=0.3)
     beyond = torch.empty(1024 * MIB, dtype=torch.uint8).numel() == 1024 * MIB
     return whole, careful, beyond and resource.getrlimit(resource.RLIMIT_AS) == before
 
@@ -136,7 +136,7 @@ def of_a_network() -> tuple[int, list[int]]:
         ran.append(size)
         return found
 
-    return batch.adaptive(run, limit_bytes=memory.resident_bytes() + 128 * MIB, margin=0.0, most=256), ran
+    return batch_size.adaptive(run, limit_bytes=memory.resident_bytes() + 128 * MIB, margin=0.0, most=256), ran
 
 
 def test_a_pass_of_a_network_is_found_by_really_running_it() -> None:
@@ -151,7 +151,9 @@ def beside_a_hole() -> tuple[int, int, int]:
     held = [torch.ones(16 * MIB, dtype=torch.uint8) for _ in range(33)]
     del held[:-1]  # the last is above the hole, so that it is not given back
     limit = memory.resident_bytes() + 256 * MIB
-    found = batch.adaptive(lambda size: torch.ones(size * 32 * MIB, dtype=torch.uint8), limit_bytes=limit, margin=0.0)
+    found = batch_size.adaptive(
+        lambda size: torch.ones(size * 32 * MIB, dtype=torch.uint8), limit_bytes=limit, margin=0.0
+    )
     assert len(held) == 1
     return found, memory.host_peak_bytes() or 0, limit
 
@@ -164,8 +166,8 @@ def test_memory_that_was_freed_and_kept_does_not_lead_beyond_the_limit() -> None
 
 def test_what_can_not_be_is_one_line() -> None:
     with pytest.raises(StudyError, match=r"not one image fits: \d+ MiB allowed, \d+ MiB held already; raise"):
-        batch.adaptive(lambda size: None, limit_bytes=MIB)
+        batch_size.adaptive(lambda size: None, limit_bytes=MIB)
     with pytest.raises(StudyError, match="not one image fits"):
-        batch.adaptive(lambda size: torch.empty(2**50, dtype=torch.uint8))
+        batch_size.adaptive(lambda size: torch.empty(2**50, dtype=torch.uint8))
     with pytest.raises(StudyError, match=r"margin: 1\.0 is out of range"):
-        batch.adaptive(lambda size: None, margin=1.0)
+        batch_size.adaptive(lambda size: None, margin=1.0)

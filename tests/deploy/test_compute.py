@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
+from visionquant.core.errors import StudyError
 from visionquant.deploy import compute
-from visionquant.errors import StudyError
 
 SCRIPT = """
 import torch

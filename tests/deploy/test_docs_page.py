@@ -15,14 +15,15 @@ import torch
 import uvicorn
 from image_files import encoded
 
-from visionquant import hub
-from visionquant.bench import photographs
-from visionquant.deploy import docs_page, served
-from visionquant.deploy.served import QuantizedModelServer
-from visionquant.deploy.server import Classifier, Server
-from visionquant.deploy.uploads import Limits
-from visionquant.params import Params
-from visionquant.paths import Project
+from visionquant.bench import inputs
+from visionquant.core.paths import Project
+from visionquant.deploy import predictor
+from visionquant.deploy.predictor import QuantizedModelServer
+from visionquant.deploy.server import docs_page
+from visionquant.deploy.server.app import Classifier, Server
+from visionquant.deploy.server.uploads import Limits
+from visionquant.settings.params import Params
+from visionquant.weights import hub
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def url(study: tuple[Project, Params]) -> Iterator[str]:
     """The server's own application and its worker's own answers, in this process; the queue between is left out."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)  # later tests fork this process, which a running thread pool does not survive
-    subject, limits = served.model(*study, "mine", "fp32", "cpu"), Limits(batch_size=1)
+    subject, limits = predictor.model(*study, "mine", "fp32", "cpu"), Limits(batch_size=1)
     worker, server = Classifier(subject, limits), Server(subject, limits)
     worker.server, server.ready = QuantizedModelServer(subject), True
 
@@ -106,7 +107,7 @@ def test_what_stands_in_a_document_is_text() -> None:
 
 
 def test_answers_carry_the_checkpoint_s_own_names(url: str) -> None:
-    files = {"image": ("file", encoded(photographs.crops()[0]))}
+    files = {"image": ("file", encoded(inputs.crops()[0]))}
     answer = requests.post(f"{url}/predict", files=files, timeout=90).json()
     assert {one["index"]: one["label"] for one in answer["classes"]} == tiny.COLOURS
     assert answer["logits_from"] == "the checkpoint's own head"
@@ -120,5 +121,5 @@ def test_names_that_the_library_made_up_or_that_are_not_the_head_s_are_none(head
     project, params = tiny.project(tmp_path, raw)
     tiny.checkpoint(tmp_path / "mine", head, labels={0: "LABEL_0", 1: "cat", 2: "LABEL_2"})
     hub.download(project, params, "mine")
-    ready = QuantizedModelServer(served.model(project, params, "mine", "fp32", "cpu"))
+    ready = QuantizedModelServer(predictor.model(project, params, "mine", "fp32", "cpu"))
     assert ready.labels == ({1: "cat"} if head else {})

@@ -10,12 +10,13 @@ import pytest
 import tiny
 import torch
 
-from visionquant import environment, hub
-from visionquant.accuracy import digits, evaluation, judging, training
+from visionquant.accuracy import digits, evaluation, pretrained, training
 from visionquant.cli.deploying import RECIPES
-from visionquant.deploy import served
-from visionquant.params import Params
-from visionquant.paths import Project
+from visionquant.core import machine
+from visionquant.core.paths import Project
+from visionquant.deploy import predictor
+from visionquant.settings.params import Params
+from visionquant.weights import hub
 
 sys.path.append(str(tiny.ROOT / "tests" / "accuracy"))
 import test_judging
@@ -47,21 +48,19 @@ def study(tmp_path: Path) -> tuple[Project, Params]:
 
 
 def recipe(name: str) -> Callable[[Project, Params, Path], Any]:
-    return lambda project, params, _: importlib.import_module(RECIPES[name]).run(
-        project, params, environment.probe("cpu")
-    )
+    return lambda project, params, _: importlib.import_module(RECIPES[name]).run(project, params, machine.probe("cpu"))
 
 
 ENTRIES: dict[str, Callable[[Project, Params, Path], Any]] = {
     **{name: recipe(name) for name in RECIPES if name not in ON_A_CPU},
     "evaluate": lambda project, params, _: evaluation.evaluate(
-        project, params, "tiny-digits", (0,), environment.probe("cpu")
+        project, params, "tiny-digits", (0,), machine.probe("cpu")
     ),
-    "judge": lambda _, __, folder: judging.judge(
-        *test_judging.opened(folder / "judged"), environment.probe("cpu"), lambda line: None
+    "judge": lambda _, __, folder: pretrained.judge(
+        *test_judging.opened(folder / "judged"), machine.probe("cpu"), lambda line: None
     ),
-    "serve": lambda project, params, _: served.QuantizedModelServer(
-        served.model(project, params, "tiny-vit", "fp32", "cpu")
+    "serve": lambda project, params, _: predictor.QuantizedModelServer(
+        predictor.model(project, params, "tiny-vit", "fp32", "cpu")
     ),
 }
 

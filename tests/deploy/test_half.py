@@ -9,19 +9,19 @@ from torch import nn
 from transformers import AutoConfig, AutoModel
 
 from visionquant.accuracy import digits, networks, training
-from visionquant.bench import isolate, load
-from visionquant.deploy import amp, checkpointing, compute, half
-from visionquant.errors import StudyError
-from visionquant.params import parse
-from visionquant.trainings import NetworkSpec, Training
+from visionquant.bench import loading, worker
+from visionquant.core.errors import StudyError
+from visionquant.deploy import amp, compute, gradient_checkpointing, half_precision
+from visionquant.settings.params import parse
+from visionquant.settings.trained_networks import NetworkSpec, Training
 
 
 def network(name: str = "tiny-vit", attention: str = "eager") -> nn.Module:
     config = dict(tiny.CONFIGS[name])
     made = AutoConfig.for_model(config.pop("model_type"), **config)
     net: nn.Module = AutoModel.from_config(made, attn_implementation=attention)
-    load.seed_weights(net, 0)
-    load.recalibrate(net, images(name, 8))
+    loading.seed_weights(net, 0)
+    loading.recalibrate(net, images(name, 8))
     return net.eval()
 
 
@@ -57,7 +57,7 @@ def test_half_answers_like_fp32_and_leaves_the_callers_model_as_it_was(name: str
     before = {key: value.clone() for key, value in net.state_dict().items()}
     with torch.no_grad():
         expected = net(pixels).last_hidden_state
-    made = half.prepare(net, how=how, dtype=dtype)
+    made = half_precision.prepare(net, how=how, dtype=dtype)
     found = made(pixels).last_hidden_state
     assert cosine(expected, found) > 0.99
     assert not torch.equal(expected, found.float())  # it did something
@@ -73,15 +73,15 @@ def test_half_answers_like_fp32_and_leaves_the_callers_model_as_it_was(name: str
 def test_autocast_keeps_normalisation_in_fp32_and_half_weights_do_not() -> None:
     seen: dict[str, torch.dtype] = {}
     for how in ("weights", "autocast"):
-        made = half.prepare(network(), how=how)
+        made = half_precision.prepare(network(), how=how)
         made.net.layernorm.register_forward_hook(lambda _, given, found, how=how: seen.update({how: found.dtype}))
         made(images())
     assert seen == {"weights": torch.bfloat16, "autocast": torch.float32}
 
 
 def test_the_half_type_is_the_one_that_the_device_is_fast_in() -> None:
-    assert half.prepare(network()).dtype == torch.bfloat16
-    assert half.dtype_for("cuda") == torch.float16
+    assert half_precision.prepare(network()).dtype == torch.bfloat16
+    assert half_precision.dtype_for("cuda") == torch.float16
 
 
 class Asking(nn.Module):
@@ -114,7 +114,7 @@ def test_switches_hold_for_the_call_and_are_put_back_even_after_an_exception(
 
         request.addfinalizer(restore)
     before = switches()
-    made = half.prepare(Asking(), how="autocast", tf32=True)
+    made = half_precision.prepare(Asking(), how="autocast", tf32=True)
     made(torch.ones(1, 2))
     assert made.net.seen == [("tf32", "tf32"), (True,)]
     assert switches() == before
@@ -134,15 +134,17 @@ def switches_now() -> tuple[object, ...]:
 
 def test_what_can_not_be_halved_is_one_line() -> None:
     with pytest.raises(StudyError, match=r"torch\.float32 is none; take torch\.float16 or torch\.bfloat16"):
-        half.prepare(network(), dtype=torch.float32)
+        half_precision.prepare(network(), dtype=torch.float32)
     with pytest.raises(StudyError, match=r"is torch\.float16; start from the model in float32"):
-        half.prepare(network().half())
+        half_precision.prepare(network().half())
 
 
 def test_a_gpu_that_is_not_there_is_one_line() -> None:
     net = network()
     with pytest.raises(StudyError, match=r"^study\.device: torch \S+ can't use a GPU here .*; .*cpu$"):
-        isolate.in_fork(lambda: half.prepare(net, "cuda"))  # what was asked for a GPU is no parent of later forks
+        worker.in_fork(
+            lambda: half_precision.prepare(net, "cuda")
+        )  # what was asked for a GPU is no parent of later forks
 
 
 # --- training
@@ -216,7 +218,7 @@ def test_the_listings_half_model_has_gradients_that_the_scaler_refuses(
 
 def gradients(net: nn.Module, data: digits.Digits) -> tuple[list[torch.Tensor], int]:
     images, labels = data.images[:8].clone(), data.labels[:8].clone()
-    loss, kept = checkpointing.saved_bytes(lambda: training.loss_of(net, images, labels), net)
+    loss, kept = gradient_checkpointing.saved_bytes(lambda: training.loss_of(net, images, labels), net)
     loss.backward()
     return [one.grad for one in net.parameters() if one.grad is not None], kept
 
@@ -228,7 +230,7 @@ def test_checkpointing_keeps_less_and_gives_the_same_gradients(
     deep = spec.model_copy(update={"layers": 6})
     plain, kept = gradients(networks.build(deep, 0).train(), data)
     net = networks.build(deep, 0).train()
-    checkpointing.enable(net)
+    gradient_checkpointing.enable(net)
     again, less = gradients(net, data)
     assert len(plain) == len(again) > 60
     assert all(map(torch.equal, plain, again))
@@ -247,4 +249,4 @@ def test_training_with_checkpoints_is_the_same_training(task: tuple[NetworkSpec,
 
 def test_a_network_without_blocks_to_checkpoint_is_one_line() -> None:
     with pytest.raises(StudyError, match="Linear has no blocks for it"):
-        checkpointing.enable(nn.Linear(2, 2))
+        gradient_checkpointing.enable(nn.Linear(2, 2))

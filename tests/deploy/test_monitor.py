@@ -12,10 +12,10 @@ from prometheus_client import CollectorRegistry, generate_latest
 from scipy import stats
 from torch import nn
 
-from visionquant.deploy import monitor
-from visionquant.deploy.monitor import AccuracyMonitor, Share
-from visionquant.deploy.watch import alarms
-from visionquant.errors import StudyError
+from visionquant.core.errors import StudyError
+from visionquant.deploy import accuracy_monitor
+from visionquant.deploy.accuracy_monitor import AccuracyMonitor, Share
+from visionquant.recipes.monitor import alarms
 
 RNG = np.random.default_rng(20260101)
 BASELINE, FALLEN = 0.97, 0.85
@@ -36,10 +36,11 @@ def most(probability: float, trials: int) -> float:
 @pytest.mark.parametrize("limit", [1e-3, 0.5, LIMIT, 0.999, 1 - 1e-9])
 def test_no_bet_is_expected_to_grow_while_the_accuracy_is_at_the_limit_or_above(limit: float) -> None:
     for count in (1, 2, 50, 5000):
-        staked = RNG.exponential(size=len(monitor.FALLS))
-        before = monitor.capital(staked, count - 1)
+        staked = RNG.exponential(size=len(accuracy_monitor.FALLS))
+        before = accuracy_monitor.capital(staked, count - 1)
         right, wrong = (
-            monitor.capital(monitor.staked_after(staked, one, limit, count), count) for one in (False, True)
+            accuracy_monitor.capital(accuracy_monitor.staked_after(staked, one, limit, count), count)
+            for one in (False, True)
         )
         assert limit * right + (1 - limit) * wrong == pytest.approx(before)
         better = (1 + limit) / 2
@@ -105,7 +106,7 @@ def test_an_alarm_stays_and_counting_goes_on() -> None:
 
 def test_before_the_first_answer_nothing_is_claimed() -> None:
     now = AccuracyMonitor(BASELINE).observe_batch([])
-    assert now == monitor.Stream(0, 0, None, None, 1.0, False)
+    assert now == accuracy_monitor.Stream(0, 0, None, None, 1.0, False)
 
 
 def test_at_a_limit_of_one_a_single_error_is_proof() -> None:
@@ -132,7 +133,7 @@ def test_several_threads_lose_no_answer() -> None:
 def test_wilsons_interval_is_scipys(n: int) -> None:
     for correct in {0, 1, n // 3, n - 1, n}:
         expected = stats.binomtest(correct, n).proportion_ci(0.9, method="wilson")
-        found = monitor.wilson(correct / n, n, 0.9)
+        found = accuracy_monitor.wilson(correct / n, n, 0.9)
         assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
         assert found.low <= found.value <= found.high
 
@@ -150,12 +151,12 @@ def as_printed(top: Share, bottom: Share) -> tuple[float, float]:
 
 @pytest.mark.parametrize(("correct", "n", "of"), [(94, 100, 200), (500, 1000, 50), (100, 100, 100), (1, 30, 40)])
 def test_the_interval_of_the_retention_is_mover_r(correct: int, n: int, of: int) -> None:
-    top, bottom = monitor.wilson(correct / n, n, 0.95), monitor.wilson((of - 3) / of, of, 0.95)
-    found = monitor.ratio(top, bottom)
+    top, bottom = accuracy_monitor.wilson(correct / n, n, 0.95), accuracy_monitor.wilson((of - 3) / of, of, 0.95)
+    found = accuracy_monitor.ratio(top, bottom)
     assert (found.low, found.high) == pytest.approx(as_printed(top, bottom))
-    known = monitor.ratio(top, Share(0.9, 0.9, 0.9))
+    known = accuracy_monitor.ratio(top, Share(0.9, 0.9, 0.9))
     assert (known.low, known.high) == pytest.approx((top.low / 0.9, top.high / 0.9))
-    assert monitor.ratio(monitor.wilson(0.0, n, 0.95), bottom).low == 0.0
+    assert accuracy_monitor.ratio(accuracy_monitor.wilson(0.0, n, 0.95), bottom).low == 0.0
 
 
 @pytest.mark.parametrize(
@@ -165,8 +166,8 @@ def test_intervals_cover_the_truth_as_often_as_they_promise(accuracy: float, n: 
     hits, sets = 0, 4000
     for correct, right in zip(RNG.binomial(n, accuracy, sets), RNG.binomial(of or 1, BASELINE, sets), strict=True):
         known = Share(BASELINE, BASELINE, BASELINE)
-        bottom = monitor.wilson(right / of, of, 0.95) if of else known
-        found = monitor.ratio(monitor.wilson(correct / n, n, 0.95), bottom)
+        bottom = accuracy_monitor.wilson(right / of, of, 0.95) if of else known
+        found = accuracy_monitor.ratio(accuracy_monitor.wilson(correct / n, n, 0.95), bottom)
         hits += found.low <= accuracy / BASELINE <= found.high
     print(f"{accuracy} of {n} against {of}: {hits / sets:.4f} covered")  # noqa: T201
     assert 0.935 <= hits / sets <= 0.975
@@ -229,8 +230,8 @@ def test_the_samples_asked_for_decide_and_one_less_would_not() -> None:
     assert needed is not None
     assert needed > found.samples_needed
     for n, decided in ((needed, True), (needed - 1, False)):
-        retention = monitor.ratio(monitor.wilson(0.93, n, 0.95), measured.baseline)
-        assert (monitor.decide(retention, 0.95) != "too few samples") == decided
+        retention = accuracy_monitor.ratio(accuracy_monitor.wilson(0.93, n, 0.95), measured.baseline)
+        assert (accuracy_monitor.decide(retention, 0.95) != "too few samples") == decided
 
 
 def test_no_number_of_samples_decides_on_the_threshold_itself_or_against_a_vague_baseline() -> None:

@@ -9,15 +9,16 @@ import pytest
 import tiny
 import torch
 
-from visionquant import recipes
-from visionquant.analysis.evidence import Evidence, gather
-from visionquant.analysis.figures import sessions as figures
-from visionquant.analysis.tables import onnx as tables
-from visionquant.bench import load, onnx_graph
-from visionquant.deploy import onnx_options
-from visionquant.errors import StudyError
-from visionquant.paths import Project
-from visionquant.recipes import Recipe
+from visionquant.analysis.figures import sessions
+from visionquant.analysis.study import Evidence, gather
+from visionquant.analysis.tables import onnx
+from visionquant.bench import loading
+from visionquant.bench.backends import onnx_graph
+from visionquant.core.errors import StudyError
+from visionquant.core.paths import Project
+from visionquant.recipes import onnxruntime
+from visionquant.records import recipe as recipes
+from visionquant.records.recipe import Recipe
 
 present = pytest.mark.skipif(
     bool(onnx_graph.unsupported("cpu")), reason="needs ONNX Runtime: pip install --editable '.[onnx]'"
@@ -28,10 +29,10 @@ present = pytest.mark.skipif(
 def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, recipes.Value]]:
     project, params = tiny.project(tmp_path_factory.mktemp("study"), tiny.settings())
     spec, threads = params.models["tiny-vit"], torch.get_num_threads()
-    net = load.seeded(project, "tiny-vit", spec, "sdpa", 0)
+    net = loading.seeded(project, "tiny-vit", spec, "sdpa", 0)
     images = tiny.pictures(4, spec.input_size)
     with torch.inference_mode():
-        found = onnx_options.measure(onnx_options.contestants(params, net, images), images, {1: 3, 2: 2})
+        found = onnxruntime.measure(onnxruntime.contestants(params, net, images), images, {1: 3, 2: 2})
     torch.set_num_threads(threads)
     return found
 
@@ -40,7 +41,7 @@ def evidence(root: Path, rows: list[dict[str, recipes.Value]]) -> Evidence:
     study = made.study(root, {"fp32": 1.0, "fp16": 1.0, "int8": 1.0, "nf4": 1.0})
     project = Project(root)
     recipe = Recipe(
-        name=onnx_options.NAME,
+        name=onnxruntime.NAME,
         command="made up",
         weights="seeded",
         environment=made.CPU,
@@ -53,7 +54,7 @@ def evidence(root: Path, rows: list[dict[str, recipes.Value]]) -> Evidence:
 
 @present
 def test_every_contestant_is_timed_in_turns_and_agrees_with_fp32(rows: list[dict[str, recipes.Value]]) -> None:
-    assert len({(row["batch_size"], figures._contestant(row)) for row in rows}) == len(rows)
+    assert len({(row["batch_size"], sessions._contestant(row)) for row in rows}) == len(rows)
     assert {row["precision"] for row in rows} == {"fp32", "fp32_onnxruntime", "int8", "int8_onnxruntime"}
     for batch_size in (1, 2):
         field = [row for row in rows if row["batch_size"] == batch_size]
@@ -75,14 +76,14 @@ def test_every_contestant_is_timed_in_turns_and_agrees_with_fp32(rows: list[dict
 
 
 def test_one_option_is_changed_at_a_time() -> None:
-    first, *others = map(asdict, onnx_options.options(2))
+    first, *others = map(asdict, onnxruntime.options(2))
     assert [sum(one[key] != first[key] for key in first) for one in others] == [1, 1, 2, 1]  # branches want a mode
-    assert len(onnx_options.options(1)) == 2
+    assert len(onnxruntime.options(1)) == 2
 
 
 def test_passes_take_turns_from_alternating_ends() -> None:
     order: list[int] = []
-    times = onnx_options.in_turns([lambda i=i: float(order.append(i) or i) for i in range(3)], 2)  # type: ignore[misc]
+    times = onnxruntime.in_turns([lambda i=i: float(order.append(i) or i) for i in range(3)], 2)  # type: ignore[misc]
     assert order == [0, 1, 2, 0, 1, 2, 2, 1, 0]  # once untimed
     assert times.tolist() == [[0, 0], [1, 1], [2, 2]]
 
@@ -90,24 +91,24 @@ def test_passes_take_turns_from_alternating_ends() -> None:
 @present
 def test_table_and_figure_show_what_was_kept(rows: list[dict[str, recipes.Value]], tmp_path: Path) -> None:
     found = evidence(tmp_path / "study", rows)
-    (table,) = tables.options(found)
+    (table,) = onnx.options(found)
     assert len(table.rows) == len(rows)
     assert {(row[1].text, row[2].text) for row in table.rows} >= {("INT8", "torch"), ("INT8", "ONNX Runtime")}
-    drawn = figures.speedups(found)
+    drawn = sessions.speedups(found)
     assert "INT8, ONNX Runtime, " in drawn.svg
     assert "Made-up CPU" in drawn.source
 
 
 def test_without_a_run_table_and_figure_say_so(tmp_path: Path) -> None:
     found = made.study(tmp_path / "study", {"fp32": 1.0, "fp16": 1.0, "int8": 1.0, "nf4": 1.0})
-    (table,) = tables.options(found)
+    (table,) = onnx.options(found)
     assert table.rows == ()
     assert "visionquant recipe onnxruntime" in table.source
-    assert "nothing to show" in figures.speedups(found).svg
+    assert "nothing to show" in sessions.speedups(found).svg
 
 
 def test_without_onnx_runtime_the_recipe_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     project, params = tiny.project(tmp_path, tiny.settings())
     with pytest.raises(StudyError, match=r"recipe onnxruntime: ONNX Runtime is not installed; pip install"):
-        onnx_options.run(project, params, made.CPU)
+        onnxruntime.run(project, params, made.CPU)

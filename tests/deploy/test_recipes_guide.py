@@ -7,15 +7,17 @@ import pytest
 import tiny
 import torch
 
-from visionquant import environment, recipes
-from visionquant.analysis import evidence
+from visionquant.analysis import study as evidence
 from visionquant.analysis.table import Table
 from visionquant.analysis.tables import guide
+from visionquant.bench import interleave
 from visionquant.cli.deploying import RECIPES
-from visionquant.deploy import compilation, halves, recomputed, storage, turns
-from visionquant.params import Params
-from visionquant.paths import Project
-from visionquant.recipes import Recipe
+from visionquant.core import machine
+from visionquant.core.paths import Project
+from visionquant.recipes import checkpointing, compile, half, storage
+from visionquant.records import recipe
+from visionquant.records.recipe import Recipe
+from visionquant.settings.params import Params
 
 TABLES: dict[str, Callable[[evidence.Evidence], tuple[Table, ...]]] = {
     "half": guide.trained,
@@ -28,18 +30,18 @@ pytestmark = pytest.mark.filterwarnings("ignore:MatMul8bitLt")
 
 @pytest.fixture
 def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Project, Params]:
-    monkeypatch.setattr(halves, "NETWORK", "tiny-digits")
-    monkeypatch.setattr(halves, "EPOCHS", 1)
-    monkeypatch.setattr(halves, "MODEL", "tiny-vit")
-    for module in (storage, recomputed, compilation):
+    monkeypatch.setattr(half, "NETWORK", "tiny-digits")
+    monkeypatch.setattr(half, "EPOCHS", 1)
+    monkeypatch.setattr(half, "MODEL", "tiny-vit")
+    for module in (storage, checkpointing, compile):
         monkeypatch.setattr(module, "MODELS", ("tiny-vit",))
-    monkeypatch.setattr(compilation, "BATCHES", (1,))
+    monkeypatch.setattr(compile, "BATCHES", (1,))
     return tiny.project(tmp_path)
 
 
 def kept(project: Project, params: Params, found: Recipe) -> Table:
     assert len({frozenset(row) for row in found.rows}) == 1
-    assert recipes.read(recipes.write(project, found)) == found
+    assert recipe.read(recipe.write(project, found)) == found
     (table,) = TABLES[found.name](evidence.gather(project, params))
     assert len(table.rows) == len(found.rows)
     assert found.command in table.source
@@ -48,7 +50,7 @@ def kept(project: Project, params: Params, found: Recipe) -> Table:
 
 def test_half(study: tuple[Project, Params]) -> None:
     project, params = study
-    found = halves.run(project, params, environment.probe("cpu"))
+    found = half.run(project, params, machine.probe("cpu"))
     kept(project, params, found)
     learnt = [row for row in found.rows if row["part"] == "training"]
     assert [row["way"] for row in learnt] == ["fp32", "bfloat16 autocast", "bfloat16 autocast, checkpoints"]
@@ -66,7 +68,7 @@ def test_half(study: tuple[Project, Params]) -> None:
 
 def test_storage(study: tuple[Project, Params]) -> None:
     project, params = study
-    found = storage.run(project, params, environment.probe("cpu"))
+    found = storage.run(project, params, machine.probe("cpu"))
     table = kept(project, params, found)
     assert [row["precision"] for row in found.rows] == [*storage.PRECISIONS, storage.DOUBLE]
     assert {row["identical"] for row in found.rows} == {"yes"}
@@ -76,7 +78,7 @@ def test_storage(study: tuple[Project, Params]) -> None:
 
 def test_checkpointing(study: tuple[Project, Params]) -> None:
     project, params = study
-    found = recomputed.run(project, params, environment.probe("cpu"))
+    found = checkpointing.run(project, params, machine.probe("cpu"))
     kept(project, params, found)
     plain, checkpoints = found.rows
     assert plain["share"] == 1.0
@@ -87,10 +89,10 @@ def test_checkpointing(study: tuple[Project, Params]) -> None:
 def test_gradients_are_the_same_to_the_last_bit_on_a_cpu_and_to_rounding_on_a_gpu() -> None:
     first = torch.tensor([1.0, -3.0])
     near, far = first * (1 + 1e-6), first * (1 + 1e-3)
-    assert recomputed._same(first, first.clone(), "cpu")
-    assert not recomputed._same(first, near, "cpu")
-    assert recomputed._same(first, near, "cuda")
-    assert not recomputed._same(first, far, "cuda")
+    assert checkpointing._same(first, first.clone(), "cpu")
+    assert not checkpointing._same(first, near, "cpu")
+    assert checkpointing._same(first, near, "cuda")
+    assert not checkpointing._same(first, far, "cuda")
 
 
 def test_what_can_not_be_compiled_is_a_row_with_a_reason(
@@ -102,12 +104,12 @@ def test_what_can_not_be_compiled_is_a_row_with_a_reason(
     def refused(*_: object) -> None:
         assert passes  # what starts with a first pass is no part of compiling
         passes.clear()
-        raise compilation.StudyError("torch.compile", "no working C++ compiler", "install g++")
+        raise compile.StudyError("torch.compile", "no working C++ compiler", "install g++")
 
-    monkeypatch.setattr(compilation.compute, "compiled", refused)
+    monkeypatch.setattr(compile.compute, "compiled", refused)
     project, params = study
     try:
-        found = compilation.run(project, params, environment.probe("cpu"))
+        found = compile.run(project, params, machine.probe("cpu"))
     finally:
         hook.remove()
     table = kept(project, params, found)
@@ -132,9 +134,9 @@ def test_before_a_recipe_was_run_its_table_names_the_command(study: tuple[Projec
 
 def test_turns_rotate_and_ratios_are_of_the_same_round() -> None:
     order: list[str] = []
-    times = turns.take({name: lambda name=name: order.append(name) for name in "abc"}, "cpu", rounds=3)
+    times = interleave.take({name: lambda name=name: order.append(name) for name in "abc"}, "cpu", rounds=3)
     assert "".join(order[6:]) == "abcbcacab"
     assert {name: len(each) for name, each in times.items()} == {"a": 3, "b": 3, "c": 3}
     made = {"slow": (2.0, 40.0, 2.0), "fast": (1.0, 10.0, 1.0)}
-    assert turns.speedup(made, "fast", "slow") == 2.0
-    assert turns.milliseconds(made, "slow") == 2000.0
+    assert interleave.speedup(made, "fast", "slow") == 2.0
+    assert interleave.milliseconds(made, "slow") == 2000.0

@@ -26,19 +26,20 @@ from image_files import bomb, encoded
 from PIL import Image
 from serving_process import Running
 
-from visionquant import hub
 from visionquant.accuracy import digits, training
-from visionquant.bench import fidelity, isolate, load, photographs
+from visionquant.bench import fidelity, inputs, loading
+from visionquant.bench import worker as isolate
 from visionquant.bench.preprocessing import DEFAULT
 from visionquant.cli import deploying
-from visionquant.deploy import served
-from visionquant.deploy.served import QuantizedModelServer, Subject
-from visionquant.deploy.server import CANNOT_LOAD, LOST, Classifier, Server, serve
-from visionquant.deploy.uploads import Limits, Refused, image, tensor
-from visionquant.errors import StudyError
-from visionquant.manifest import Manifest
-from visionquant.params import Params
-from visionquant.paths import Project
+from visionquant.core.errors import StudyError
+from visionquant.core.paths import Project
+from visionquant.deploy import predictor
+from visionquant.deploy.predictor import QuantizedModelServer, Subject
+from visionquant.deploy.server.app import CANNOT_LOAD, LOST, Classifier, Server, serve
+from visionquant.deploy.server.uploads import Limits, Refused, image, tensor
+from visionquant.settings.params import Params
+from visionquant.weights import hub
+from visionquant.weights.manifest import Manifest
 
 SIDE = 32
 PREPROCESSING = tiny.preprocessing(SIDE)
@@ -64,7 +65,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, Params]:
 
 @pytest.fixture(scope="module")
 def subject(study: tuple[Project, Params]) -> Subject:
-    return served.model(*study, "tiny-vit", "int8", "cpu")
+    return predictor.model(*study, "tiny-vit", "int8", "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +100,7 @@ def server(study: tuple[Project, Params], first_ready: list[bool]) -> Iterator[R
 
 
 def photograph(number: int, kind: str = "PNG") -> bytes:
-    return encoded(photographs.crops()[number], kind)
+    return encoded(inputs.crops()[number], kind)
 
 
 def post(server: Running, data: bytes, field: str = "image") -> requests.Response:
@@ -177,11 +178,11 @@ def test_a_worker_without_a_device_that_works_is_not_tried_again(
 
 def test_predict_is_the_forward_pass_through_the_head(study: tuple[Project, Params]) -> None:
     project, params = study
-    ready = QuantizedModelServer(served.model(project, params, "tiny-vit", "fp32", "cpu"))
+    ready = QuantizedModelServer(predictor.model(project, params, "tiny-vit", "fp32", "cpu"))
     manifest = Manifest.load(project.manifest("tiny-vit"), params.models["tiny-vit"].source)
-    net = load.load(project, "tiny-vit", params.models["tiny-vit"], manifest, "sdpa", params.protocol.seed)
+    net = loading.load(project, "tiny-vit", params.models["tiny-vit"], manifest, "sdpa", params.protocol.seed)
     head, named = fidelity.head_of(project, manifest, params.protocol.seed)
-    images = photographs.batch(3, ready.subject.preprocessing)
+    images = inputs.batch(3, ready.subject.preprocessing)
     with torch.inference_mode():
         expected = head(fidelity.answer_of(net(images)))
     assert ready.logits_from == named
@@ -190,7 +191,7 @@ def test_predict_is_the_forward_pass_through_the_head(study: tuple[Project, Para
 
 def test_a_batch_gives_what_single_images_give(direct: QuantizedModelServer) -> None:
     assert direct.conversion.quantized_modules > 0
-    images = photographs.batch(4, direct.subject.preprocessing)
+    images = inputs.batch(4, direct.subject.preprocessing)
     single = torch.stack([direct.predict(one) for one in images])
     torch.testing.assert_close(direct.batch_predict(images), single, rtol=0.02, atol=0.02)
 
@@ -198,11 +199,11 @@ def test_a_batch_gives_what_single_images_give(direct: QuantizedModelServer) -> 
 def test_a_trained_network_is_served_with_its_own_logits(study: tuple[Project, Params]) -> None:
     project, params = study
     with pytest.raises(StudyError, match="not trained yet; run `visionquant train"):
-        served.network(project, params, "tiny-digits", "fp32", "cpu")
+        predictor.network(project, params, "tiny-digits", "fp32", "cpu")
     spec = params.training.networks["tiny-digits"]
     net = training.train(spec, params.training, digits.load(16), 0).net
     training.save(project, "tiny-digits", 0, net)
-    ready = QuantizedModelServer(served.network(project, params, "tiny-digits", "fp32", "cpu"))
+    ready = QuantizedModelServer(predictor.network(project, params, "tiny-digits", "fp32", "cpu"))
     pictures = digits.load(16).images[:4]
     with torch.inference_mode():
         torch.testing.assert_close(ready.batch_predict(pictures), net(pictures).logits, rtol=1e-4, atol=1e-5)
@@ -234,7 +235,7 @@ def test_batch_predict_refuses_what_it_cannot_answer(
 @pytest.mark.parametrize(("model", "precision"), [("tiny-vat", "int8"), ("tiny-vit", "int9")])
 def test_an_unknown_name_is_one_line(study: tuple[Project, Params], model: str, precision: str) -> None:
     with pytest.raises(StudyError, match="did you mean"):
-        served.model(*study, model, precision, "cpu")
+        predictor.model(*study, model, precision, "cpu")
 
 
 # --- uploads
@@ -242,7 +243,7 @@ def test_an_unknown_name_is_one_line(study: tuple[Project, Params], model: str, 
 
 def test_every_cut_and_every_flipped_byte_of_an_upload_is_an_answer_or_a_refusal() -> None:
     rng = np.random.default_rng(7)
-    small = photographs.crops()[1].resize((24, 24))
+    small = inputs.crops()[1].resize((24, 24))
     refused: list[int] = []
     for data in (encoded(small), encoded(small, "JPEG")):
         spoilt = [data[:at] for at in range(0, len(data), 37)]
@@ -301,7 +302,7 @@ def test_a_tensor_is_answered_with_the_direct_forward(server: Running, direct: Q
 def test_requests_that_come_together_share_passes_and_keep_their_own_answers(
     server: Running, direct: QuantizedModelServer
 ) -> None:
-    images = photographs.batch(16, direct.subject.preprocessing).numpy()
+    images = inputs.batch(16, direct.subject.preprocessing).numpy()
     with ThreadPoolExecutor(12) as pool:
         answers = list(pool.map(lambda one: post_tensor(server, one.tobytes()), images))
     assert {one.status_code for one in answers} == {200}
@@ -319,7 +320,7 @@ def test_requests_that_come_together_share_passes_and_keep_their_own_answers(
     [
         (b"no image", 415),
         (b"", 415),
-        (encoded(photographs.crops()[0].convert("P"), "GIF"), 415),
+        (encoded(inputs.crops()[0].convert("P"), "GIF"), 415),
         (photograph(0)[:5000], 422),
         (photograph(0, "JPEG")[:2000], 422),
         (bomb(5001, 5000), 413),
@@ -447,7 +448,7 @@ def test_a_taken_port_and_a_model_that_is_not_there_are_one_line(
     with pytest.raises(StudyError, match="choose another port"):
         serve(subject, Limits(), "127.0.0.1", int(server.url.rsplit(":", 1)[1]))
     with pytest.raises(StudyError, match="run `visionquant download --model tiny-deit`"):
-        served.model(*study, "tiny-deit", "int8", "cpu")
+        predictor.model(*study, "tiny-deit", "int8", "cpu")
     with pytest.raises(StudyError, match="name a model or a trained network"):
         deploying.serve("int8")
 
@@ -468,7 +469,7 @@ def test_weights_that_do_not_load_end_the_server_with_one_line(study: tuple[Proj
 def test_a_killed_worker_leaves_no_request_without_an_end_and_is_replaced(
     server: Running, direct: QuantizedModelServer
 ) -> None:
-    images = photographs.batch(8, direct.subject.preprocessing).numpy()
+    images = inputs.batch(8, direct.subject.preprocessing).numpy()
     expected = direct.batch_predict(images)
     codes: list[int] = []
     stop = threading.Event()
@@ -505,7 +506,7 @@ def test_a_killed_worker_leaves_no_request_without_an_end_and_is_replaced(
 
 
 def test_values_that_overflow_inside_the_network_fail_alone(server: Running, direct: QuantizedModelServer) -> None:
-    images = photographs.batch(3, direct.subject.preprocessing).numpy()
+    images = inputs.batch(3, direct.subject.preprocessing).numpy()
     worker = server.worker()
     os.kill(worker.pid, signal.SIGSTOP)  # so that all of them are in one batch
     with ThreadPoolExecutor(4) as pool:
@@ -539,7 +540,7 @@ def test_a_stopped_server_finishes_what_it_took_and_leaves_no_process(
     server: Running, direct: QuantizedModelServer
 ) -> None:
     """The last test of the module: it stops the server."""
-    images = photographs.batch(12, direct.subject.preprocessing).numpy()
+    images = inputs.batch(12, direct.subject.preprocessing).numpy()
     family = server.family()
     worker = server.worker()
     os.kill(worker.pid, signal.SIGSTOP)  # so that all are taken and none is answered yet

@@ -11,10 +11,11 @@ import tiny
 from torch import nn
 from transformers import ViTConfig, ViTModel
 
-from visionquant.bench import convert, load
-from visionquant.deploy import sharding, stored
-from visionquant.errors import StudyError
-from visionquant.params import parse
+from visionquant.bench import loading
+from visionquant.bench.backends import convert
+from visionquant.core.errors import StudyError
+from visionquant.deploy import serialization, sharding
+from visionquant.settings.params import parse
 
 ROWS = parse(tiny.settings()).precisions
 LIMIT_S = 240
@@ -25,9 +26,9 @@ def exported(folder: Path, precision: str) -> Path:
         hidden_size=128, num_hidden_layers=4, num_attention_heads=4, intermediate_size=256, image_size=32, patch_size=8
     )
     net = ViTModel(config)
-    load.seed_weights(net, 0)
+    loading.seed_weights(net, 0)
     row = ROWS[precision]
-    stored.save(
+    serialization.save(
         convert.convert(net, row, "cpu"),
         row,
         folder,
@@ -64,7 +65,7 @@ def test_a_quantised_model_is_refused_before_any_process_waits_for_another(tmp_p
     with pytest.raises(StudyError, match="the model is quantised; export a float precision"):
         sharding.compare(exported(tmp_path / "nf4", "nf4"))
     with pytest.raises(StudyError, match="the model is quantised"):
-        sharding.shard(stored.restore(tmp_path / "nf4").net)
+        sharding.shard(serialization.restore(tmp_path / "nf4").net)
 
 
 def test_what_a_rank_holds_is_counted_in_bytes() -> None:

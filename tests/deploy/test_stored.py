@@ -16,15 +16,17 @@ from torch import nn
 from transformers import AutoConfig, AutoModel
 from typer.testing import CliRunner
 
-from visionquant import hub as hubs
 from visionquant.accuracy import digits, networks, training
-from visionquant.bench import convert, load
+from visionquant.bench import loading
+from visionquant.bench.backends import convert
 from visionquant.cli import app
-from visionquant.deploy import description, exchange, stored
-from visionquant.errors import StudyError
-from visionquant.params import parse
-from visionquant.precision import MixedPrecision, Precision
-from visionquant.records import sha256_of
+from visionquant.core.errors import StudyError
+from visionquant.deploy import model_manifest, serialization
+from visionquant.deploy import share as exchange
+from visionquant.records.record import sha256_of
+from visionquant.settings.params import parse
+from visionquant.settings.precision import MixedPrecision, Precision
+from visionquant.weights import hub as hubs
 
 # The client hands files to its HTTP library in a way that this has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning", "ignore:MatMul8bitLt")
@@ -64,8 +66,8 @@ def network(name: str, hidden_size: int | None = None) -> nn.Module:
     config = dict(CONFIGS[name]) | ({"hidden_size": hidden_size, "intermediate_size": 1024} if hidden_size else {})
     made = AutoConfig.for_model(config.pop("model_type"), **config)
     net: nn.Module = AutoModel.from_config(made)
-    load.seed_weights(net, 0)
-    load.recalibrate(net, images(name))
+    loading.seed_weights(net, 0)
+    loading.recalibrate(net, images(name))
     return net.eval()
 
 
@@ -80,8 +82,8 @@ def answer(net: nn.Module, pixels: torch.Tensor, row: Precision) -> torch.Tensor
     return found
 
 
-def save(net: nn.Module, row: Precision, folder: Path) -> description.Description:
-    return stored.save(net, row, folder, device="cpu", input_size=32, weights="seeded", source="made up")
+def save(net: nn.Module, row: Precision, folder: Path) -> model_manifest.Description:
+    return serialization.save(net, row, folder, device="cpu", input_size=32, weights="seeded", source="made up")
 
 
 @pytest.mark.parametrize("precision", ROWS | POLICIES)
@@ -90,7 +92,7 @@ def test_what_comes_back_answers_the_same_to_the_last_bit(name: str, precision: 
     row, pixels = (ROWS | POLICIES)[precision], images(name)
     net = convert.convert(network(name), row, "cpu")
     made = save(net, row, tmp_path / "stored")
-    again = stored.restore(tmp_path / "stored")
+    again = serialization.restore(tmp_path / "stored")
     found = answer(again.net, pixels, row)
     assert torch.equal(found, answer(net, pixels, row))
     assert found.std() > 0
@@ -111,7 +113,7 @@ def test_a_cpu_that_repacks_layers_changes_no_precision(
     net = convert.convert(network("tiny-vit"), row, "cpu")
     before = convert.prove(net, row, "cpu")
     save(net, row, tmp_path / "stored")
-    again = stored.restore(tmp_path / "stored").net
+    again = serialization.restore(tmp_path / "stored").net
     found = answer(net, pixels, row)
     assert torch.equal(answer(again, pixels, row), found)
     for one in (net, again):
@@ -124,7 +126,7 @@ def test_a_cpu_that_repacks_layers_changes_no_precision(
         assert not (tmp_path / "late").exists()
     else:
         save(net, row, tmp_path / "late")
-        assert torch.equal(answer(stored.restore(tmp_path / "late").net, pixels, row), found)
+        assert torch.equal(answer(serialization.restore(tmp_path / "late").net, pixels, row), found)
     assert torch.equal(answer(net, pixels, row), found)  # asking for its state has not changed it
 
 
@@ -146,8 +148,10 @@ def test_a_classifier_trained_here_comes_back_as_a_classifier(tmp_path: Path) ->
     spec = PARAMS.training.networks["tiny-digits"]
     net, row, data = networks.build(spec, 0), ROWS["nf4"], digits.load(16)
     net = convert.convert(net, row, "cpu")
-    stored.save(net, row, tmp_path / "one", device="cpu", input_size=16, weights="trained here", source="made up")
-    again = stored.restore(tmp_path / "one")
+    serialization.save(
+        net, row, tmp_path / "one", device="cpu", input_size=16, weights="trained here", source="made up"
+    )
+    again = serialization.restore(tmp_path / "one")
     pixels = data.images[:4].to(torch.bfloat16)
     with torch.inference_mode():
         assert torch.equal(again.net(pixels).logits, net(pixels).logits)
@@ -155,12 +159,14 @@ def test_a_classifier_trained_here_comes_back_as_a_classifier(tmp_path: Path) ->
 
 def test_a_folder_for_a_gpu_holds_its_half_type_and_says_so_on_a_cpu(tmp_path: Path) -> None:
     row = ROWS["int8"]
-    net = convert.convert(network("tiny-vit"), stored.precision_on(row, "cuda"), "cpu")
-    made = stored.save(net, row, tmp_path / "gpu", device="cuda", input_size=32, weights="seeded", source="made up")
+    net = convert.convert(network("tiny-vit"), serialization.precision_on(row, "cuda"), "cpu")
+    made = serialization.save(
+        net, row, tmp_path / "gpu", device="cuda", input_size=32, weights="seeded", source="made up"
+    )
     assert made.dtype == "float16"
     assert {one.dtype for one in net.parameters()} == {torch.float16, torch.int8}
     with pytest.raises(StudyError, match="made for cuda, in float16; export it again with `--device cpu`"):
-        stored.restore(tmp_path / "gpu")
+        serialization.restore(tmp_path / "gpu")
 
 
 def test_a_model_that_is_not_what_its_row_says_is_not_stored(tmp_path: Path) -> None:
@@ -179,7 +185,7 @@ def test_a_folder_that_is_there_is_not_overwritten(tmp_path: Path) -> None:
 
 
 def rewrite(folder: Path, change: Callable[[dict[str, Any]], None], sign: bool = True) -> None:
-    path = folder / description.NAME
+    path = folder / model_manifest.NAME
     raw = json.loads(path.read_text())
     change(raw)
     if sign:
@@ -200,10 +206,10 @@ def shorten(path: Path) -> None:
 def another_architecture(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text()) | {"num_hidden_layers": 3}
     (folder / "config.json").write_text(json.dumps(config))
-    listed = description.HubFile(
+    listed = model_manifest.HubFile(
         name="config.json",
         bytes=(folder / "config.json").stat().st_size,
-        sha256=description.cache.sha256(folder / "config.json"),
+        sha256=model_manifest.cache.sha256(folder / "config.json"),
     )
     rewrite(folder, lambda raw: raw.update(files=[listed.model_dump(), raw["files"][1]]))
 
@@ -257,7 +263,7 @@ def test_a_folder_that_is_not_whole_is_one_line(how: str, tmp_path: Path) -> Non
     damage, says = BROKEN[how]
     damage(tmp_path / "stored")
     with pytest.raises(StudyError, match=says) as caught:
-        stored.restore(tmp_path / "stored")
+        serialization.restore(tmp_path / "stored")
     assert "\n" not in str(caught.value)
 
 
@@ -268,7 +274,7 @@ def test_a_folder_whose_row_was_edited_and_signed_anew_still_proves_its_dtypes(t
         StudyError,
         match=r"precision nf4: layers\.0\.attention\.q_proj is nf4 in blocks of 64.*blocks of 128.*12 in all",
     ):
-        stored.restore(tmp_path / "stored")
+        serialization.restore(tmp_path / "stored")
 
 
 # --- to a store and back
@@ -299,13 +305,13 @@ def test_a_folder_goes_to_a_store_and_comes_back_whole(store: Hub, folder: Path,
     revision = exchange.push(folder, "me/tiny-int8")
     assert set(store.repositories["me/tiny-int8", revision]) == {"config.json", "model.safetensors", "precision.json"}
     assert [line for line in store.requests if line.startswith("PUT")] == [
-        f"PUT /lfs/{description.cache.sha256(folder / 'model.safetensors')}"
+        f"PUT /lfs/{model_manifest.cache.sha256(folder / 'model.safetensors')}"
     ]
     found = exchange.pull("me/tiny-int8", revision, tmp_path / "back")
-    assert found == description.check(folder)
+    assert found == model_manifest.check(folder)
     for name in ("config.json", "model.safetensors", "precision.json"):
         assert (tmp_path / "back" / name).read_bytes() == (folder / name).read_bytes()
-    nets = [stored.restore(one).net for one in (folder, tmp_path / "back")]
+    nets = [serialization.restore(one).net for one in (folder, tmp_path / "back")]
     assert torch.equal(*(answer(net, images("tiny-vit"), ROWS["int8"]) for net in nets))
 
 
@@ -351,7 +357,7 @@ def test_what_the_store_alters_is_refused_and_fetched_again_next_time(store: Hub
     assert not (tmp_path / "back").exists()
     store.altered = set()
     exchange.pull("me/tiny", revision, tmp_path / "back")
-    assert stored.restore(tmp_path / "back").description.precision == ROWS["int8"]
+    assert serialization.restore(tmp_path / "back").description.precision == ROWS["int8"]
 
 
 @pytest.mark.parametrize(
@@ -403,11 +409,11 @@ def test_the_command_line_exports_pushes_and_pulls(store: Hub, tmp_path: Path, m
     said = say("export", "--network", "tiny-digits", "--precision", "int8", "--to", "two", "--device", "cuda")
     assert "two: bitsandbytes_int8 in float16 for cuda" in said
     assert (root / "one" / "preprocessor_config.json").is_file()
-    assert stored.restore(root / "one").description.source.startswith("seeded from")
+    assert serialization.restore(root / "one").description.source.startswith("seeded from")
     pushed = say("push", "one", "me/tiny").strip()
     repo, _, revision = pushed.partition("@")
     assert "bitsandbytes_nf4" in say("pull", repo, revision, "--to", "back")
-    assert stored.restore(root / "back").description == stored.restore(root / "one").description
+    assert serialization.restore(root / "back").description == serialization.restore(root / "one").description
 
     for words, says in (
         (("--precision", "nf4"), "give one of --model and --network"),

@@ -5,12 +5,12 @@ from pathlib import Path
 import made
 import pytest
 
-from visionquant import records
 from visionquant.analysis import longform
 from visionquant.analysis.claims import trial
-from visionquant.analysis.evidence import Evidence
+from visionquant.analysis.study import Evidence
+from visionquant.records import record as records
+from visionquant.records.cell import Cell
 from visionquant.report import notebooks, pages
-from visionquant.samples import Cell
 
 HOLE = ("vit-huge-patch14-2020", "fp16")
 

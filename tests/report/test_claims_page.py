@@ -6,7 +6,7 @@ import axe
 import browser
 import pytest
 
-from visionquant.analysis.evidence import Evidence
+from visionquant.analysis.study import Evidence
 
 PAGES = (
     "index", "study", "latency", "memory", "throughput", "statistics", "groups", "fidelity", "costs", "validation",

@@ -11,11 +11,11 @@ import pytest
 import tiny
 import yaml
 
-from visionquant import params as parameters
-from visionquant.analysis.evidence import Evidence
-from visionquant.errors import StudyError
-from visionquant.paths import Project
+from visionquant.analysis.study import Evidence
+from visionquant.core.errors import StudyError
+from visionquant.core.paths import Project
 from visionquant.report import notebooks
+from visionquant.settings import params
 
 SOURCES = sorted((tiny.ROOT / "notebooks").glob("*.ipynb"))
 
@@ -105,7 +105,7 @@ def test_a_notebook_that_fails_is_one_line_and_leaves_the_last_good_page(small: 
     good.write_text("the last good one")
     broken(small, "raise ValueError('no such table')")
     with pytest.raises(StudyError) as error:
-        notebooks.execute(small, parameters.load(small))
+        notebooks.execute(small, params.load(small))
     assert re.fullmatch(
         r"notebook 01_study\.ipynb: cell 4 failed with ValueError: no such table; "
         r"see data/progress/01_study\.failed\.ipynb, mend it and run `visionquant notebooks 01_study`",
@@ -120,7 +120,7 @@ def test_a_notebook_that_fails_leaves_the_figures_of_the_last_good_one(small: Pr
     small.figures.mkdir(parents=True)
     (small.figures / "latency-1.svg").write_text("the last good one")
     lines = (
-        "from visionquant.analysis import evidence, show",
+        "from visionquant.analysis import study as evidence, show",
         "from visionquant.analysis.figures import cells",
         "study = evidence.open_study(root)",
         "show.figure(cells.latency(study, study.measured), figures)",
@@ -128,17 +128,17 @@ def test_a_notebook_that_fails_leaves_the_figures_of_the_last_good_one(small: Pr
     )
     broken(small, "\n".join(lines))
     with pytest.raises(StudyError, match="too late"):
-        notebooks.execute(small, parameters.load(small))
+        notebooks.execute(small, params.load(small))
     assert (small.figures / "latency-1.svg").read_text() == "the last good one"
 
 
 def test_an_unknown_notebook_is_named(small: Project) -> None:
     with pytest.raises(StudyError, match=r"notebook 09_magic: there is none of that name; one of: 01_study"):
-        notebooks.execute(small, parameters.load(small), ["09_magic"])
+        notebooks.execute(small, params.load(small), ["09_magic"])
 
 
 def test_a_checkout_without_notebooks_says_so(small: Project) -> None:
     for path in small.notebooks.glob("*.ipynb"):
         path.unlink()
     with pytest.raises(StudyError, match="restore the folder from git"):
-        notebooks.execute(small, parameters.load(small))
+        notebooks.execute(small, params.load(small))

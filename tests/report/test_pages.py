@@ -10,10 +10,10 @@ import browser
 import made
 import pytest
 
-from visionquant import params as parameters
-from visionquant.analysis.evidence import Evidence
-from visionquant.errors import StudyError
+from visionquant.analysis.study import Evidence
+from visionquant.core.errors import StudyError
 from visionquant.report import pages, summary
+from visionquant.settings import params
 
 SECTIONS = (
     "study", "latency", "memory", "throughput", "statistics", "groups", "fidelity", "costs", "validation", "conditions",
@@ -89,11 +89,11 @@ def test_building_twice_gives_the_same_bytes(rendered: Evidence) -> None:
 def test_a_page_without_its_notebook_names_the_command(tmp_path: Path) -> None:
     project = made.project(tmp_path)
     with pytest.raises(StudyError, match=r"01_study\.ipynb: not executed yet; run `visionquant notebooks`"):
-        pages.build(project, parameters.load(project))
+        pages.build(project, params.load(project))
     project.executed.mkdir(parents=True)
     (project.executed / "01_study.ipynb").write_text("{")
     with pytest.raises(StudyError, match=r"01_study\.ipynb: broken; run `visionquant notebooks`"):
-        pages.build(project, parameters.load(project))
+        pages.build(project, params.load(project))
 
 
 def test_the_summary_is_five_lines(rendered: Evidence) -> None:

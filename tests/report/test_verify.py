@@ -7,13 +7,14 @@ from pathlib import Path
 import made
 import pytest
 
-from visionquant import hub, recorded, records
-from visionquant import params as parameters
-from visionquant.analysis.evidence import Evidence
-from visionquant.paths import Project
+from visionquant.analysis.study import Evidence
+from visionquant.core.paths import Project
+from visionquant.records import archive, record
 from visionquant.report import pages
 from visionquant.report.notebooks import sources
 from visionquant.report.verify import verify
+from visionquant.settings import params as parameters
+from visionquant.weights import hub
 
 CODE = "c0de" * 16
 PAIR = "vit-base-224-production-nf4.json"
@@ -149,8 +150,8 @@ def test_weights_that_are_not_those_that_were_measured_are_named(tmp_path: Path)
     manifest = hub.download(project, params, "mine")
     one = made.record("vit-base-224-production", "nf4", [made.cell(1, [[1.0] * 3] * 3)])
     used = {"kind": "pretrained", "source": manifest.source, "manifest_sha256": manifest.sha256()}
-    settings = one.settings.model_copy(update={"model": params.models["mine"], "weights": records.Weights(**used)})
-    records.write(project.record("mine", "nf4"), one.model_copy(update={"model": "mine", "settings": settings}))
+    settings = one.settings.model_copy(update={"model": params.models["mine"], "weights": record.Weights(**used)})
+    record.write(project.record("mine", "nf4"), one.model_copy(update={"model": "mine", "settings": settings}))
     assert not {"data/models/mine.json", "data/measured/mine-nf4.json"} & set(faults(project))
     (folder / "model.safetensors").write_text("[]")
     assert faults(project)["data/models/mine.json"].startswith("model.safetensors: has another sha256")
@@ -161,7 +162,7 @@ def test_weights_that_are_not_those_that_were_measured_are_named(tmp_path: Path)
 
 
 def test_a_changed_sample_of_a_recorded_set_is_named(project: Project) -> None:
-    path = recorded.pack(project, parameters.load(project), "made-up-cpu") / PAIR
+    path = archive.pack(project, parameters.load(project), "made-up-cpu") / PAIR
     edited("101.0", "101.1")(path)
     found = faults(project)
     assert found["data/recorded/made-up-cpu/" + PAIR].startswith("altered")

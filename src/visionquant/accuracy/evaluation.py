@@ -4,13 +4,14 @@ import torch
 from torch import nn
 
 from visionquant.accuracy import digits, training
-from visionquant.bench import backend, convert
-from visionquant.environment import Environment
-from visionquant.errors import StudyError
-from visionquant.params import Params
-from visionquant.paths import Project
-from visionquant.precision import Precision
-from visionquant.scores import Named, Scores
+from visionquant.bench import torch_flags
+from visionquant.bench.backends import convert
+from visionquant.core.errors import StudyError
+from visionquant.core.machine import Environment
+from visionquant.core.paths import Project
+from visionquant.records.predictions import Named, Scores
+from visionquant.settings.params import Params
+from visionquant.settings.precision import Precision
 
 BATCH = 100
 
@@ -21,7 +22,7 @@ def evaluate(project: Project, params: Params, network: str, folds: tuple[int, .
     Raises:
         StudyError: a fold was not trained yet, or a precision can't be put into effect.
     """
-    backend.begin(machine.device)
+    torch_flags.begin(machine.device)
     spec = params.training.networks[network]
     data = digits.load(spec.image_size)
     split = digits.folds(data.labels, params.training.folds, params.training.seed)

@@ -5,8 +5,8 @@ from typing import Any
 from torch import nn
 
 from visionquant.accuracy.digits import CLASSES
-from visionquant.bench import load
-from visionquant.trainings import NetworkSpec
+from visionquant.bench import loading
+from visionquant.settings.trained_networks import NetworkSpec
 
 
 def build(spec: NetworkSpec, seed: int) -> nn.Module:
@@ -17,7 +17,7 @@ def build(spec: NetworkSpec, seed: int) -> nn.Module:
     from transformers import AutoModelForImageClassification
 
     net: nn.Module = AutoModelForImageClassification.from_config(config(spec), attn_implementation=_attention(spec))
-    load.seed_weights(net, seed)
+    loading.seed_weights(net, seed)
     return net
 
 

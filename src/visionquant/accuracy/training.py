@@ -15,9 +15,9 @@ from torch.nn import functional
 
 from visionquant.accuracy import digits, networks
 from visionquant.accuracy.digits import Digits
-from visionquant.errors import StudyError
-from visionquant.paths import Project, write_atomically
-from visionquant.trainings import NetworkSpec, Training
+from visionquant.core.errors import StudyError
+from visionquant.core.paths import Project, write_atomically
+from visionquant.settings.trained_networks import NetworkSpec, Training
 
 # One step on (images, labels): the loss, detached, and whether the weights were changed.
 Step = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, bool]]

@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from visionquant import labelled, scores
 from visionquant.analysis import verdicts
-from visionquant.analysis.evidence import BASELINE, Evidence
-from visionquant.labelled import Judged
-from visionquant.scores import Named as Answered
-from visionquant.scores import Scores
+from visionquant.analysis.study import BASELINE, Evidence
+from visionquant.records import labelled, predictions
+from visionquant.records.labelled import Judged
+from visionquant.records.predictions import Named as Answered
+from visionquant.records.predictions import Scores
 
 BINS = 10
 COLUMNS = ("model", "precision", "metric", "value", "low", "high", "n", "unit", "source", "why")
@@ -163,7 +163,7 @@ def _words(contrasts: Sequence[Contrast | None], confidence: float) -> list[str]
 
 def sets(evidence: Evidence) -> dict[str, tuple[Scores, ...]]:
     """Scores by source, this machine's first."""
-    return scores.read_all(evidence.project)
+    return predictions.read_all(evidence.project)
 
 
 def contents(evidence: Evidence) -> dict[Path, str]:

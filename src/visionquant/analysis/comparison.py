@@ -14,12 +14,12 @@ from typing import Literal
 
 from scipy import stats
 
-from visionquant import drift
 from visionquant.analysis import estimates, verdicts
-from visionquant.analysis.evidence import BASELINE, Evidence, RecordSet, moved_between
+from visionquant.analysis.study import BASELINE, Evidence, RecordSet, moved_between
 from visionquant.analysis.verdicts import Contrast
-from visionquant.errors import StudyError
-from visionquant.records import Record
+from visionquant.core.errors import StudyError
+from visionquant.records import drift
+from visionquant.records.record import Record
 
 Word = Literal["agrees", "differs", "undecided", "not comparable"]
 WORDS: dict[str, Word] = {"SAME": "agrees", "FASTER": "differs", "SLOWER": "differs", "UNDECIDED": "undecided"}

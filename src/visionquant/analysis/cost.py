@@ -7,9 +7,9 @@ measurement is an assumption of params.yaml. Savings are against FP32; the one-t
 import math
 from dataclasses import dataclass
 
-from visionquant.analysis.evidence import Evidence, RecordSet
 from visionquant.analysis.prices import Price
-from visionquant.assumptions import CostAssumptions
+from visionquant.analysis.study import Evidence, RecordSet
+from visionquant.settings.costs import CostAssumptions
 
 # Assumptions that the sensitivity figure moves.
 MOVED = ("load_images_per_s", "utilisation", "hours_per_month", "years", "development_usd")

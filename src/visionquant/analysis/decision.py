@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from visionquant.analysis import cost
 from visionquant.analysis.estimates import Estimate
-from visionquant.analysis.evidence import Evidence, RecordSet
-from visionquant.assumptions import DecisionLimits
+from visionquant.analysis.study import Evidence, RecordSet
+from visionquant.settings.costs import DecisionLimits
 
 
 @dataclass(frozen=True)

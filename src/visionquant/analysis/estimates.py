@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 
 from visionquant.analysis import statistics
 from visionquant.analysis.statistics import Interval
-from visionquant.quantities import MIB, QUANTITIES, Quantity, quantity
-from visionquant.records import Record
-from visionquant.samples import Cell, Memory
+from visionquant.core.quantities import MIB, QUANTITIES, Quantity, quantity
+from visionquant.records.cell import Cell, Memory
+from visionquant.records.record import Record
 
 NOT_AVAILABLE = "not_available"
 UNPROFILED = "profiled at the smallest and largest batch size alone, or the profiler told nothing"

@@ -8,13 +8,13 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import get_args
 
-from visionquant.analysis import aa, launch, provenance, statistics, subjects
-from visionquant.analysis.evidence import BASELINE, Evidence, RecordSet
+from visionquant.analysis import aa_shift, launch_bound, provenance, statistics, subjects
 from visionquant.analysis.published import GroupClaim
+from visionquant.analysis.published_validation import judge
+from visionquant.analysis.study import BASELINE, Evidence, RecordSet
 from visionquant.analysis.tables.blocks import compared, counted_words, precision_label
-from visionquant.analysis.validation import judge
-from visionquant.precision import Int8Precision
-from visionquant.samples import Status
+from visionquant.records.cell import Status
+from visionquant.settings.precision import Int8Precision
 
 HALF_PRINTED = 0.005
 
@@ -234,11 +234,11 @@ def _fidelity(evidence: Evidence, records_: RecordSet) -> Finding | None:
 
 
 def _launch(evidence: Evidence) -> Finding | None:
-    issues, host = launch.issues(evidence), launch.host_us(evidence)
+    issues, host = launch_bound.issues(evidence), launch_bound.host_us(evidence)
     if not issues or host is None:
         return None
-    parts, idle = [], launch.idle(evidence)
-    for precision in launch.FLOATS:
+    parts, idle = [], launch_bound.idle(evidence)
+    for precision in launch_bound.FLOATS:
         cells = [one for one in issues if one.precision == precision and one.model not in idle]
         bound = sum(one.reading == "launch-bound" for one in cells)
         parts.append(f"{precision_label(precision)} {bound} of {len(cells)}")
@@ -284,7 +284,9 @@ def _trust(evidence: Evidence, records_: RecordSet) -> Finding | None:
         f"{faults} failed the audit."
     )
     answer += (
-        f" The same cell twice: {aa.judge(evidence, records_).text}." if records_.aa else " There is no A/A run of it."
+        f" The same cell twice: {aa_shift.judge(evidence, records_).text}."
+        if records_.aa
+        else " There is no A/A run of it."
     )
     return Finding("Can these measurements be trusted?", answer, "conditions")
 

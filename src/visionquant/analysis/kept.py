@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Sequence
 
-from visionquant import recipes
 from visionquant.analysis import table
-from visionquant.analysis.evidence import Evidence
+from visionquant.analysis.study import Evidence
 from visionquant.analysis.table import Column, Item, Table
-from visionquant.recipes import Recipe, Value
+from visionquant.records import recipe as recipes
+from visionquant.records.recipe import Recipe, Value
 
 Row = dict[str, Value]
 Items = tuple[Item, ...]

@@ -14,13 +14,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from visionquant.analysis import accuracy, evidence, provenance, statistics, subjects
+from visionquant.analysis import accuracy, provenance, statistics, study, subjects
 from visionquant.analysis.estimates import NOT_AVAILABLE, OF_FIDELITY, Estimate, describe
-from visionquant.analysis.evidence import BASELINE, NOT_PUBLISHED, Evidence, RecordSet
 from visionquant.analysis.published import GROUP_BOUNDS, Printed
-from visionquant.params import Params
-from visionquant.paths import Project, write_atomically
-from visionquant.quantities import STATISTICS
+from visionquant.analysis.study import BASELINE, NOT_PUBLISHED, Evidence, RecordSet
+from visionquant.core.paths import Project, write_atomically
+from visionquant.core.quantities import STATISTICS
+from visionquant.settings.params import Params
 
 COLUMNS = (
     "model", "precision", "batch_size", "quantity", "unit", "source", "value", "low", "high", "n", "status", "reason",
@@ -60,7 +60,7 @@ def write_all(project: Project, params: Params) -> None:
     Raises:
         StudyError: a record or a published table is broken, a set mixes machines, or the folder can't be written.
     """
-    for path, content in contents(evidence.gather(project, params)).items():
+    for path, content in contents(study.gather(project, params)).items():
         write_atomically(path, content)
 
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from visionquant.analysis import published
-from visionquant.errors import StudyError
-from visionquant.paths import Project
+from visionquant.core.errors import StudyError
+from visionquant.core.paths import Project
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 from collections import Counter
 
-from visionquant.analysis.evidence import Evidence, RecordSet
-from visionquant.records import Record
+from visionquant.analysis.study import Evidence, RecordSet
+from visionquant.records.record import Record
 
 
 def cells(evidence: Evidence, records_: RecordSet) -> tuple[tuple[str, str, int], ...]:

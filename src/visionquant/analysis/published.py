@@ -10,8 +10,8 @@ import csv
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 
-from visionquant.errors import StudyError
-from visionquant.paths import Project
+from visionquant.core.errors import StudyError
+from visionquant.core.paths import Project
 
 PRECISIONS = {"fp32": "fp32", "fp16": "fp16", "int8": "int8", "int4": "nf4"}
 COLUMNS = {

@@ -10,7 +10,7 @@ from html import escape
 from itertools import groupby
 
 from visionquant.analysis import provenance
-from visionquant.analysis.evidence import Evidence
+from visionquant.analysis.study import Evidence
 from visionquant.analysis.table import CODES, Column, Item, Table
 
 

@@ -11,10 +11,10 @@ from html import escape
 from pathlib import Path
 
 from visionquant.analysis import render
-from visionquant.analysis.evidence import Evidence
 from visionquant.analysis.figures.canvas import Figure
+from visionquant.analysis.study import Evidence
 from visionquant.analysis.table import Table
-from visionquant.paths import write_atomically
+from visionquant.core.paths import write_atomically
 
 
 @dataclass(frozen=True)

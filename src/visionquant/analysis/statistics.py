@@ -14,7 +14,7 @@ import numpy as np
 from scipy import stats
 
 from visionquant.analysis.published import Printed
-from visionquant.intervals import log_medians, t_interval
+from visionquant.core.intervals import log_medians, t_interval
 
 # numpy's names; "linear" (type 7) is its default. Hyndman and Fan, The American Statistician 50 (1996) 361.
 PERCENTILE_METHODS = (

@@ -8,10 +8,10 @@ its place.
 
 from dataclasses import dataclass
 
-from visionquant.analysis.evidence import BASELINE, Evidence, RecordSet
 from visionquant.analysis.published import GROUP_BOUNDS
-from visionquant.errors import StudyError
-from visionquant.quantities import MIB
+from visionquant.analysis.study import BASELINE, Evidence, RecordSet
+from visionquant.core.errors import StudyError
+from visionquant.core.quantities import MIB
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from typing import Literal
 import numpy as np
 from scipy import stats
 
-from visionquant.intervals import log_medians
+from visionquant.core.intervals import log_medians
 
 Word = Literal["FASTER", "SLOWER", "SAME", "UNDECIDED"]
 MOST_PROCESSES = 1000

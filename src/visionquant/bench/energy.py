@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from visionquant.bench.clock import Clock, Step
-from visionquant.environment import open_gpu
-from visionquant.samples import Energy
+from visionquant.core.machine import open_gpu
+from visionquant.records.cell import Energy
 
 RAPL = Path("/sys/class/powercap")
 UPDATES = 50

@@ -16,11 +16,11 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from visionquant import hub
-from visionquant.errors import StudyError
-from visionquant.manifest import Manifest
-from visionquant.paths import Project
-from visionquant.records import Fidelity
+from visionquant.core.errors import StudyError
+from visionquant.core.paths import Project
+from visionquant.records.record import Fidelity
+from visionquant.weights import hub
+from visionquant.weights.manifest import Manifest
 
 CLASSES = 1000
 OWN_HEAD = "the checkpoint's own head"

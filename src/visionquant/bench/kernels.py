@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from visionquant.bench import layers
+from visionquant.bench.backends import bnb
 
 HUB = "gemm_4bit_forward"
 PRODUCTS = ((torch, "_int_mm"), (torch, "matmul"), (nn.functional, "linear"))
@@ -32,7 +32,7 @@ class Watch:
 
     def __init__(self, model: nn.Module) -> None:
         self._layers = {
-            name: module for name, module in model.named_modules() if type(module).__name__ in layers.QUANTISED
+            name: module for name, module in model.named_modules() if type(module).__name__ in bnb.QUANTISED
         }
         self._ran: dict[str, set[str]] = {}
         self._now: list[str] | None = None

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from visionquant.bench import fidelity, isolate
-from visionquant.errors import StudyError
+from visionquant.bench import fidelity, worker
+from visionquant.core.errors import StudyError
 
 SCALE = 20.0
 TOLERANCE = 1e-3
@@ -33,7 +33,7 @@ def plant(model: nn.Module, channels: int, image: torch.Tensor) -> int:
     Raises:
         StudyError: no such normalisation, or the outputs change.
     """
-    readers = isolate.in_fork(lambda: _tried(model, channels, image))
+    readers = worker.in_fork(lambda: _tried(model, channels, image))
     _scale(model, readers, channels)
     return len(readers)
 

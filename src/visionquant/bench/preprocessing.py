@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from visionquant.errors import StudyError
+from visionquant.core.errors import StudyError
 
 DEFAULT: dict[str, Any] = {
     "image_processor_type": "ViTImageProcessor",

@@ -13,16 +13,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from visionquant import hub, zoo
-from visionquant.bench import backend, convert, fidelity, isolate, load, photographs, size
-from visionquant.bench.code import measuring_sha256
-from visionquant.environment import Environment, require_declared
-from visionquant.errors import MachineMismatch, StudyError
-from visionquant.manifest import Manifest
-from visionquant.params import ModelSpec, Params
-from visionquant.paths import Project, write_atomically
-from visionquant.precision import FP32
-from visionquant.records import sha256_of
+from visionquant.bench import fidelity, inputs, loading, model_size, torch_flags, worker
+from visionquant.bench.backends import convert
+from visionquant.bench.fingerprint import measuring_sha256
+from visionquant.core.errors import MachineMismatch, StudyError
+from visionquant.core.machine import Environment, require_declared
+from visionquant.core.paths import Project, write_atomically
+from visionquant.records.record import sha256_of
+from visionquant.settings.params import ModelSpec, Params
+from visionquant.settings.precision import FP32
+from visionquant.weights import architectures, hub
+from visionquant.weights.manifest import Manifest
 
 REPEATS = 0.999999  # cosine of two FP32 passes over the same image, at least
 
@@ -73,24 +74,24 @@ def make(project: Project, params: Params, model: str) -> Reference:
                 return found
         except StudyError:
             pass  # an unreadable reference is made again
-    backend.quiet(environment.device)
-    backend.default_threads()
+    torch_flags.quiet(environment.device)
+    torch_flags.default_threads()
     torch.set_num_threads(1)
     spec, protocol = params.models[model], params.protocol
-    facts = zoo.facts(project, model)
+    facts = architectures.facts(project, model)
     known_macs = facts.macs if facts else None
     folder = hub.resolve(project, manifest) if manifest.weights == "pretrained" else None
 
     def compute() -> tuple[fidelity.Outputs, float, str, int]:
-        backend.require(environment.device)
-        backend.apply(FP32, protocol)
+        torch_flags.require(environment.device)
+        torch_flags.apply(FP32, protocol)
         device = environment.device
         assert net is not None
-        count = size.macs(net, prepared.shape) if known_macs is None else known_macs
+        count = model_size.macs(net, prepared.shape) if known_macs is None else known_macs
         images = fidelity.image_count(count, protocol.fidelity_images, protocol.fidelity_gmacs)
         head, description = fidelity.head_of(project, manifest, protocol.seed)
         converted = convert.convert(net, FP32, device)
-        batch = photographs.batch(images, prepared).to(device)
+        batch = inputs.batch(images, prepared).to(device)
         first = fidelity.outputs(converted, batch, head, blocks=True)
         again = fidelity.outputs(converted, batch, head)
         return first, fidelity.lowest_cosine(first.features, again.features), description, count
@@ -98,9 +99,9 @@ def make(project: Project, params: Params, model: str) -> Reference:
     found, log, net = Reference(key, None, "", known_macs), project.failure(model), None
     log.unlink(missing_ok=True)
     try:
-        prepared = load.preprocessing(project, model, spec, folder)
-        net = load.load(project, model, spec, manifest, protocol.attention, protocol.seed)
-        outputs, cosine, logits_from, macs = isolate.in_fork(compute)
+        prepared = loading.preprocessing(project, model, spec, folder)
+        net = loading.load(project, model, spec, manifest, protocol.attention, protocol.seed)
+        outputs, cosine, logits_from, macs = worker.in_fork(compute)
         found = replace(found, logits_from=logits_from, macs=macs)
         if not (np.isfinite(outputs.features).all() and np.isfinite(outputs.logits).all()):
             found = replace(found, reason="FP32 outputs are not finite")
@@ -109,7 +110,7 @@ def make(project: Project, params: Params, model: str) -> Reference:
             found = replace(found, reason=why, fault=why)
         else:
             found = replace(found, outputs=outputs)
-    except isolate.Failed as failure:
+    except worker.Failed as failure:
         found = replace(found, reason=f"FP32: {failure.reason}")
     except MemoryError:
         found = replace(found, reason="FP32: out of memory")
@@ -118,7 +119,7 @@ def make(project: Project, params: Params, model: str) -> Reference:
     except StudyError as error:
         found = replace(found, reason=f"FP32: {error}", failed=True)
     except Exception as error:
-        defect = isolate.Defect.of(error)
+        defect = worker.Defect.of(error)
         write_atomically(log, f"{defect}\n")
         place = log.relative_to(project.root)
         reason = f"FP32: {_misfit(net, spec)}{defect.line}; traceback in {place}"
@@ -132,7 +133,7 @@ def _misfit(net: torch.nn.Module | None, spec: ModelSpec) -> str:
     config = net.config.to_dict() if net is not None else {}  # type: ignore[union-attr, operator]
     if not config.get("image_size"):
         return ""
-    made, fed = (" x ".join(map(str, one[1:])) for one in (zoo.shape(config), spec.shape(3)))
+    made, fed = (" x ".join(map(str, one[1:])) for one in (architectures.shape(config), spec.shape(3)))
     return f"made for {made} pixels, fed {fed} (input_size of its row): " if made != fed else ""
 
 

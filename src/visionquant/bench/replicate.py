@@ -13,11 +13,20 @@ import numpy as np
 import torch
 from torch import nn
 
-from visionquant.bench import audit, backend, conditions, energy, fidelity, memory, operations, sentinel
+from visionquant.bench import (
+    energy,
+    fidelity,
+    memory,
+    op_count,
+    output_audit,
+    reference_kernel,
+    system_load,
+    torch_flags,
+)
 from visionquant.bench.clock import Plan, clock_of, time_steps, time_window
-from visionquant.params import Protocol
-from visionquant.precision import Precision
-from visionquant.samples import Energy, Replicate, Run, Sentinel, Throughput
+from visionquant.records.cell import Energy, Replicate, Run, Sentinel, Throughput
+from visionquant.settings.params import Protocol
+from visionquant.settings.precision import Precision
 
 MOST_INPUTS = 8
 
@@ -39,7 +48,7 @@ class Subject:
     dtype: torch.dtype
     images: torch.Tensor
     stored_weights: int
-    known: audit.Known
+    known: output_audit.Known
     idle: energy.Idle | None
     profiled: Set[int]
 
@@ -71,8 +80,8 @@ def window_count(protocol: Protocol, median_ms: float) -> int:
 def run(subject: Subject, batch_size: int, number: int, position: int) -> Run:
     """Replicate ``number`` of a cell, the ``position``-th of the command; call in a process of its own."""
     protocol, device = subject.protocol, subject.device
-    backend.require(device)
-    threads = backend.apply(subject.precision, protocol)
+    torch_flags.require(device)
+    threads = torch_flags.apply(subject.precision, protocol)
     net = subject.build()
     numbers = rotation(len(subject.images), batch_size)
     inputs = [subject.images[chosen].to(device, subject.dtype) for chosen in numbers]
@@ -89,22 +98,22 @@ def run(subject: Subject, batch_size: int, number: int, position: int) -> Run:
     def look(i: int) -> None:
         if i < len(inputs):
             finite.append(bool(latest[0].isfinite().all()))
-        if first and i % len(inputs) == 0 and len(kept) < audit.KEPT:
+        if first and i % len(inputs) == 0 and len(kept) < output_audit.KEPT:
             kept[i] = latest[0]
 
     started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
-    before = conditions.Reading.now()
+    before = system_load.Reading.now()
     with torch.inference_mode():
         held = memory.allocated_bytes(device)
-        before_ms = sentinel.read_ms(device, clock)
+        before_ms = reference_kernel.read_ms(device, clock)
         workspace = None if held is None else (memory.allocated_bytes(device) or 0) - held
         samples = time_steps(step, clock, plan_of(protocol, number, device), look)
         median_ms = float(np.median(samples.wall_ms))
         count = window_count(protocol, median_ms)
         throughput = Throughput(images=count * batch_size, seconds=round(time_window(step, clock, count), 6))
         host_peak = memory.host_peak_bytes()
-        after_ms = sentinel.read_ms(device, clock, again=True)
-        found = conditions.since(before, device)
+        after_ms = reference_kernel.read_ms(device, clock, again=True)
+        found = system_load.since(before, device)
         for i in range(len(finite), min(count, len(inputs))):  # those that the window alone has passed
             step(i)
             finite.append(bool(latest[0].isfinite().all()))
@@ -112,11 +121,11 @@ def run(subject: Subject, batch_size: int, number: int, position: int) -> Run:
         kept.clear()
         audited, launch, joules = None, None, None
         if first:
-            pairs = audit.pair_count(median_ms, protocol.budget_s)
-            audited = audit.look(subject.known, outputs, audit.time_repeats(step, clock, pairs))
+            pairs = output_audit.pair_count(median_ms, protocol.budget_s)
+            audited = output_audit.look(subject.known, outputs, output_audit.time_repeats(step, clock, pairs))
             joules = _energy(subject, step, batch_size)
             if device == "cuda" and batch_size in subject.profiled:
-                launch = operations.profile(step)  # slows what follows
+                launch = op_count.profile(step)  # slows what follows
         latest.clear()
         del inputs[1:]
         peak, reserved = memory.device_peaks(device, lambda: step(0))
@@ -152,7 +161,7 @@ def run(subject: Subject, batch_size: int, number: int, position: int) -> Run:
     )
 
 
-def _sentinel(before: sentinel.Reading, after: sentinel.Reading) -> Sentinel:
+def _sentinel(before: reference_kernel.Reading, after: reference_kernel.Reading) -> Sentinel:
     (kernel_before, host_before), (kernel_after, host_after) = before, after
     host = None
     if host_before is not None and host_after is not None:

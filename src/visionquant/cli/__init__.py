@@ -9,7 +9,7 @@ import sys
 
 from visionquant.cli import deploying, measuring, reporting  # noqa: F401 they register their verbs
 from visionquant.cli.common import app, ending
-from visionquant.errors import StudyError
+from visionquant.core.errors import StudyError
 
 
 def main() -> None:

@@ -9,12 +9,13 @@ from typing import Annotated, Literal
 import psutil
 import typer
 
-from visionquant import environment, lock, records
-from visionquant import params as parameters
-from visionquant.environment import Environment, require_linux
-from visionquant.errors import PairsFailed, StudyError
-from visionquant.params import Params
-from visionquant.paths import Project
+from visionquant.core import lock, machine
+from visionquant.core.errors import PairsFailed, StudyError
+from visionquant.core.machine import Environment, require_linux
+from visionquant.core.paths import Project
+from visionquant.records import record
+from visionquant.settings import params as parameters
+from visionquant.settings.params import Params
 
 app = typer.Typer(
     add_completion=False,
@@ -59,10 +60,10 @@ def opened(to: Literal["read", "write", "measure"] = "read") -> tuple[Project, P
 
 def machine_of(params: Params) -> Environment:
     """This machine, as study.device wants it; a GPU that is there and can't be used is named on stderr."""
-    left_out = environment.left_out(params.study.device)
+    left_out = machine.left_out(params.study.device)
     if left_out:
         print(f"visionquant: {left_out}", file=sys.stderr)
-    return environment.probe(params.study.device)
+    return machine.probe(params.study.device)
 
 
 def chosen(option: str, named: list[str] | None, everything: bool, rows: tuple[str, ...]) -> list[str]:
@@ -79,7 +80,7 @@ def require_none_failed(project: Project, pairs: Sequence[tuple[str, str]]) -> N
     Raises:
         PairsFailed: some did.
     """
-    failed = records.failures(project, pairs)
+    failed = record.failures(project, pairs)
     if failed:
         model, precision = next(iter(failed))
         raise PairsFailed(

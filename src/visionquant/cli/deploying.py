@@ -8,20 +8,20 @@ from typing import Annotated, Literal
 import typer
 
 from visionquant.cli.common import Precision, app, machine_of, opened
-from visionquant.errors import StudyError
-from visionquant.params import known
+from visionquant.core.errors import StudyError
+from visionquant.settings.params import known
 
-# Each module has ``run(project, params, machine)`` that gives a :class:`visionquant.recipes.Recipe`.
+# Each module has ``run(project, params, machine)`` that gives a :class:`visionquant.records.recipe.Recipe`.
 RECIPES: dict[str, str] = {
-    "calibration": "visionquant.accuracy.contest",
-    "monitor": "visionquant.deploy.watch",
-    "validation": "visionquant.deploy.validation",
-    "onnxruntime": "visionquant.deploy.onnx_options",
-    "serving": "visionquant.deploy.serving",
-    "half": "visionquant.deploy.halves",
-    "storage": "visionquant.deploy.storage",
-    "checkpointing": "visionquant.deploy.recomputed",
-    "compile": "visionquant.deploy.compilation",
+    "calibration": "visionquant.recipes.calibration",
+    "monitor": "visionquant.recipes.monitor",
+    "validation": "visionquant.recipes.validation",
+    "onnxruntime": "visionquant.recipes.onnxruntime",
+    "serving": "visionquant.recipes.serving",
+    "half": "visionquant.recipes.half",
+    "storage": "visionquant.recipes.storage",
+    "checkpointing": "visionquant.recipes.checkpointing",
+    "compile": "visionquant.recipes.compile",
 }
 
 
@@ -34,8 +34,8 @@ def recipe(
 ) -> None:
     """Run a recipe of the guide, measure it, and keep the figures for the deployment page."""
     project, params = opened("measure")
-    from visionquant import recipes
-    from visionquant.recorded import NAME
+    from visionquant.records import recipe as recipes
+    from visionquant.records.archive import NAME
 
     known("recipes", [name], RECIPES)
     if not re.fullmatch(NAME, platform):
@@ -68,15 +68,16 @@ def serve(
     """Serve a model in a precision over HTTP, with dynamic batching, on study.device, until SIGTERM or Ctrl-C."""
     if (model is None) == (network is None):
         raise StudyError("serve", "one of --model and --network is needed", "name a model or a trained network")
-    from visionquant.deploy import served, server
-    from visionquant.deploy.uploads import Limits
+    from visionquant.deploy import predictor
+    from visionquant.deploy.server import app as server
+    from visionquant.deploy.server.uploads import Limits
 
     project, params = opened()
     device = machine_of(params).device
     if model is not None:
-        subject = served.model(project, params, model, precision, device)
+        subject = predictor.model(project, params, model, precision, device)
     else:
-        subject = served.network(project, params, network or "", precision, device)
+        subject = predictor.network(project, params, network or "", precision, device)
     limits = Limits(
         body_bytes=int(max_mib * 2**20),
         pixels=int(max_megapixels * 1e6),
@@ -129,9 +130,9 @@ def push(
     public: Annotated[bool, typer.Option("--public", help="If it is made now, let everybody read it.")] = False,
 ) -> None:
     """Upload an exported folder as one commit; the token comes from HF_TOKEN or `hf auth login`."""
-    from visionquant.deploy import exchange
+    from visionquant.deploy import share
 
-    print(f"{repo}@{exchange.push(folder, repo, public=public)}")
+    print(f"{repo}@{share.push(folder, repo, public=public)}")
 
 
 @app.command()
@@ -141,7 +142,7 @@ def pull(
     to: Annotated[Path, typer.Option("--to", help="The folder to write; it must not be there yet.")],
 ) -> None:
     """Fetch an exported folder at a pinned revision and check every byte."""
-    from visionquant.deploy import exchange
+    from visionquant.deploy import share
 
-    found = exchange.pull(repo, revision, to)
+    found = share.pull(repo, revision, to)
     print(f"{to}: {found.precision.method} in {found.dtype} for {found.device}; {found.source}")

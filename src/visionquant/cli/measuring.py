@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from visionquant import plan as plans
+from visionquant.bench import plan as plans
 from visionquant.cli.common import (
     Again,
     BatchSizes,
@@ -24,8 +24,8 @@ from visionquant.cli.common import (
     process_begun_s,
     require_none_failed,
 )
-from visionquant.errors import PairsFailed, StudyError
-from visionquant.params import known
+from visionquant.core.errors import PairsFailed, StudyError
+from visionquant.settings.params import known
 
 
 @contextmanager
@@ -45,7 +45,7 @@ def environment() -> None:
     Limits of the instruction set (ATEN_CPU_CAPABILITY and the like) are part of it, though ONNX Runtime and
     bitsandbytes read the processor itself and ignore them.
     """
-    from visionquant import environment as machine
+    from visionquant.core import machine
 
     project, params = opened("write")
     found = machine_of(params)
@@ -58,8 +58,8 @@ def sources() -> None:
     """Write data/sources.json: have the weights' files changed since they were downloaded? `dvc repro` asks first."""
     import json
 
-    from visionquant import weights
-    from visionquant.paths import write_atomically
+    from visionquant.core.paths import write_atomically
+    from visionquant.weights import sources as weights
 
     project, params = opened("write")
     found = weights.sources(project, params)
@@ -70,7 +70,7 @@ def sources() -> None:
 @app.command()
 def download(model: Model) -> None:
     """Fetch the weights of one model at their pinned revision, or say that they will be seeded."""
-    from visionquant import hub
+    from visionquant.weights import hub
 
     project, params = opened("write")
     known("models", [model], params.models)
@@ -101,8 +101,8 @@ def measure(
 ) -> None:
     """Measure one pair: all batch sizes that it lacks; exit code 3 where one failed unexpectedly."""
     project, params = opened("measure")
-    from visionquant import progress
-    from visionquant.bench import pair
+    from visionquant.bench import measure as pair
+    from visionquant.cli import progress
 
     before_s = time.time() - process_begun_s()
     with _interruptible():
@@ -129,8 +129,8 @@ def sweep(
     Exit code 3: all was tried, and a pair failed unexpectedly; its row says why.
     """
     project, params = opened("measure")
-    from visionquant import progress
-    from visionquant.bench.code import measuring_sha256
+    from visionquant.bench.fingerprint import measuring_sha256
+    from visionquant.cli import progress
 
     models = chosen("model", model, all_models, params.study.models)
     precisions = chosen("precision", precision, all_precisions, params.study.precisions)
@@ -151,7 +151,7 @@ def sweep(
 @app.command()
 def plan(model: Models = None, precision: Precisions = None, batch_size: BatchSizes = None) -> None:
     """Say which cells a run would measure, and about how long and in how much memory; measures nothing."""
-    from visionquant.bench.code import measuring_sha256
+    from visionquant.bench.fingerprint import measuring_sha256
 
     project, params = opened()
     models, precisions = model or list(params.study.models), precision or list(params.study.precisions)
@@ -194,13 +194,13 @@ def accuracy(
 ) -> None:
     """Name the held-out images with a trained network in every precision of the study."""
     project, params = opened("measure")
-    from visionquant import scores
     from visionquant.accuracy import evaluation
+    from visionquant.records import predictions
 
     known("training.networks", [network], params.training.networks)
     folds = tuple(range(params.training.folds)) if all_folds else params.training.run
     found = evaluation.evaluate(project, params, network, folds, machine_of(params))
-    path = scores.write(project, found)
+    path = predictions.write(project, found)
     right = {
         name: sum(a == b for a, b in zip(one.classes, found.labels, strict=True))
         for name, one in found.precisions.items()
@@ -213,14 +213,14 @@ def accuracy(
 def judge() -> None:
     """Ask the models that have pretrained weights for the labels of evaluation.images, in every precision."""
     project, params = opened("measure")
-    from visionquant import labelled
+    from visionquant.records import labelled
 
     if params.evaluation.images is None:
         found = labelled.write_off(project, params.study.models)
     else:
-        from visionquant.accuracy import judging
+        from visionquant.accuracy import pretrained
 
-        found = judging.judge(project, params, machine_of(params), print)
+        found = pretrained.judge(project, params, machine_of(params), print)
     for why in sorted(set(found.missing.values())):
         print(f"not judged, {sum(one == why for one in found.missing.values())} models: {why}")
 
@@ -231,11 +231,11 @@ def record(
     partial: Annotated[bool, typer.Option("--partial", help="Though pairs of the study are missing.")] = False,
 ) -> None:
     """Pack what this machine measured into data/recorded, with hashes, for a pull request."""
-    from visionquant import recorded
+    from visionquant.records import archive
 
     project, params = opened("write")
-    folder = recorded.pack(project, params, platform, partial)
-    count = len(recorded.manifest_of(folder).files)
+    folder = archive.pack(project, params, platform, partial)
+    count = len(archive.manifest_of(folder).files)
     print(f"{folder.relative_to(project.root)}: {count} records and a manifest")
 
 
@@ -248,14 +248,14 @@ def aa(
 ) -> None:
     """Measure at least 20 cells twice: how many does the verdict call different, and how fine can this machine tell?"""
     project, params = opened("measure")
-    from visionquant import aa as repeats
-    from visionquant.analysis import aa as judging
-    from visionquant.analysis import evidence
+    from visionquant.analysis import aa_shift
+    from visionquant.analysis import study as evidence
+    from visionquant.bench import aa_test
 
     with _interruptible():
-        repeats.measure(project, params, model, precision, protocol, again, print)
+        aa_test.measure(project, params, model, precision, protocol, again, print)
     study = evidence.gather(project, params)
-    outcome = judging.judge(study, study.local)
+    outcome = aa_shift.judge(study, study.local)
     for line in outcome.lines:
         print(line)
     if not outcome.passed:

@@ -5,8 +5,8 @@ from typing import Annotated
 import typer
 
 from visionquant.cli.common import Models, app, opened, require_none_failed
-from visionquant.errors import StudyError
-from visionquant.params import known
+from visionquant.core.errors import StudyError
+from visionquant.settings.params import known
 
 
 @app.command()
@@ -42,7 +42,8 @@ def recommend(
     fidelity_floor: Annotated[float | None, typer.Option(help="Cosine similarity to FP32, at least.")] = None,
 ) -> None:
     """Say which precision to take for which model, with the records behind each answer; limits from params.yaml."""
-    from visionquant.analysis import comparison, decision, evidence, render
+    from visionquant.analysis import comparison, decision, render
+    from visionquant.analysis import study as evidence
     from visionquant.analysis.tables import decision as shown
 
     project, params = opened()
@@ -80,10 +81,10 @@ def report() -> None:
 @app.command()
 def validate() -> None:
     """Judge the supplement's three expected metrics; exit code 1 only where comparable figures differ."""
-    from visionquant.analysis import validation
+    from visionquant.analysis import published_validation
 
     project, params = opened()
-    verdicts = validation.validate(project, params)
+    verdicts = published_validation.validate(project, params)
     for verdict in verdicts:
         print(verdict.text)
     if any(verdict.verdict == "differs" for verdict in verdicts):
@@ -96,7 +97,8 @@ def compare(
     b: Annotated[str, typer.Argument(help="The set to compare it with.")],
 ) -> None:
     """Say per cell whether two sets of records agree, with ratio and interval, and how many do."""
-    from visionquant.analysis import comparison, evidence
+    from visionquant.analysis import comparison
+    from visionquant.analysis import study as evidence
 
     project, params = opened()
     study = evidence.gather(project, params)
@@ -109,7 +111,7 @@ def compare(
 @app.command()
 def verify() -> None:
     """Prove that records, settings, code, tables, notebooks and pages belong together; exit code 1 where they don't."""
-    from visionquant.bench.code import measuring_sha256
+    from visionquant.bench.fingerprint import measuring_sha256
     from visionquant.report import verify as verifying
 
     project, params = opened()

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from visionquant.accuracy import training
-from visionquant.deploy import checkpointing, half
+from visionquant.deploy import gradient_checkpointing, half_precision
 
 
 def stepper(device: str = "cpu", dtype: torch.dtype | None = None, checkpoint: bool = False) -> training.Stepper:
@@ -29,12 +29,12 @@ def stepper(device: str = "cpu", dtype: torch.dtype | None = None, checkpoint: b
     Raises:
         StudyError: when it is given a network whose weights are not FP32.
     """
-    chosen = dtype or half.dtype_for(device)
+    chosen = dtype or half_precision.dtype_for(device)
 
     def prepare(net: nn.Module, optimizer: torch.optim.Optimizer) -> training.Step:
-        half.require_fp32(net, "mixed-precision training")
+        half_precision.require_fp32(net, "mixed-precision training")
         if checkpoint:
-            checkpointing.enable(net)
+            gradient_checkpointing.enable(net)
         scaler = torch.amp.GradScaler(device, enabled=chosen == torch.float16)
 
         def step(images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, bool]:

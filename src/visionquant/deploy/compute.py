@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from visionquant.errors import StudyError
+from visionquant.core.errors import StudyError
 
 COMPILERS = (  # words of Inductor (CPU) and Triton (GPU), what they mean, and what to do
     ("InvalidCxxCompiler", "no working C++ compiler", "install g++, or name one in CXX"),

@@ -5,15 +5,16 @@ from typing import Literal
 
 from torch import nn
 
-from visionquant import hub
 from visionquant.accuracy import training
-from visionquant.bench import backend, convert, load
-from visionquant.deploy import stored
-from visionquant.deploy.description import Description
-from visionquant.errors import StudyError
-from visionquant.params import Params
-from visionquant.paths import Project
-from visionquant.precision import Int8Precision, OnnxRuntimePrecision
+from visionquant.bench import loading, torch_flags
+from visionquant.bench.backends import convert
+from visionquant.core.errors import StudyError
+from visionquant.core.paths import Project
+from visionquant.deploy import serialization
+from visionquant.deploy.model_manifest import Description
+from visionquant.settings.params import Params
+from visionquant.settings.precision import Int8Precision, OnnxRuntimePrecision
+from visionquant.weights import hub
 
 Device = Literal["cpu", "cuda"]
 
@@ -26,10 +27,10 @@ def model(project: Project, params: Params, name: str, precision: str, device: D
     """
     spec, protocol = params.models[name], params.protocol
     manifest = hub.manifest_of(project, params, name)
-    backend.quiet("cpu")
-    net = load.load(project, name, spec, manifest, protocol.attention, protocol.seed)
+    torch_flags.quiet("cpu")
+    net = loading.load(project, name, spec, manifest, protocol.attention, protocol.seed)
     checkpoint = hub.resolve(project, manifest) if manifest.weights == "pretrained" else None
-    return stored.save(
+    return serialization.save(
         _converted(net, params, precision, device),
         params.precisions[precision],
         folder,
@@ -37,7 +38,7 @@ def model(project: Project, params: Params, name: str, precision: str, device: D
         input_size=spec.input_size,
         weights=manifest.weights,
         source=manifest.source,
-        preprocessing=load.preprocessing(project, name, spec, checkpoint).settings,
+        preprocessing=loading.preprocessing(project, name, spec, checkpoint).settings,
     )
 
 
@@ -50,9 +51,9 @@ def network(
         StudyError: it was not trained yet, or the folder is there already.
     """
     spec = params.training.networks[name]
-    backend.quiet("cpu")
+    torch_flags.quiet("cpu")
     net = training.restore(project, name, spec, params.training, fold)
-    return stored.save(
+    return serialization.save(
         _converted(net, params, precision, device),
         params.precisions[precision],
         folder,
@@ -69,4 +70,4 @@ def _converted(net: nn.Module, params: Params, precision: str, device: Device) -
         raise StudyError(f"precision {precision}", "its outliers are planted to measure with", "export int8")
     if isinstance(row, OnnxRuntimePrecision):
         raise StudyError(f"precision {precision}", "a graph of ONNX Runtime is no torch model", "export int8 or fp32")
-    return convert.convert(net, stored.precision_on(row, device), "cpu")
+    return convert.convert(net, serialization.precision_on(row, device), "cpu")

@@ -22,9 +22,9 @@ import torch.distributed as dist
 from torch import nn
 
 from visionquant.bench import fidelity
-from visionquant.deploy import stored
-from visionquant.errors import StudyError
-from visionquant.precision import FloatPrecision
+from visionquant.core.errors import StudyError
+from visionquant.deploy import serialization
+from visionquant.settings.precision import FloatPrecision
 
 TIMEOUT_S = 60
 
@@ -71,7 +71,7 @@ def compare(folder: Path) -> Share:
     Raises:
         StudyError: the folder is not whole, or holds a quantised model.
     """
-    found = stored.restore(folder)
+    found = serialization.restore(folder)
     if not isinstance(found.description.precision, FloatPrecision):
         raise StudyError("sharding", "the model is quantised", "export a float precision; INT8 and NF4 fit as they are")
     net = found.net.requires_grad_(False)

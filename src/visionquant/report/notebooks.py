@@ -13,10 +13,10 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
-from visionquant.analysis import digest as digests
-from visionquant.errors import StudyError
-from visionquant.params import Params
-from visionquant.paths import Project, write_atomically
+from visionquant.analysis import evidence_digest
+from visionquant.core.errors import StudyError
+from visionquant.core.paths import Project, write_atomically
+from visionquant.settings.params import Params
 
 TIMEOUT_S = 600
 
@@ -48,7 +48,7 @@ def execute(project: Project, params: Params, names: Sequence[str] | None = None
     unknown = [name for name in names or () if name not in found]
     if unknown:
         raise StudyError(f"notebook {unknown[0]}", "there is none of that name", f"one of: {', '.join(found)}")
-    digest = digests.of(project, params)
+    digest = evidence_digest.of(project, params)
     project.figures.mkdir(parents=True, exist_ok=True)
     for name in names or found:
         _execute(project, found[name], digest)
@@ -114,7 +114,7 @@ def _execute(project: Project, path: Path, digest: str) -> None:
 def normalised(notebook: NotebookNode, digest: str) -> NotebookNode:
     """The notebook without anything that differs between two runs: times, ids, the paths put in, interpreter details.
 
-    ``digest`` says over which evidence it was executed (:func:`visionquant.analysis.digest.of`).
+    ``digest`` says over which evidence it was executed (:func:`visionquant.analysis.evidence_digest.of`).
     """
     notebook.cells = [cell for cell in notebook.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
     for number, cell in enumerate(notebook.cells):

@@ -11,15 +11,15 @@ import nbformat
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from visionquant.analysis import evidence, provenance, render, story
-from visionquant.analysis import findings as found_
+from visionquant.analysis import findings, provenance, render, story
+from visionquant.analysis import study as evidence
 from visionquant.analysis.claims import trial
-from visionquant.analysis.evidence import Evidence
+from visionquant.analysis.study import Evidence
 from visionquant.analysis.tables import setup, summary
-from visionquant.errors import StudyError
-from visionquant.params import Params
-from visionquant.paths import Project, write_atomically
+from visionquant.core.errors import StudyError
+from visionquant.core.paths import Project, write_atomically
 from visionquant.report import notebooks
+from visionquant.settings.params import Params
 
 SHELL = Path(__file__).parent / "shell"
 ASSETS = ("style.css", "sort.js", "filter.js")
@@ -93,8 +93,8 @@ def _index(study: Evidence) -> dict[str, object]:
         "banner": Markup(render.banner(study)),
         "answers": Markup(render.html(summary.answers(study, records_))),
         "story": story.tell(trial.hold(study)),
-        "findings": found_.findings(study),
-        "unanswered": [Markup(render.marked(one)) for one in found_.unanswered(study)],
+        "findings": findings.findings(study),
+        "unanswered": [Markup(render.marked(one)) for one in findings.unanswered(study)],
         "absences": Markup(render.html(setup.absences(study, records_))) if records_.records else Markup(""),
         "sets": Markup(render.html(setup.sets(study))),
     }

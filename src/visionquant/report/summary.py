@@ -1,9 +1,10 @@
 """Five lines for the end of a run: machine, cells, what was found, how time was spent, where the report is."""
 
-from visionquant.analysis import evidence, provenance, statistics
+from visionquant.analysis import provenance, statistics
+from visionquant.analysis import study as evidence
 from visionquant.analysis.tables.blocks import compared, precision_label
-from visionquant.params import Params
-from visionquant.paths import Project
+from visionquant.core.paths import Project
+from visionquant.settings.params import Params
 
 
 def five_lines(project: Project, params: Params) -> tuple[str, ...]:

@@ -13,15 +13,18 @@ from typing import Any
 
 import nbformat
 
-from visionquant import recorded, records, weights, yaml12
-from visionquant.analysis import digest as digests
-from visionquant.analysis import evidence, longform
+from visionquant.analysis import evidence_digest, longform
+from visionquant.analysis import study as evidence
 from visionquant.analysis.claims import trial
-from visionquant.errors import StudyError
-from visionquant.manifest import Manifest
-from visionquant.params import Params
-from visionquant.paths import Project
+from visionquant.core import yaml12
+from visionquant.core.errors import StudyError
+from visionquant.core.paths import Project
+from visionquant.records import archive
+from visionquant.records import record as records
 from visionquant.report import notebooks, pages
+from visionquant.settings.params import Params
+from visionquant.weights import sources as weights
+from visionquant.weights.manifest import Manifest
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ def verify(project: Project, params: Params, measuring_sha256: str) -> list[Faul
 def _recorded(project: Project) -> Iterator[Fault]:
     folders = [path for path in project.recorded.iterdir() if path.is_dir()] if project.recorded.is_dir() else []
     for folder in sorted(path for path in folders if not path.name.startswith(".")):
-        for name, found in recorded.faults(folder).items():
+        for name, found in archive.faults(folder).items():
             yield Fault(f"data/recorded/{folder.name}/{name}", found)
 
 
@@ -127,7 +130,7 @@ def _same(project: Project, contents: dict[Path, str], folder: Path, pattern: st
 
 def _executed(project: Project, params: Params) -> Iterator[Fault]:
     sources = {path.name: path for path in notebooks.sources(project)}
-    digest = digests.of(project, params)
+    digest = evidence_digest.of(project, params)
     figures: dict[str, str] = {}
     for name, source in sources.items():
         path, shown = project.executed / name, f"reports/notebooks/{name}"

@@ -9,13 +9,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from visionquant import yaml12
 from visionquant.analysis.claims.tables import Tables
 from visionquant.analysis.published import Printed
-from visionquant.complaint import checked
-from visionquant.errors import StudyError
-from visionquant.paths import Project
-from visionquant.row import Row
+from visionquant.core import yaml12
+from visionquant.core.complaint import checked
+from visionquant.core.errors import StudyError
+from visionquant.core.frozen import Row
+from visionquant.core.paths import Project
 
 Kind = Literal[
     "arithmetic", "published tables", "measurement", "price list", "release list", "behaviour", "not checkable"

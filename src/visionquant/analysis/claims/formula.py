@@ -13,7 +13,7 @@ import numpy as np
 
 from visionquant.analysis.claims import bounded
 from visionquant.analysis.claims.bounded import Bounded, Column, Truth, Value
-from visionquant.errors import StudyError
+from visionquant.core.errors import StudyError
 
 _OPERATORS: dict[type[ast.AST], str] = {
     ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "truediv", ast.Lt: "lt", ast.Gt: "gt", ast.Eq: "eq",

@@ -17,14 +17,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from visionquant import zoo
 from visionquant.analysis import statistics, subjects
 from visionquant.analysis.claims import bounded, tables
 from visionquant.analysis.claims.bounded import Bounded
 from visionquant.analysis.claims.claim import Claim
-from visionquant.analysis.evidence import BASELINE, Evidence, RecordSet
+from visionquant.analysis.study import BASELINE, Evidence, RecordSet
 from visionquant.analysis.subjects import Subject
 from visionquant.analysis.verdicts import Verdict
+from visionquant.weights import architectures
 
 Word = Literal["supported", "refuted", "undecided", "not comparable", "not measured"]
 BYTES = (
@@ -123,7 +123,7 @@ def _parameters(court: Court, claim: Claim) -> list[Figure]:
     if record is None or record.size is None or claim.printed is None:
         return [Figure(None, why=court.records.state(claim.row, BASELINE, 1).reason)]
     bare = record.size.parameters / 1e6
-    head = tables.head_millions(zoo.config(court.evidence.project, claim.row) or {})
+    head = tables.head_millions(architectures.config(court.evidence.project, claim.row) or {})
     return [
         Figure(bare, why="parameters of the network as built, without a head", anywhere=True),
         Figure(bare + head, why="parameters of the network as built and a head of 1000 classes", anywhere=True),

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from visionquant.analysis.claims import judge
 from visionquant.analysis.claims.claim import FILE, Claim
 from visionquant.analysis.claims.measures import FIGURES, SENTENCES, Court, Figure, Word
-from visionquant.errors import StudyError
+from visionquant.core.errors import StudyError
 
 _BEST_FIRST: tuple[Word, ...] = ("supported", "undecided", "not comparable", "refuted", "not measured")
 SHARE = 0.05  # a measured time within so much of the published one supports it: the supplement's own tolerance

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from visionquant import zoo
 from visionquant.analysis.claims import bounded
 from visionquant.analysis.claims.bounded import Absent, Bounded, Column, Value
 from visionquant.analysis.published import GROUP_BOUNDS, Peaks, Printed, rows
-from visionquant.errors import StudyError
-from visionquant.paths import Project
-from visionquant.quantities import MIB
+from visionquant.core.errors import StudyError
+from visionquant.core.paths import Project
+from visionquant.core.quantities import MIB
+from visionquant.weights import architectures
 
 KEYS = {"statistics": ("quantity", "statistic"), "groups": ("group", "quantity", "statistic")}
 HEAD_CLASSES = 1000
@@ -154,10 +154,10 @@ def _derived(
         columns.setdefault(f"counts.{name}", {})[model] = value
 
     for model in models:
-        facts = zoo.facts(project, model)
+        facts = architectures.facts(project, model)
         if facts is None:
             continue
-        config = zoo.config(project, model) or {}
+        config = architectures.config(project, model) or {}
         put("parameters_millions", model, facts.parameters / 1e6)
         put("head_millions", model, head_millions(config))
         put("linear_layers", model, facts.linear_layers)

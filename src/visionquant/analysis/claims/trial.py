@@ -11,16 +11,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from visionquant.analysis import evidence
+from visionquant.analysis import study as evidence
 from visionquant.analysis.claims import claim as claims
 from visionquant.analysis.claims import judge, measures, reproduce, tables
 from visionquant.analysis.claims.claim import Claim, Ledger
 from visionquant.analysis.claims.judge import Judgement
 from visionquant.analysis.claims.reproduce import Reproduction
 from visionquant.analysis.claims.tables import Tables
-from visionquant.analysis.evidence import Evidence
-from visionquant.params import Params
-from visionquant.paths import Project, write_atomically
+from visionquant.analysis.study import Evidence
+from visionquant.core.paths import Project, write_atomically
+from visionquant.settings.params import Params
 
 COLUMNS = ("id", "section", "kind", "published", "recomputed", "low", "high", "internal", "reproduction", "why")
 

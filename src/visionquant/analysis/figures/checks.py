@@ -4,17 +4,17 @@ from datetime import datetime
 
 import numpy as np
 
-from visionquant import drift
-from visionquant.analysis import aa, launch
-from visionquant.analysis.evidence import Evidence, RecordSet
+from visionquant.analysis import aa_shift, launch_bound
 from visionquant.analysis.figures import canvas
 from visionquant.analysis.figures.canvas import Figure
+from visionquant.analysis.study import Evidence, RecordSet
 from visionquant.analysis.tables import blocks
+from visionquant.records import drift
 
 
 def repeated(evidence: Evidence, records_: RecordSet) -> Figure:
     """The A/A run: first pass over second, with intervals, a mark a cell."""
-    cells = [one for one in aa.judge(evidence, records_).cells if one.ratio is not None] if records_.aa else []
+    cells = [one for one in aa_shift.judge(evidence, records_).cells if one.ratio is not None] if records_.aa else []
     models = tuple(dict.fromkeys(one.model for one in cells))
     precisions = tuple(dict.fromkeys(one.precision for one in cells))
     with canvas.drawing(9.0, 1.0 + 0.5 * max(3, len(models))) as (figure, axes):
@@ -82,8 +82,8 @@ def machine(evidence: Evidence, records_: RecordSet) -> Figure:
 
 def launches(evidence: Evidence, records_: RecordSet) -> Figure:
     """Published FP32 and FP16 times against the operations of a pass, with the host's line."""
-    found = launch.issues(evidence)
-    host = launch.host_us(evidence)
+    found = launch_bound.issues(evidence)
+    host = launch_bound.host_us(evidence)
     with canvas.drawing(9.0, 4.4) as (figure, axes):
         for one in found:
             tint = canvas.colour(one.precision)
@@ -96,8 +96,8 @@ def launches(evidence: Evidence, records_: RecordSet) -> Figure:
             axes.plot(ends, host * ends / 1e3, color=canvas.INK, linewidth=0.8)
         axes.set_xlabel("operations of a pass (log scale)")
         axes.set_ylabel("published milliseconds (log scale)")
-        keys = [canvas.key(name, f"{blocks.precision_label(name)} launch-bound") for name in launch.FLOATS]
-        keys += [canvas.key(name, f"{blocks.precision_label(name)} other", hollow=True) for name in launch.FLOATS]
+        keys = [canvas.key(name, f"{blocks.precision_label(name)} launch-bound") for name in launch_bound.FLOATS]
+        keys += [canvas.key(name, f"{blocks.precision_label(name)} other", hollow=True) for name in launch_bound.FLOATS]
         figure.legend(handles=keys, loc="outside upper center", ncols=4, fontsize=8)
         line = f" The line: {host:.1f} microseconds an operation." if host else ""
         return Figure(

@@ -2,9 +2,9 @@
 
 from visionquant.analysis import cost, decision, prices
 from visionquant.analysis.decision import Advice
-from visionquant.analysis.evidence import BASELINE, Evidence, RecordSet
 from visionquant.analysis.figures import canvas
 from visionquant.analysis.figures.canvas import Figure
+from visionquant.analysis.study import BASELINE, Evidence, RecordSet
 from visionquant.analysis.tables import blocks
 
 COLUMNS = 4

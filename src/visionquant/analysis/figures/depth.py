@@ -1,9 +1,9 @@
 """Where the error enters: signal to noise after every block."""
 
-from visionquant.analysis import depth
-from visionquant.analysis.evidence import Evidence, RecordSet
+from visionquant.analysis import noise_by_block
 from visionquant.analysis.figures import canvas
 from visionquant.analysis.figures.canvas import Figure
+from visionquant.analysis.study import Evidence, RecordSet
 from visionquant.analysis.tables import blocks
 
 COLUMNS = 4
@@ -11,13 +11,13 @@ COLUMNS = 4
 
 def noise(evidence: Evidence, records_: RecordSet) -> Figure:
     """A panel a model, a line a precision."""
-    names = depth.traced(records_)
+    names = noise_by_block.traced(records_)
     models = tuple(model for model in evidence.models if any((model, name) in records_.records for name in names))
     rows = max(1, -(-len(models) // COLUMNS))
     with canvas.drawing(9.0, 0.9 + 1.7 * rows, rows, COLUMNS, sharey=True, squeeze=False) as (figure, panels):
         for axes, model in zip(panels.flat, models, strict=False):
             for name in names:
-                ratios = depth.after_blocks(records_, model, name)
+                ratios = noise_by_block.after_blocks(records_, model, name)
                 at = [i + 1 for i, ratio in enumerate(ratios) if ratio is not None]
                 shown = [ratio for ratio in ratios if ratio is not None]
                 tint = canvas.colour(name)

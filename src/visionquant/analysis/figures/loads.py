@@ -1,9 +1,9 @@
 """Latency against throughput of the server, a line a precision, with batching on and off."""
 
 from visionquant.analysis import kept
-from visionquant.analysis.evidence import Evidence
 from visionquant.analysis.figures import canvas
 from visionquant.analysis.figures.canvas import Figure
+from visionquant.analysis.study import Evidence
 from visionquant.analysis.tables import blocks
 
 

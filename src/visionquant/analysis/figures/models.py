@@ -1,10 +1,10 @@
 """Figures of a model as a whole: its bytes, its agreement with FP32, and published against measured."""
 
 from visionquant.analysis import subjects
-from visionquant.analysis.evidence import Evidence, RecordSet
 from visionquant.analysis.figures import canvas
 from visionquant.analysis.figures.canvas import Figure
 from visionquant.analysis.published import GROUP_BOUNDS
+from visionquant.analysis.study import Evidence, RecordSet
 from visionquant.analysis.tables import blocks
 
 

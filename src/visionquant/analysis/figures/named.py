@@ -1,9 +1,9 @@
 """Top-1 of the trained networks, a mark and an interval a precision."""
 
 from visionquant.analysis import accuracy
-from visionquant.analysis.evidence import Evidence
 from visionquant.analysis.figures import canvas
 from visionquant.analysis.figures.canvas import Figure
+from visionquant.analysis.study import Evidence
 from visionquant.analysis.tables import blocks
 
 

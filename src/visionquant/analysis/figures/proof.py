@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from visionquant.analysis.evidence import BASELINE, Evidence, RecordSet
 from visionquant.analysis.figures import canvas
 from visionquant.analysis.figures.canvas import Figure
+from visionquant.analysis.study import BASELINE, Evidence, RecordSet
 from visionquant.analysis.tables import blocks
 
 PRECISIONS = ("fp32", "fp16", "int8", "nf4")

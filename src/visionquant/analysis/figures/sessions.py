@@ -1,10 +1,10 @@
 """How fast each contestant of the ONNX Runtime recipe is over torch in FP32, a mark a batch size."""
 
 from visionquant.analysis import kept
-from visionquant.analysis.evidence import Evidence
 from visionquant.analysis.figures import canvas
 from visionquant.analysis.figures.canvas import Figure
 from visionquant.analysis.kept import Row
+from visionquant.analysis.study import Evidence
 from visionquant.analysis.tables import blocks
 
 FILLED, HOLLOW = "full", "none"  # the smallest batch size, and the others

@@ -8,9 +8,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from visionquant.analysis import kept, swept
-from visionquant.analysis.evidence import Evidence
 from visionquant.analysis.figures import canvas
 from visionquant.analysis.figures.canvas import Figure
+from visionquant.analysis.study import Evidence
 from visionquant.analysis.swept import LABELS, STATISTICS, Rows
 
 TINTS = dict(zip(STATISTICS, canvas.OTHER_COLOURS, strict=True))

@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 
-from visionquant import labelled
 from visionquant.analysis import accuracy, table
 from visionquant.analysis.accuracy import Measured, Share
-from visionquant.analysis.evidence import Evidence
+from visionquant.analysis.study import Evidence
 from visionquant.analysis.table import Column, Item, Table
 from visionquant.analysis.tables import blocks
-from visionquant.labelled import Judged
-from visionquant.scores import Scores
+from visionquant.records import labelled
+from visionquant.records.labelled import Judged
+from visionquant.records.predictions import Scores
 
 
 def top1(evidence: Evidence) -> tuple[Table, ...]:

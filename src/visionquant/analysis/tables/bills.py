@@ -2,10 +2,10 @@
 
 from visionquant.analysis import cost, prices, table
 from visionquant.analysis.cost import Capacity
-from visionquant.analysis.evidence import BASELINE, Evidence, RecordSet
+from visionquant.analysis.study import BASELINE, Evidence, RecordSet
 from visionquant.analysis.table import Column, Item, Table
 from visionquant.analysis.tables import blocks
-from visionquant.assumptions import CostAssumptions
+from visionquant.settings.costs import CostAssumptions
 
 MISFIT = "cost.instance is of another kind than the measured machine: one has a GPU, the other has none"
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from visionquant.analysis import estimates, provenance, table, verdicts
-from visionquant.analysis.evidence import BASELINE, Evidence, RecordSet
+from visionquant.analysis.study import BASELINE, Evidence, RecordSet
 from visionquant.analysis.table import Column, Item, Table
 
 OfModel = Callable[[str], Item]

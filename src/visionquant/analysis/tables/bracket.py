@@ -1,10 +1,10 @@
 """INT8 with and without its outlier path, on weights that meet no outliers and on weights that do."""
 
 from visionquant.analysis import table
-from visionquant.analysis.evidence import Evidence, RecordSet
+from visionquant.analysis.study import Evidence, RecordSet
 from visionquant.analysis.table import Column, Item, Table
 from visionquant.analysis.tables import blocks
-from visionquant.precision import Int8Precision
+from visionquant.settings.precision import Int8Precision
 
 
 def latency(evidence: Evidence, records_: RecordSet, batch_size: int = 1) -> Table:

@@ -6,11 +6,11 @@ import numpy as np
 
 from visionquant.analysis import accuracy, kept, table, verdicts
 from visionquant.analysis.accuracy import Contrast
-from visionquant.analysis.evidence import Evidence
 from visionquant.analysis.kept import Row
+from visionquant.analysis.study import Evidence
 from visionquant.analysis.swept import LABELS, NAME, STATISTICS, Rows, drawn, networks, sizes
 from visionquant.analysis.table import Column, Item, Table
-from visionquant.recipes import Recipe
+from visionquant.records.recipe import Recipe
 
 CSS = "number measured"
 

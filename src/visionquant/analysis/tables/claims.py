@@ -9,7 +9,7 @@ from visionquant.analysis.claims.judge import Internal, number
 from visionquant.analysis.claims.measures import Word
 from visionquant.analysis.claims.reproduce import Reproduction
 from visionquant.analysis.claims.trial import Trial, Tried
-from visionquant.analysis.evidence import Evidence, RecordSet
+from visionquant.analysis.study import Evidence, RecordSet
 from visionquant.analysis.table import Column, Item, Table
 from visionquant.analysis.tables import blocks
 

@@ -1,7 +1,7 @@
 """The supplement's cost and edge figures, with what their own numbers imply and what was measured of their inputs."""
 
 from visionquant.analysis import statistics, subjects, table
-from visionquant.analysis.evidence import Evidence, RecordSet
+from visionquant.analysis.study import Evidence, RecordSet
 from visionquant.analysis.table import Column, Item, Table
 from visionquant.analysis.tables import blocks
 

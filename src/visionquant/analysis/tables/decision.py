@@ -2,10 +2,10 @@
 
 from visionquant.analysis import cost, table
 from visionquant.analysis.decision import Advice, Candidate
-from visionquant.analysis.evidence import Evidence, RecordSet
+from visionquant.analysis.study import Evidence, RecordSet
 from visionquant.analysis.table import Column, Item, Table
 from visionquant.analysis.tables import blocks
-from visionquant.assumptions import DecisionLimits
+from visionquant.settings.costs import DecisionLimits
 
 
 def answers(evidence: Evidence, records_: RecordSet, found: tuple[Advice, ...]) -> Table:

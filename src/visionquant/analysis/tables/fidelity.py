@@ -1,8 +1,7 @@
 """How far each precision's outputs are from FP32's. Not accuracy, and every caption says so."""
 
-from visionquant.analysis import depth as traces
-from visionquant.analysis import table
-from visionquant.analysis.evidence import Evidence, RecordSet
+from visionquant.analysis import noise_by_block, table
+from visionquant.analysis.study import Evidence, RecordSet
 from visionquant.analysis.table import Column, Table
 from visionquant.analysis.tables import blocks
 
@@ -47,7 +46,7 @@ def traced(evidence: Evidence) -> RecordSet:
     """The set that tells of noise by block for the most pairs; the measured one where none does."""
 
     def count(one: RecordSet) -> int:
-        return sum(bool(traces.after_blocks(one, *pair)) for pair in one.records)
+        return sum(bool(noise_by_block.after_blocks(one, *pair)) for pair in one.records)
 
     return max((evidence.measured, *evidence.sets), key=count)
 
@@ -56,11 +55,11 @@ def depth(evidence: Evidence, records_: RecordSet) -> Table:
     """Where noise enters: after the first block, after the last, and the block that costs most."""
     rows = []
     for model in evidence.models:
-        for name in traces.traced(records_):
-            ratios = traces.after_blocks(records_, model, name)
+        for name in noise_by_block.traced(records_):
+            ratios = noise_by_block.after_blocks(records_, model, name)
             if not ratios:
                 continue
-            worst, lost = traces.steepest(ratios)
+            worst, lost = noise_by_block.steepest(ratios)
             rows.append(
                 (
                     table.text(model),

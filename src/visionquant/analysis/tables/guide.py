@@ -3,10 +3,10 @@
 import re
 
 from visionquant.analysis import kept, table
-from visionquant.analysis.evidence import Evidence
 from visionquant.analysis.kept import Row
+from visionquant.analysis.study import Evidence
 from visionquant.analysis.table import Column, Item, Table
-from visionquant.recipes import Value
+from visionquant.records.recipe import Value
 
 MEASURED = "number measured"
 SPELLED = {"bfloat16": "BF16", "float16": "FP16"}

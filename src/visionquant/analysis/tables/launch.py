@@ -1,22 +1,22 @@
 """Where published time goes that is no arithmetic: operations, the host's time for each, and the GPU's share."""
 
-from visionquant.analysis import launch, table
-from visionquant.analysis.evidence import Evidence, RecordSet
+from visionquant.analysis import launch_bound, table
+from visionquant.analysis.study import Evidence, RecordSet
 from visionquant.analysis.table import Column, Item, Table
 from visionquant.analysis.tables import blocks
 
 
 def published(evidence: Evidence, records_: RecordSet) -> Table:
     """Each model's published FP32 and FP16 times beside the two floors, and which one explains it."""
-    found = launch.by_model(launch.issues(evidence))
-    host = launch.host_us(evidence)
+    found = launch_bound.by_model(launch_bound.issues(evidence))
+    host = launch_bound.host_us(evidence)
     rows = []
     for row in evidence.published.models:
         cells = found.get(row.name, {})
         facts = evidence.facts(row.name)
         counted = facts.operations["fp16"] if facts else None
         items: list[Item] = [table.text(row.name), table.number(counted, 0, why="no operations counted")]
-        for precision in launch.FLOATS:
+        for precision in launch_bound.FLOATS:
             one = cells.get(precision)
             items += [
                 table.printed(evidence.published.cells.get(("latency_median", row.name, precision))),
@@ -39,15 +39,16 @@ def published(evidence: Evidence, records_: RecordSet) -> Table:
         "Work: "
         f"the least the GPU needs for arithmetic and weights at its peak ({peaks.fp32_tflops:g} and "
         f"{peaks.fp16_tflops:g} TFLOP/s, {peaks.bandwidth_gb_per_s:g} GB/s). The published host: {said}, read off the "
-        f"{len(launch.idle(evidence))} models whose work takes at most a tenth of their published FP32 time. "
-        f"Launch-bound: within {launch.NEAR:g} times what the host alone needs, and the work is at most half of it. "
+        f"{len(launch_bound.idle(evidence))} models whose work takes at most a tenth of their published FP32 time. "
+        f"Launch-bound: within {launch_bound.NEAR:g} times what the host alone needs, and the work is at most half of "
+        "it. "
         "Beyond the host: longer than the host explains.",
         (
             Column("Model", css="text"),
             Column("operations"),
             *(
                 Column(heading, name.upper(), css)
-                for name in launch.FLOATS
+                for name in launch_bound.FLOATS
                 for heading, css in (
                     ("published, ms", "number published"),
                     ("work, ms", "number"),

@@ -3,7 +3,7 @@
 from collections import Counter
 
 from visionquant.analysis import table
-from visionquant.analysis.evidence import Evidence, RecordSet
+from visionquant.analysis.study import Evidence, RecordSet
 from visionquant.analysis.table import Column, Table
 from visionquant.analysis.tables import blocks
 

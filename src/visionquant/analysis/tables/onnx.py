@@ -1,10 +1,10 @@
 """ONNX Runtime's session options beside torch and bitsandbytes: times, both ratios, and agreement with FP32."""
 
 from visionquant.analysis import kept, table
-from visionquant.analysis.evidence import Evidence
+from visionquant.analysis.study import Evidence
 from visionquant.analysis.table import Column, Item, Table
 from visionquant.analysis.tables import blocks
-from visionquant.recipes import Value
+from visionquant.records.recipe import Value
 
 NO_SESSION = "torch has no such option"
 NOT_FINITE = "the outputs hold NaN or infinity"

@@ -3,10 +3,10 @@
 from collections import Counter
 
 from visionquant.analysis import table
-from visionquant.analysis.evidence import Evidence, RecordSet
+from visionquant.analysis.study import Evidence, RecordSet
 from visionquant.analysis.table import Column, Item, Table
 from visionquant.analysis.tables import blocks
-from visionquant.precision import MixedPrecision, OnnxRuntimePrecision
+from visionquant.settings.precision import MixedPrecision, OnnxRuntimePrecision
 
 
 def rules(evidence: Evidence) -> Table:

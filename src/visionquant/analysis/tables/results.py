@@ -1,8 +1,8 @@
 """The supplement's three result tables for every model and batch size, and the spread behind each latency."""
 
 from visionquant.analysis import table
-from visionquant.analysis.evidence import Evidence, RecordSet
 from visionquant.analysis.published import PRECISIONS
+from visionquant.analysis.study import Evidence, RecordSet
 from visionquant.analysis.subjects import counterpart, why_counted
 from visionquant.analysis.table import Column, Table
 from visionquant.analysis.tables import blocks

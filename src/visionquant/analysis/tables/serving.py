@@ -1,8 +1,8 @@
 """A model behind HTTP: throughput and latency with batching on and off, and what a killed worker did to requests."""
 
 from visionquant.analysis import kept, table
-from visionquant.analysis.evidence import Evidence
 from visionquant.analysis.kept import Row
+from visionquant.analysis.study import Evidence
 from visionquant.analysis.table import Column, Item, Table
 from visionquant.analysis.tables import blocks
 

@@ -4,10 +4,10 @@ from collections import Counter
 from dataclasses import replace
 
 from visionquant.analysis import provenance, table
-from visionquant.analysis.evidence import Evidence, RecordSet
+from visionquant.analysis.study import Evidence, RecordSet
 from visionquant.analysis.table import CODES, Column, Item, Table
 from visionquant.analysis.tables import blocks
-from visionquant.row import Size, height_width
+from visionquant.core.frozen import Size, height_width
 
 
 def sets(evidence: Evidence) -> Table:

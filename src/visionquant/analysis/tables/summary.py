@@ -4,11 +4,11 @@ from dataclasses import replace
 
 from visionquant.analysis import statistics, subjects, table
 from visionquant.analysis.estimates import describe
-from visionquant.analysis.evidence import Evidence, RecordSet
 from visionquant.analysis.published import GROUP_BOUNDS
+from visionquant.analysis.published_validation import Verdict
+from visionquant.analysis.study import Evidence, RecordSet
 from visionquant.analysis.table import Column, Item, Table
 from visionquant.analysis.tables import blocks
-from visionquant.analysis.validation import Verdict
 
 DEFINED = {"std": "standard deviation", "p95": "95th percentile"}
 

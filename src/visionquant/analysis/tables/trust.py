@@ -5,13 +5,14 @@ from collections import Counter
 from collections.abc import Iterable
 from statistics import median
 
-from visionquant import drift, processors
-from visionquant.analysis import aa, table
-from visionquant.analysis.evidence import Evidence, RecordSet
+from visionquant.analysis import aa_shift, table
+from visionquant.analysis.study import Evidence, RecordSet
 from visionquant.analysis.table import Column, Item, Table
 from visionquant.analysis.tables import blocks
-from visionquant.environment import LABELS, Environment
-from visionquant.samples import Cell, Replicate
+from visionquant.core import processors
+from visionquant.core.machine import LABELS, Environment
+from visionquant.records import drift
+from visionquant.records.cell import Cell, Replicate
 
 
 def quiet(evidence: Evidence, records_: RecordSet) -> Table:
@@ -107,7 +108,7 @@ def audit(evidence: Evidence, records_: RecordSet) -> Table:
 
 def repeated(evidence: Evidence, records_: RecordSet) -> Table:
     """The A/A run of a set, cell by cell."""
-    outcome = aa.judge(evidence, records_) if records_.aa else None
+    outcome = aa_shift.judge(evidence, records_) if records_.aa else None
     rows = []
     for one in outcome.cells if outcome else ():
         ratio = (

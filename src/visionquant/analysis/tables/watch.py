@@ -1,8 +1,8 @@
 """The accuracy monitor: what it says of the trained networks, and how often it is wrong and how late on streams."""
 
 from visionquant.analysis import kept, table
-from visionquant.analysis.evidence import Evidence
 from visionquant.analysis.kept import Row
+from visionquant.analysis.study import Evidence
 from visionquant.analysis.table import Column, Item, Table
 
 

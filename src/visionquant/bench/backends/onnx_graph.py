@@ -1,0 +1,198 @@
+"""A network as an ONNX graph, in FP32 or with its matrix products dynamically quantised to INT8.
+
+torch's TorchScript exporter makes it: it takes the five families of the study, as they are, in a second or two, with
+the batch size left open. The newer one (torch.export) gave up on BEiT with an open batch size and took ten times as
+long on the others (torch 2.13). Only matrix products are quantised: the runtime's integer convolutions are slow, and a
+vision transformer has one convolution.
+
+All of it happens in a process of its own, for the preparation runs a session with its threads. Files lie in a folder
+that is removed at once; the weights stay as a mapping of a file that has no name any more, so that replicates share
+them, a model may exceed the two GiB of a protobuf message, and a failure leaves nothing behind. A process that is
+killed can't tidy up: the next one does.
+
+Source: onnxruntime.ai, "Quantize ONNX models".
+"""
+
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from torch import nn
+
+from visionquant.bench import worker
+from visionquant.settings.precision import OnnxRuntimePrecision
+
+OPSET = 20  # the first with Gelu as one node
+INPUT, MODEL, WEIGHTS = "pixel_values", "model.onnx", "weights"
+APART = 1024  # bytes from which an initialiser lies outside the graph's own message
+SCRATCH = "visionquant-onnx-"
+INSTALL = 'ONNX Runtime is not installed: pip install --editable ".[onnx]"'
+
+
+@dataclass(frozen=True)
+class Graph:
+    """``proto`` is the serialised graph and ``weights`` the bytes of its larger initialisers, as uint8.
+
+    ``outputs`` are named as in torch; ``attention`` is the network's own implementation.
+    """
+
+    proto: bytes
+    weights: np.ndarray
+    outputs: tuple[str, ...]
+    attention: str
+
+    @property
+    def file_bytes(self) -> int:
+        """Bytes of the graph's file and of that of its weights."""
+        return len(self.proto) + self.weights.nbytes
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of all initialisers."""
+        return sum(array.nbytes for array in self.initialisers().values())
+
+    def message(self) -> Any:
+        """The graph as onnx parses it, a ``ModelProto`` without its larger initialisers."""
+        import onnx
+
+        return onnx.load_model_from_string(self.proto)
+
+    def initialisers(self) -> dict[str, np.ndarray]:
+        """Every initialiser by name, the larger ones as views of ``weights``."""
+        import onnx
+
+        found = {}
+        for tensor in self.message().graph.initializer:
+            if tensor.data_location != onnx.TensorProto.EXTERNAL:
+                found[tensor.name] = onnx.numpy_helper.to_array(tensor)
+                continue
+            place = {entry.key: entry.value for entry in tensor.external_data}
+            begin = int(place.get("offset", 0))
+            raw = self.weights[begin : begin + int(place["length"])]
+            found[tensor.name] = raw.view(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).reshape(tensor.dims)
+        return found
+
+
+def unsupported(device: str) -> str:
+    """Why ONNX Runtime can't run here, empty where it can."""
+    if device != "cpu":
+        return "ONNX Runtime is measured on a CPU alone"
+    return "" if _installed("onnxruntime") and _installed("onnx") else INSTALL
+
+
+def _installed(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ValueError:  # its import was blocked
+        return False
+
+
+def export(net: nn.Module, precision: OnnxRuntimePrecision, images: torch.Tensor) -> Graph:
+    """The graph of ``net`` (FP32, on the CPU), quantised where ``precision`` says so.
+
+    Args:
+        images: two of the size that the graph will take, shape (2, channels, height, width).
+
+    Raises:
+        isolate.Failed: memory ran out, or an operation has no counterpart in ONNX.
+    """
+    with scratch() as folder:
+        outputs = worker.in_fork(lambda: _export(net, precision, images, folder))
+        weights = np.memmap(folder / WEIGHTS, np.uint8, "r")  # outlives the file's name
+        proto = (folder / MODEL).read_bytes()
+    return Graph(proto, weights, outputs, str(getattr(net.config, "_attn_implementation", "unknown")))
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder of this process that is gone afterwards; those that killed processes left are removed on the way."""
+    for old in Path(tempfile.gettempdir()).glob(f"{SCRATCH}*-*"):
+        owner = old.name.removeprefix(SCRATCH).partition("-")[0]
+        if owner.isdigit() and not psutil.pid_exists(int(owner)):
+            shutil.rmtree(old, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f"{SCRATCH}{os.getpid()}-") as name:
+        yield Path(name)
+
+
+class _Tensors(nn.Module):
+    """A network that answers with the tensors of its answer alone, in their order."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(value for value in self.net(images).values() if isinstance(value, torch.Tensor))
+
+
+def _export(net: nn.Module, precision: OnnxRuntimePrecision, images: torch.Tensor, folder: Path) -> tuple[str, ...]:
+    import onnx
+
+    torch.set_num_threads(1)  # OpenMP does not survive the fork
+    with torch.no_grad():
+        outputs = tuple(name for name, value in net(images).items() if isinstance(value, torch.Tensor))
+    path = folder / "exported" / MODEL
+    path.parent.mkdir()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the exporter is the older one, and that shapes become constants
+        torch.onnx.export(
+            _Tensors(net),
+            (images,),
+            str(path),
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=[INPUT],
+            output_names=list(outputs),
+            dynamic_axes={name: {0: "batch"} for name in (INPUT, *outputs)},
+        )
+    if precision.weights == "int8":
+        path = _quantised(path, precision, folder)
+    model = onnx.load(path)
+    onnx.save_model(
+        model,
+        folder / MODEL,
+        save_as_external_data=True,
+        all_tensors_to_one_file=True,
+        location=WEIGHTS,
+        size_threshold=APART,
+    )
+    return outputs
+
+
+def _quantised(path: Path, precision: OnnxRuntimePrecision, folder: Path) -> Path:
+    """The graph at ``path`` quantised, after constants were folded so that every weight is seen as one."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    prepared, found = folder / "prepared" / MODEL, folder / "quantised" / MODEL
+    for one in (prepared, found):
+        one.parent.mkdir()
+    quant_pre_process(
+        str(path),
+        str(prepared),
+        skip_symbolic_shape=True,
+        save_as_external_data=True,
+        all_tensors_to_one_file=True,
+        external_data_location=WEIGHTS,
+        external_data_size_threshold=APART,
+    )
+    quantize_dynamic(
+        prepared,
+        found,
+        op_types_to_quantize=["MatMul", "Gemm"],
+        per_channel=precision.per_channel,
+        reduce_range=precision.reduce_range,
+        weight_type=QuantType.QInt8,
+        use_external_data_format=True,
+    )
+    return found

@@ -1,0 +1,208 @@
+"""A model as ``AutoModel`` builds it, in FP32 on the CPU: from a checkpoint, or from its config with seeded weights.
+
+The study measured ``AutoModel`` (its memory figures fit that class, pooler included), so do we. Of a model of images
+and text (CLIP, SigLIP) it is that of the ``vision_config``; the record names the class. Seeded weights are read
+from one bank of normal values, round and round, which fills 632 million parameters in a second instead of a quarter of
+a minute; its length is prime, so that no two layers line up. A MobileViT on such weights is dead (its BatchNorms divide
+by nothing that fits), so convolutions take Kaiming's scale, norms start at one, and running statistics are taken from
+photographs.
+"""
+
+import json
+from functools import cache
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from visionquant.bench import inputs
+from visionquant.bench.preprocessing import DEFAULT, Preprocessing
+from visionquant.core.errors import StudyError
+from visionquant.core.paths import Project
+from visionquant.settings.params import ModelSpec
+from visionquant.weights import architectures, hub
+from visionquant.weights.manifest import Manifest
+
+BANK = 4_194_301
+NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
+
+
+@cache
+def bank(seed: int) -> torch.Tensor:
+    """``BANK`` seeded standard normal values, float32; the same on every platform."""
+    return torch.from_numpy(np.random.default_rng(seed).standard_normal(BANK, dtype=np.float32))
+
+
+class _Stream:
+    """Reads the bank in order and begins again at its end."""
+
+    def __init__(self, seed: int) -> None:
+        self.values, self.at = bank(seed), 0
+
+    def fill(self, target: torch.Tensor, std: float) -> None:
+        flat = target.detach().view(-1)
+        done = 0
+        while done < flat.numel():
+            count = min(flat.numel() - done, BANK - self.at)
+            torch.mul(self.values[self.at : self.at + count], std, out=flat[done : done + count])
+            done, self.at = done + count, (self.at + count) % BANK
+
+
+def seed_weights(model: nn.Module, seed: int, std: float = 0.02) -> None:
+    """Fill all parameters in place: Linear and embeddings N(0, std), convolutions Kaiming, norms one, biases zero."""
+    stream = _Stream(seed)
+    with torch.no_grad():
+        for module in model.modules():
+            own = dict(module.named_parameters(recurse=False))
+            for name, parameter in own.items():
+                if name == "bias":
+                    parameter.zero_()
+                elif isinstance(module, NORMS):
+                    parameter.fill_(1.0)
+                elif isinstance(module, nn.Conv2d):
+                    stream.fill(parameter, (2.0 / parameter[0].numel()) ** 0.5)
+                elif name.startswith("lambda"):
+                    parameter.fill_(_layer_scale(model))
+                else:
+                    stream.fill(parameter, std)
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.reset_running_stats()
+
+
+def _layer_scale(model: nn.Module) -> float:
+    config = model.config
+    return float(getattr(config, "layerscale_value", None) or getattr(config, "layer_scale_init_value", None) or 1.0)
+
+
+def recalibrate(model: nn.Module, images: torch.Tensor) -> None:
+    """Take the running statistics of every BatchNorm from ``images``; models without one are left alone."""
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    if not norms:
+        return
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+    with torch.no_grad():
+        model(images)
+    model.eval()
+
+
+def preprocessing(project: Project, model: str, spec: ModelSpec, folder: Path | None) -> Preprocessing:
+    """The preprocessing of ``model``: its checkpoint's, else the committed one, else mean and std of one half.
+
+    The size is the row's; the channels are those of the checkpoint's config, else of the committed one.
+
+    Raises:
+        StudyError: a file of the checkpoint's is no JSON.
+    """
+    config = (_json(folder, hub.CONFIG) if folder else architectures.config(project, model)) or {}
+    own = (
+        ((_json(folder, hub.PROCESSOR) or {}).get("image_processor") or _json(folder, hub.PREPROCESSOR))
+        if folder
+        else None
+    )
+    settings = own or architectures.preprocessing(project, model) or DEFAULT
+    return Preprocessing(settings, spec.shape(architectures.channels(config)), str(config.get("model_type", "")), model)
+
+
+def _json(folder: Path, name: str) -> dict[str, Any] | None:
+    if not (folder / name).is_file():
+        return None
+    try:
+        found = json.loads((folder / name).read_bytes())
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise StudyError(f"model folder {folder.name}: {name}", "no JSON object", "fetch or mend it")
+    return found
+
+
+def load(project: Project, model: str, spec: ModelSpec, manifest: Manifest, attention: str, seed: int) -> nn.Module:
+    """Build ``model`` in FP32 on the CPU, in evaluation mode.
+
+    Args:
+        manifest: what the download stage found.
+        attention: "sdpa" or "eager"; a class that has no sdpa gets eager, and its config says so.
+        seed: of seeded weights, and of a pooler that the checkpoint lacks.
+
+    Raises:
+        StudyError: weights are missing, cut, of another shape, or the architecture is unknown.
+    """
+    if manifest.weights == "pretrained":
+        return _pretrained(hub.resolve(project, manifest), model, attention, seed)
+    return seeded(project, model, spec, attention, seed)
+
+
+def seeded(project: Project, model: str, spec: ModelSpec, attention: str, seed: int) -> nn.Module:
+    """``model`` from its committed config with seeded weights; see :func:`load`."""
+    net = _filled(project, model, attention, seed)
+    images = inputs.batch(8, preprocessing(project, model, spec, None))
+    recalibrate(net, images)
+    return net
+
+
+def _filled(project: Project, model: str, attention: str, seed: int) -> nn.Module:
+    from transformers import AutoConfig, AutoModel
+    from transformers.initialization import no_init_weights
+
+    raw = architectures.config(project, model)
+    if raw is None:
+        raise StudyError(
+            f"model {model}", "seeded weights need data/architectures/<model>/config.json", "add it, or reach the hub"
+        )
+    raw = dict(raw)
+    config = _of_vision(AutoConfig.for_model(raw.pop("model_type"), **raw))
+    with no_init_weights():
+        net: nn.Module = with_attention(lambda kind: AutoModel.from_config(config, attn_implementation=kind), attention)
+    seed_weights(net, seed, float(getattr(config, "initializer_range", 0.02)))
+    return net.eval()
+
+
+def _of_vision(config: Any) -> Any:
+    return getattr(config, "vision_config", None) or config
+
+
+def _pretrained(folder: Path, model: str, attention: str, seed: int) -> nn.Module:
+    from transformers import AutoConfig, AutoModel
+
+    torch.manual_seed(seed)
+
+    def attempt(kind: str) -> Any:
+        return AutoModel.from_pretrained(
+            folder,
+            config=_of_vision(AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)),
+            dtype=torch.float32,
+            attn_implementation=kind,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+
+    try:
+        net, info = with_attention(attempt, attention)
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError, UnpicklingError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise StudyError(f"model {model}", f"its checkpoint does not load: {first}", "check repo_id and path") from None
+    absent = sorted(name for name in info["missing_keys"] if not name.startswith("pooler."))
+    if absent:
+        raise StudyError(
+            f"model {model}", f"the checkpoint lacks {absent[0]} ({len(absent)} in all)", "name a complete checkpoint"
+        )
+    net.eval()
+    assert isinstance(net, nn.Module)
+    return net
+
+
+def with_attention(build: Any, attention: str) -> Any:
+    """``build(attention)``, or ``build("eager")`` for a class that has no scaled-dot-product attention."""
+    try:
+        return build(attention)
+    except ValueError as error:
+        if attention == "eager" or "attention implementation" not in str(error):
+            raise
+        return build("eager")

@@ -1,0 +1,116 @@
+"""Did the timed passes do the work? Their outputs are held against the fidelity pass, their times against repeats."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from visionquant.bench.clock import Clock, Step, one_step
+from visionquant.core.intervals import t_interval
+from visionquant.records.cell import REPEAT_FLOOR, Audit
+
+KEPT = 3
+PAIRS, FEWEST_PAIRS, SHARE = 10, 5, 0.1
+LEAST_LIMIT, LEAST_LIMIT_16 = 1e-3, 1e-2
+
+
+@dataclass(frozen=True)
+class Known:
+    """What this precision said before: features of the fidelity images, and of the first of them alone (1, ...).
+
+    ``worst`` is the largest distance of an image's features from FP32's, None where it was not measured.
+    """
+
+    features: np.ndarray | None
+    alone: np.ndarray | None
+    worst: float | None
+    in_float32: bool
+
+    @property
+    def limit(self) -> float:
+        """Relative L2 distance that is allowed.
+
+        Twice what the precision costs the worst image, for two runs of it may err to opposite sides, and at least
+        what another order of summation may do.
+        """
+        least = LEAST_LIMIT if self.in_float32 else LEAST_LIMIT_16
+        return least if self.worst is None or not np.isfinite(self.worst) else max(least, 2 * self.worst)
+
+
+def distance(a: np.ndarray, b: np.ndarray) -> float:
+    """Relative L2 distance of two arrays of the same shape, of b's length; infinite where one is not finite."""
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return float("inf")
+    return float(np.linalg.norm(a.astype(np.float64) - b) / np.linalg.norm(b.astype(np.float64)))
+
+
+def look(known: Known, kept: Sequence[tuple[Sequence[int], np.ndarray]], repeats: Sequence[float]) -> Audit:
+    """Judge one replicate.
+
+    Args:
+        kept: of some timed passes, the numbers of the images and their features (batch, ...).
+        repeats: of pairs of passes, the time of a batch passed again over that of the same batch when it was new.
+    """
+    distances = []
+    for numbers, features in kept if known.features is not None else ():
+        assert known.features is not None
+        distances += [
+            distance(found, known.features[number])
+            for number, found in zip(numbers, features, strict=True)
+            if number < len(known.features)
+        ]
+    batch = None
+    if known.alone is not None and kept and len(kept[0][0]) > 1 and 0 in kept[0][0]:
+        numbers, features = kept[0]
+        batch = distance(features[list(numbers).index(0)], known.alone[0])
+    return Audit(
+        kept=len(kept),
+        images=len(distances),
+        deviation=_short(max(distances, default=None)),
+        limit=float(f"{known.limit:.4g}"),
+        repeats=len(repeats),
+        repeat_ratio=_short(float(np.exp(np.log(repeats).mean())) if len(repeats) else None),
+        repeat_high=_short(_high(repeats)),
+        batch_deviation=_short(batch),
+    )
+
+
+def _high(repeats: Sequence[float]) -> float | None:
+    """The upper end of the 95 % interval of the mean ratio, None below two."""
+    interval = t_interval(np.log(repeats), 0.95) if len(repeats) else None
+    return interval[1] if interval else None
+
+
+def time_repeats(step: Step, clock: Clock, count: int) -> list[float]:
+    """Ratios of ``count`` pairs: a batch passed again over the same batch when it was new.
+
+    Where they accuse, all is timed again with an odd number of passes in between, and the milder of both counts: time
+    slices of another program can fall on the first pass of every pair, but not in two rhythms.
+    """
+    first = _ratios(step, clock, count, between=0)
+    high = _high(first)
+    if high is None or high >= REPEAT_FLOOR:
+        return first
+    return max(first, _ratios(step, clock, count, between=1), key=lambda ratios: _high(ratios) or 0.0)
+
+
+def _ratios(step: Step, clock: Clock, count: int, between: int) -> list[float]:
+    ratios = []
+    for i in range(count):
+        for other in range(1, between + 1):
+            step(i + other)
+        new, again = one_step(step, clock, i)[0], one_step(step, clock, i)[0]
+        ratios.append(again / new)
+    return ratios
+
+
+def pair_count(pass_ms: float, budget_s: float | None) -> int:
+    """How many pairs to time: ten, fewer where they would take more than a tenth of the cell's budget, or none."""
+    if budget_s is None:
+        return PAIRS
+    count = min(PAIRS, int(SHARE * budget_s * 1e3 / (2 * pass_ms)))
+    return count if count >= FEWEST_PAIRS else 0
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.4g}")

@@ -1,0 +1,74 @@
+"""One command at a time measures in a checkout or writes its records; whoever comes second is told who is at work.
+
+Two that measure at once would slow each other down, and each would take the other's for its own. Reading needs no lock:
+files are written whole. The operating system takes the lock back however its holder ends.
+"""
+
+import functools
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from os import getpid
+from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
+
+import psutil
+from filelock import FileLock, Timeout
+
+from visionquant.core.errors import StudyError
+from visionquant.core.paths import Project, write_atomically
+
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
+
+
+@contextmanager
+def held(project: Project) -> Iterator[None]:
+    """Have the checkout's records for oneself, until the block or the process ends; within one process it nests.
+
+    Raises:
+        StudyError: another process has them (one line: which, doing what, since when), or data/ can't be written.
+    """
+    path = project.root / "data" / ".lock"
+    holder = path.with_name(".lock.json")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path, is_singleton=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        again = "run this again when it has ended, or end it"
+        raise StudyError("data/.lock", f"{_described(holder)} is measuring here or writing records", again) from None
+    except OSError as error:
+        remedy = "make the folder writable, then run again"
+        raise StudyError(f"write {path}", error.strerror or str(error), remedy) from None
+    try:
+        since = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
+        words = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        write_atomically(holder, json.dumps({"process": getpid(), "command": words, "since": since}) + "\n")
+        yield
+    finally:
+        lock.release()
+
+
+def alone(function: Callable[Concatenate[Project, Given], Result]) -> Callable[Concatenate[Project, Given], Result]:
+    """A function of a project that holds the lock while it runs."""
+
+    @functools.wraps(function)
+    def locked(project: Project, /, *args: Given.args, **named: Given.kwargs) -> Result:
+        with held(project):
+            return function(project, *args, **named)
+
+    return locked
+
+
+def _described(holder: Path) -> str:
+    """Who wrote that it has the lock, if it still lives: the next holder may have written nothing yet."""
+    try:
+        said = json.loads(holder.read_text(encoding="utf-8"))
+        if psutil.pid_exists(said["process"]):
+            return f"process {said['process']} ({said['command']}, since {said['since']})"
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return "another process"

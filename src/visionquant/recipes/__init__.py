@@ -1,0 +1,1 @@
+"""Experiments on what ``deploy`` offers, one a file, named as its command."""

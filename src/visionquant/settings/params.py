@@ -1,0 +1,218 @@
+"""params.yaml as frozen values.
+
+Every key is typed and none is optional by accident: an unknown or missing key, an unknown name or a wrong type is one
+line that names the key and what is allowed. Nothing here imports torch.
+"""
+
+import difflib
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from visionquant.core import yaml12
+from visionquant.core.complaint import checked
+from visionquant.core.errors import StudyError
+from visionquant.core.frozen import InputSize, Name, Row, height_width
+from visionquant.core.paths import Project
+from visionquant.settings.costs import CostAssumptions, DecisionLimits, ReportChoice
+from visionquant.settings.labelled_images import EvaluationChoice
+from visionquant.settings.precision import FP32, Precision
+from visionquant.settings.trained_networks import Training
+
+
+class ModelSpec(Row):
+    """Where a model comes from and what it is fed.
+
+    Either ``repo_id`` with ``revision`` (40 hex digits, so that it can't move), or ``path``, a local folder in the
+    hub's layout. ``input_size`` is the side of a square input in pixels, or its height and width.
+    """
+
+    repo_id: str | None = None
+    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = None
+    path: str | None = None
+    input_size: InputSize
+    group: str = "other"
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.repo_id is None) == (self.path is None):
+            raise ValueError("needs exactly one of repo_id (with revision) and path")
+        if (self.repo_id is None) != (self.revision is None):
+            raise ValueError("repo_id and revision (40 hex digits) go together")
+        return self
+
+    def shape(self, channels: int) -> tuple[int, int, int]:
+        """(channels, height, width) of a prepared image."""
+        return channels, *height_width(self.input_size)
+
+    @property
+    def source(self) -> tuple[str | None, str | None, str | None]:
+        """Repository, revision and path: what decides which weights are meant."""
+        return self.repo_id, self.revision, self.path
+
+
+class Protocol(Row):
+    """How one cell is measured. Times in seconds; counts of forward passes.
+
+    ``budget_s`` is what the timed passes of a cell aim to fill, ``limit_s`` what it may take at most, warm-up included:
+    a cell whose fewest passes are foreseen to take longer is over budget. With a ``goal``, processes beyond
+    ``replicates`` are added until the half-width of the median's interval is at most that share of it (and three more),
+    the budget is spent, or there are ``most_replicates``. Warm-up goes on for up to ``warmup_s`` more until two halves
+    of it agree.
+    """
+
+    replicates: Annotated[int, Field(ge=1, le=100)]
+    most_replicates: Annotated[int, Field(ge=2, le=100)] | None
+    goal: Annotated[float, Field(gt=0, lt=1)] | None
+    warmup_iterations: Annotated[int, Field(ge=0)]
+    warmup_s: Annotated[float, Field(ge=0)]
+    iterations: Annotated[int, Field(ge=1)]
+    minimum_iterations: Annotated[int, Field(ge=1)]
+    budget_s: Annotated[float, Field(gt=0)] | None
+    limit_s: Annotated[float, Field(gt=0)] | None
+    throughput_share: Annotated[float, Field(gt=0, lt=1)]
+    fidelity_images: Annotated[int, Field(ge=2, le=32)]
+    fidelity_gmacs: Annotated[float, Field(gt=0)]
+    attention: Literal["sdpa", "eager"]
+    threads: Annotated[int, Field(ge=1)] | None
+    cudnn_benchmark: bool
+    busy: Literal["allow", "refuse"]
+    energy_s: Annotated[float, Field(ge=5)] | None
+    seed: Annotated[int, Field(ge=0)]
+
+    @model_validator(mode="after")
+    def _counts_fit(self) -> Self:
+        if (self.goal is None) != (self.most_replicates is None):
+            raise ValueError("goal and most_replicates go together: both, or null and null")
+        if self.most_replicates is not None and not 2 <= self.replicates <= self.most_replicates:
+            raise ValueError(f"with a goal replicates goes from 2 to most_replicates, found {self.replicates}")
+        if self.minimum_iterations * self.most > self.iterations:
+            raise ValueError(
+                f"minimum_iterations {self.minimum_iterations} x replicates {self.most} "
+                f"is more than iterations {self.iterations}"
+            )
+        return self
+
+    @property
+    def most(self) -> int:
+        """The most replicates that a cell gets."""
+        return self.most_replicates or self.replicates
+
+    def iterations_of(self, replicate: int) -> int:
+        """Timed iterations of replicate 0, 1, ...: all that there may be add up to ``iterations``."""
+        share, rest = divmod(self.iterations, self.most)
+        return share + (replicate < rest)
+
+
+class StudyChoice(Row):
+    """Which rows are studied, on which device, with which weights."""
+
+    models: Annotated[tuple[str, ...], Field(min_length=1)]
+    precisions: Annotated[tuple[str, ...], Field(min_length=1)]
+    batch_sizes: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
+    protocol: str
+    device: Literal["auto", "cpu", "cuda"]
+    weights: Literal["auto", "pretrained", "seeded"]
+
+
+class StatisticsChoice(Row):
+    """Confidence of intervals and verdicts (0 to 1), the margin within which speeds are the same (a share), and the
+    percentiles shown (per cent).
+    """
+
+    confidence: Annotated[float, Field(gt=0.5, lt=1)]
+    equivalence_margin: Annotated[float, Field(gt=0, lt=0.5)]
+    percentiles: Annotated[tuple[Annotated[int, Field(gt=0, lt=100)], ...], Field(min_length=1)]
+
+
+class Params(Row):
+    """All of params.yaml."""
+
+    study: StudyChoice
+    protocols: dict[Name, Protocol]
+    models: dict[Name, ModelSpec]
+    precisions: dict[Name, Precision]
+    statistics: StatisticsChoice
+    training: Training
+    evaluation: EvaluationChoice
+    cost: CostAssumptions
+    decision: DecisionLimits
+    report: ReportChoice
+
+    @property
+    def protocol(self) -> Protocol:
+        """The protocol in force."""
+        return self.protocols[self.study.protocol]
+
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """(model, precision) of the study, model by model."""
+        return tuple((model, precision) for model in self.study.models for precision in self.study.precisions)
+
+    def other_pairs(self) -> tuple[tuple[str, str], ...]:
+        """The study's models with the precisions that it does not list."""
+        others = [name for name in self.precisions if name not in self.study.precisions]
+        return tuple((model, precision) for model in self.study.models for precision in others)
+
+
+def load(project: Project) -> Params:
+    """Read and check ``params.yaml``.
+
+    Raises:
+        StudyError: one line naming the key at fault and what is allowed.
+    """
+    raw = yaml12.read(project.params, "params.yaml")
+    if not isinstance(raw, dict):
+        raise StudyError("params.yaml", "no top-level keys", f"it needs {', '.join(Params.model_fields)}")
+    return parse(raw)
+
+
+def parse(raw: dict[str, Any]) -> Params:
+    """Check settings that were read from YAML; see :func:`load`."""
+    params = checked(Params, raw)
+    study = params.study
+    _require_baseline(params)
+    known("study.models", study.models, params.models)
+    known("study.precisions", study.precisions, params.precisions)
+    known("study.protocol", [study.protocol], params.protocols)
+    known("training.chosen", params.training.chosen, params.training.networks)
+    known("training.also", params.training.also, params.precisions)
+    known("training.run", map(str, params.training.run), map(str, range(params.training.folds)))
+    known("cost.model", [params.cost.model], params.models)
+    known("cost.precision", [params.cost.precision], params.precisions)
+    for key, values in (
+        ("study.models", study.models),
+        ("study.precisions", study.precisions),
+        ("study.batch_sizes", study.batch_sizes),
+    ):
+        doubled = sorted({str(value) for value in values if values.count(value) > 1})
+        if doubled:
+            raise StudyError(f"params.yaml: {key}", f"{', '.join(doubled)} stands there twice", "name each once")
+    stages = [f"{model}-{precision}" for model, precision in params.pairs()]
+    clash = sorted({stage for stage in stages if stages.count(stage) > 1})
+    if clash:
+        raise StudyError("params.yaml: study", f"two pairs share the name {clash[0]}", "rename a model or a precision")
+    return params
+
+
+def _require_baseline(params: Params) -> None:
+    """What everything is compared with under the name fp32 is FP32."""
+    base = params.precisions.get("fp32")
+    if base is not None and base != FP32:
+        raise StudyError(
+            "params.yaml: precisions.fp32", "it is the baseline of every comparison and not plain float32", "restore it"
+        )
+
+
+def known(key: str, names: Iterable[str], rows: Iterable[str]) -> None:
+    """Check that every name has a row.
+
+    Raises:
+        StudyError: names the first that has none, the nearest that does, and all that do.
+    """
+    allowed = list(rows)
+    for name in names:
+        if name not in allowed:
+            near = difflib.get_close_matches(name, allowed, n=1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise StudyError(f"params.yaml: {key}", f"no row named {name}", f"{hint}rows: {', '.join(allowed)}")

@@ -1,0 +1,1 @@
+"""Which architectures and weights a study has, and where they come from."""
