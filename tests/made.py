@@ -125,7 +125,7 @@ def record(
 ) -> Record:
     """A record of the committed settings with these cells; stored bytes are the committed arithmetic's."""
     params = _committed()
-    facts = evidence.zoo.facts(Project(tiny.ROOT), model)
+    facts = evidence.architectures.facts(Project(tiny.ROOT), model)
     assert facts is not None
     stored = facts.model_bytes.get(precision, facts.model_bytes["fp16"])
     return Record(

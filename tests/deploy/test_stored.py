@@ -209,7 +209,7 @@ def another_architecture(folder: Path) -> None:
     listed = model_manifest.HubFile(
         name="config.json",
         bytes=(folder / "config.json").stat().st_size,
-        sha256=model_manifest.cache.sha256(folder / "config.json"),
+        sha256=model_manifest.hub_cache.sha256(folder / "config.json"),
     )
     rewrite(folder, lambda raw: raw.update(files=[listed.model_dump(), raw["files"][1]]))
 
@@ -305,7 +305,7 @@ def test_a_folder_goes_to_a_store_and_comes_back_whole(store: Hub, folder: Path,
     revision = exchange.push(folder, "me/tiny-int8")
     assert set(store.repositories["me/tiny-int8", revision]) == {"config.json", "model.safetensors", "precision.json"}
     assert [line for line in store.requests if line.startswith("PUT")] == [
-        f"PUT /lfs/{model_manifest.cache.sha256(folder / 'model.safetensors')}"
+        f"PUT /lfs/{model_manifest.hub_cache.sha256(folder / 'model.safetensors')}"
     ]
     found = exchange.pull("me/tiny-int8", revision, tmp_path / "back")
     assert found == model_manifest.check(folder)

@@ -3,8 +3,8 @@
 bitsandbytes 0.50 hands the address of a layer's input to kernels that take row r to begin at r times the number of
 columns: INT8 on CUDA, and NF4 repacked for a CPU with BF16 instructions, where any last stride but 1 is misread. An
 input such as the class tokens ``states[:, 0, :]`` is not laid out so, and each row but the first is then another
-token's, silently. ``Linear8bitLt`` flattens inputs of three dimensions alone. Such inputs are copied or reshaped here;
-for others all this costs is the question.
+token's, silently; an input without rows ends the process. ``Linear8bitLt`` flattens inputs of three dimensions alone.
+Such inputs are copied or reshaped here; for others all this costs is the question.
 """
 
 from typing import Any
@@ -30,6 +30,8 @@ class Linear4bit(bnb.nn.Linear4bit):
     """4 bit for an input of shape (..., in_features)."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not x.numel():  # the repacked kernel divides by the number of rows, and takes the process with it
+            return x.new_empty(*x.shape[:-1], self.out_features)
         answer: torch.Tensor = super().forward(x if x.is_contiguous() else x.contiguous())
         return answer
 
