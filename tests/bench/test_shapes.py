@@ -62,7 +62,7 @@ def test_a_graph_of_onnx_runtime_takes_them(study: tuple[Project, Params], model
     pytest.importorskip("onnxruntime")
     project, params = study
     net = loading.seeded(project, model, params.models[model], "sdpa", 0)
-    images = tiny.photographs.batch(2, loading.preprocessing(project, model, params.models[model], None))
+    images = tiny.inputs.batch(2, loading.preprocessing(project, model, params.models[model], None))
     with torch.inference_mode():
         expected = net(images).last_hidden_state
         found = convert.convert(net, params.precisions["fp32_onnxruntime"], "cpu")(images).last_hidden_state
