@@ -173,6 +173,6 @@ class Following:
 if os.environ.get("REHEARSAL_CARD"):
     package = "visionquant."
     sys.meta_path.insert(0, Following({
-        "torch": torch, "bitsandbytes": bitsandbytes, f"{package}driver": driver,
-        f"{package}bench.operations": operations, f"{package}bench.sentinel": sentinel,
+        "torch": torch, "bitsandbytes": bitsandbytes, f"{package}core.driver": driver,
+        f"{package}bench.op_count": operations, f"{package}bench.reference_kernel": sentinel,
     }))  # fmt: skip
