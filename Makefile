@@ -35,8 +35,8 @@ report: setup ## tables, notebooks and pages from the records that are there; me
 	@$(BIN)/visionquant report
 
 accuracy: setup ## train and evaluate every fold of every network, about 15 minutes on two cores
-	@for network in $$($(BIN)/python -c 'from visionquant import params, paths; print(*params.load(paths.Project.find()).training.chosen)'); do \
-	  $(BIN)/visionquant train --network $$network --all-folds && $(BIN)/visionquant accuracy --network $$network --all-folds || exit 1; done
+	@for network in $$($(BIN)/python -c 'from visionquant.core.paths import Project; from visionquant.settings.params import load; print(*load(Project.find()).training.chosen)'); do \
+	  $(BIN)/visionquant train --network $$network --all-folds && $(BIN)/visionquant evaluate --network $$network --all-folds || exit 1; done
 
 recipes: setup ## run and measure every recipe of the guide, about 45 minutes on two cores
 	@for recipe in $$($(BIN)/python -c 'from visionquant.cli.deploying import RECIPES; print(*RECIPES)'); do \

@@ -14,9 +14,10 @@ from pathlib import Path
 import torch
 from torch.utils.benchmark import Timer
 
+from visionquant.bench import device as devices
 from visionquant.bench import inputs, loading, torch_flags, worker
 from visionquant.bench.backends import convert
-from visionquant.bench.clock import Plan, clock_of, time_steps
+from visionquant.bench.clock import TimingPlan, time_steps
 from visionquant.core import machine
 from visionquant.core.paths import Project
 from visionquant.settings import params
@@ -49,17 +50,17 @@ def compare(project: Project, model: str, precision: str) -> tuple[float, float]
     threads = torch_flags.apply(row, protocol)
     prepared = loading.preprocessing(project, model, spec, None)
     image = inputs.batch(1, prepared).to(device, convert.dtype_of(row, device))
-    clock = clock_of(device)
+    clock = devices.of(device).clock()
     timer = Timer("net(image)", globals={"net": net, "image": image}, num_threads=threads)
     ours: list[float] = []
     theirs: list[float] = []
     with torch.inference_mode():
-        first = time_steps(lambda i: net(image), clock, Plan(0, 3, 0.5, 3, 3, None))
+        first = time_steps(lambda i: net(image), clock, TimingPlan(0, 3, 0.5, 3, 3, None))
         count = max(2, int(BLOCK_S * 1e3 / statistics.median(first.wall_ms)))
         for block in range(BLOCKS):
             for own in (block % 2 == 0, block % 2 == 1):
                 if own:
-                    found = time_steps(lambda i: net(image), clock, Plan(0, 1, 0.0, count, 1, None))
+                    found = time_steps(lambda i: net(image), clock, TimingPlan(0, 1, 0.0, count, 1, None))
                     ours.append(statistics.mean(found.wall_ms))
                 else:
                     theirs.append(timer.timeit(count).mean * 1e3)

@@ -122,6 +122,7 @@ def pairs(folder: Path, rows: dict[str, tuple[str, ...]], batch_sizes: tuple[int
     import tiny
 
     from visionquant.bench import measure, reference
+    from visionquant.bench.command import Matrix
     from visionquant.core import machine
     from visionquant.weights import hub
 
@@ -131,7 +132,7 @@ def pairs(folder: Path, rows: dict[str, tuple[str, ...]], batch_sizes: tuple[int
     for model, precisions in rows.items():
         hub.download(project, params, model)
         reference.make(project, params, model)
-        records += measure.measure(project, params, model, precisions, batch_sizes)
+        records += measure.measure(project, params, Matrix.of(params, [model], precisions, batch_sizes))
     for record in records:
         assert record.environment.device == "cuda", record.environment
         assert record.environment.gpu == "NVIDIA Rehearsal", record.environment
@@ -358,7 +359,7 @@ def old_driver(stubs: Path, work: Path) -> str:
     verbs = (
         "reference --model tiny-vit", "serve --model tiny-vit --precision int8 --port 0", "recipe validation",
         "recipe half", "recipe storage", "recipe checkpointing", "recipe compile", "recipe serving",
-        "accuracy --network tiny-digits", "judge",
+        "evaluate --network tiny-digits", "evaluate-pretrained",
     )  # fmt: skip
     for verb in verbs:
         code, _, err = ask("cuda", verb, NOT_SO_OLD)

@@ -15,7 +15,7 @@ from visionquant.core.paths import Project
 from visionquant.records import archive
 from visionquant.records import record as records
 from visionquant.records.cell import Cell, Conditions, Memory, Replicate, Sentinel, Throughput
-from visionquant.records.record import Code, Conversion, Fidelity, Record, Settings, Size, Weights
+from visionquant.records.record import SCHEMA, Code, Conversion, Fidelity, Record, Settings, Size, Weights
 from visionquant.settings import params as parameters
 
 Processes = Sequence[Sequence[float]]
@@ -33,13 +33,12 @@ CPU = Environment(
     python="3.11.2",
     torch="2.13.0",
     transformers="5.23.0",
-    bitsandbytes="0.50.2",
     numpy="2.4.6",
     affinity="all",
     cpu_quota="none",
     variables=(),
     isa_limits=(),
-    onnxruntime="1.24.0",
+    libraries={"bitsandbytes": "0.50.2", "onnx": "1.19.0", "onnxruntime": "1.24.0"},
 )
 CARD = CPU.model_copy(
     update={
@@ -129,7 +128,7 @@ def record(
     assert facts is not None
     stored = facts.model_bytes.get(precision, facts.model_bytes["fp16"])
     return Record(
-        schema_version=3,
+        schema_version=SCHEMA,
         model=model,
         precision=precision,
         settings=Settings(

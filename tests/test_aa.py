@@ -1,4 +1,4 @@
-"""`visionquant aa` on twenty real cells of tiny networks, packed, read back and shown."""
+"""`visionquant aa-test` on twenty real cells of tiny networks, packed, read back and shown."""
 
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ import tiny
 from visionquant.analysis import aa_shift
 from visionquant.analysis import study as evidence
 from visionquant.bench import aa_test
+from visionquant.bench.command import Matrix
 from visionquant.core.errors import StudyError
 from visionquant.core.paths import Project
 from visionquant.records import archive
@@ -25,7 +26,8 @@ def study(root: Path) -> tuple[Project, Any]:
 def test_twenty_cells_are_measured_twice_and_packed_with_the_set(tmp_path: Path) -> None:
     project, params = study(tmp_path / "study")
     said: list[str] = []
-    aa_test.measure(project, params, protocol="tiny", say=said.append)
+    matrix = aa_test.matrix_of(project, params, None, None, again=False)
+    aa_test.measure(project, params, matrix, said.append)
     assert said == ["aa/first: 20 cells, protocol tiny", "aa/second: 20 cells, protocol tiny"]
     found = evidence.gather(project, params)
     outcome = aa_shift.judge(found, found.local)
@@ -35,7 +37,7 @@ def test_twenty_cells_are_measured_twice_and_packed_with_the_set(tmp_path: Path)
     assert not project.environment.exists()
     first = sorted((project.measured / "aa" / "first").glob("*.json"))
     before = [path.read_bytes() for path in first]
-    aa_test.measure(project, params)  # nothing is lacking
+    aa_test.measure(project, params, matrix)  # nothing is lacking
     assert [path.read_bytes() for path in first] == before
     with pytest.raises(StudyError, match="20 of 20 pairs are missing"):
         archive.pack(project, params, "machine")
@@ -44,9 +46,7 @@ def test_twenty_cells_are_measured_twice_and_packed_with_the_set(tmp_path: Path)
 def test_fewer_than_twenty_cells_are_refused(tmp_path: Path) -> None:
     project, params = study(tmp_path / "study")
     with pytest.raises(StudyError, match="2 models x 2 precisions are 4 cells; name 20 or more"):
-        aa_test.measure(project, params, ["tiny-vit", "tiny-deit"], ["fp32", "int8"])
-    with pytest.raises(StudyError, match="no row named quik"):
-        aa_test.measure(project, params, protocol="quik")
+        aa_test.measure(project, params, Matrix.of(params, ["tiny-vit", "tiny-deit"], ["fp32", "int8"], [1]))
 
 
 def test_the_smallest_models_are_taken_by_default(tmp_path: Path) -> None:

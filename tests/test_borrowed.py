@@ -70,7 +70,7 @@ def test_chunks_go_on_from_one_another_and_are_packed_as_a_set(tmp_path: Path) -
 def test_the_most_valuable_cells_come_first() -> None:
     """All cells of the study with the quick protocol, batch size 1 before 32 before others; then what takes hours."""
     code = "import sys; sys.path.insert(0, sys.argv[1]); import borrowed_sweep as b; "
-    code += "print([(s.protocol, s.batch_sizes, s.precisions) for s in b.STEPS])"
+    code += "print(b.STEPS)"
     asked = subprocess.run(
         [sys.executable, "-c", code, str(SCRIPT.parent)], capture_output=True, text=True, check=True
     ).stdout
@@ -98,10 +98,10 @@ def test_bad_input_is_one_line_and_loses_nothing(tmp_path: Path) -> None:
     for arguments, message in (
         (("run", "--results", full), "not empty"),
         (("run", "--results", tmp_path / "none"), "see"),
-        (("run", "--results", tmp_path / "new", "--resume", tmp_path), "no records.tar.xz in it"),
-        (("run", "--results", tmp_path / "new", "--resume", full), "it is no result of this script"),
+        (("run", "--results", tmp_path / "new", "--resume", tmp_path), "name the results of this script"),
+        (("run", "--results", tmp_path / "new", "--resume", full), "name the results of this script"),
         (("run", "--results", tmp_path / "newer", "--wheels", tmp_path / "study"), "no wheel in it"),
-        (("pack", "--results", tmp_path, "--platform", "card"), "no records.tar.xz in it"),
+        (("pack", "--results", tmp_path, "--platform", "card"), "name the results of this script"),
     ):
         done = script("--project", project.root, *arguments)
         assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
@@ -112,7 +112,8 @@ def test_bad_input_is_one_line_and_loses_nothing(tmp_path: Path) -> None:
 def test_what_the_machine_lacks_comes_from_wheels(tmp_path: Path) -> None:
     """A wheel made here stands in for one that is carried; without it the machine is told what is missing."""
     code = "import sys; sys.path.insert(0, sys.argv[1]); import borrowed_sweep as b; from pathlib import Path; "
-    code += "b.NEEDED = ('torch', 'carried_along'); print(b._environment(Path(sys.argv[2]), W))"
+    code += "b.NEEDED = ('torch', 'carried_along'); b.prepare(Path(sys.argv[2]), W); import os"
+    code += "; print(os.environ['PYTHONPATH'])"
 
     def ask(wheels: str) -> subprocess.CompletedProcess[str]:
         work = tmp_path / f"work-{len(wheels)}"

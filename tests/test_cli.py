@@ -14,9 +14,11 @@ from typing import Any
 import made
 import pytest
 import tiny
+from typer.main import get_command
 
 from visionquant import cli
-from visionquant.core.machine import SINCE_3
+from visionquant.cli import app
+from visionquant.core.machine import SPEED
 from visionquant.core.paths import Project
 from visionquant.records import record as records
 
@@ -126,6 +128,63 @@ def test_a_bad_argument_is_one_line(tmp_path: Path, run: Run, arguments: tuple[s
 
 
 @pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("study.device", r"--set study\.device: no key and value; write e\.g\. --set study\.device=cuda"),
+        ("=cuda", r"--set =cuda: no key and value"),
+        ("study..device=cuda", r"--set study\.\.device=cuda: no key and value"),
+        ("study.modles=[a]", r"params\.yaml: study\.modles: unknown key.*did you mean models"),
+        ("studdy.device=cpu", r"params\.yaml: studdy: unknown key"),
+        ("study.device.kind=cpu", r"--set study\.device\.kind=cpu: study\.device has no keys.*--set study\.device="),
+        ("study.models.0=tiny-deit", r"study\.models has no keys of its own; give all of it"),
+        ("study.models=[tiny-vitt]", r"study\.models: no row named tiny-vitt; did you mean tiny-vit"),
+        ("protocols.tiny.replicates=three", r"protocols\.tiny\.replicates: .*integer.*'three'"),
+        ("study.models=[a", r"--set study\.models: not YAML at line \d; mend it there, or put it into quotes"),
+        ("protocols.tiny={}", r"protocols\.tiny\.replicates: missing"),
+    ],
+)
+def test_a_bad_override_is_one_line_and_measures_nothing(tmp_path: Path, run: Run, override: str, message: str) -> None:
+    edited(tmp_path, lambda raw: None)
+    before = set(tmp_path.rglob("*"))
+    code, out, err = run(tmp_path, "sweep", "--all-models", "--all-precisions", "--set", override)
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert re.search(message, err)
+    assert set(tmp_path.rglob("*")) == before
+
+
+def test_overrides_are_what_the_record_says_was_asked_and_results_go_where_they_are_sent(
+    tmp_path: Path, run: Run
+) -> None:
+    """The settings and the data of the checkout stay as they are; the set is packed from the folder."""
+    project = edited(tmp_path, lambda raw: None)
+    settings, data = project.params.read_bytes(), set((tmp_path / "data").rglob("*"))
+    words = ("--set", "protocols.tiny.iterations=8", "--set", "study.batch_sizes=[3]", "--results", "out")
+    assert run(tmp_path, "sweep", "--all-models", "--all-precisions", *words)[0] == 0
+    record = records.read(Project(tmp_path, results=tmp_path / "out").record("tiny-vit", "nf4"))
+    assert record.settings.protocol.iterations == 8
+    assert [cell.batch_size for cell in record.cells] == [3]
+    assert sum(len(one.wall_ms) for one in record.cells[0].replicates) == 8
+    assert (project.params.read_bytes(), set((tmp_path / "data").rglob("*"))) == (settings, data)
+    assert run(tmp_path, "plan", *words) == (0, "nothing to measure\n", "")
+    assert "1 cells to measure" in run(tmp_path, "plan", "--set", "study.batch_sizes=[3]", "--results", "out")[1]
+    assert "2 cells to measure" in run(tmp_path, "plan")[1]
+    code, out, _ = run(tmp_path, "record", "--platform", "tiny-box", *words)
+    assert (code, out) == (0, "data/recorded/tiny-box: 1 records and a manifest\n")
+    assert "2 of 2 pairs" not in run(tmp_path, "record", "--platform", "tiny-two", "--results", "out")[2]
+
+
+def test_every_verb_that_measures_or_prepares_takes_overrides_and_results() -> None:
+    commands = get_command(app).commands  # type: ignore[attr-defined]
+    taking = {
+        name
+        for name, command in commands.items()
+        if {"--set", "--results"} <= {option for parameter in command.params for option in parameter.opts}
+    }
+    assert taking >= {"environment", "download", "reference", "measure", "sweep", "plan", "train", "evaluate"}
+    assert taking >= {"evaluate-pretrained", "aa-test", "record"}
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("sweep", "--all-models", "--all-precisions", "--batch-size", "0"), "--batch-size.*1"),
@@ -184,7 +243,7 @@ def swept(tmp_path: Path, run: Run) -> Project:
 
 BROKEN: list[tuple[str, Callable[[str], str], str]] = [
     ("cut short", lambda text: text[: len(text) // 2], "not JSON"),
-    ("another schema", lambda text: text.replace('version": 3', 'version": 99'), "schema 99, this code reads 1 to 3"),
+    ("another schema", lambda text: text.replace('version": 4', 'version": 99'), "schema 99, this code reads 1 to 4"),
     ("a field that nobody knows", lambda text: text.replace('"model"', '"modle"', 1), "modle|model"),
     ("a status that nobody knows", lambda text: re.sub(r'"status":"\w+"', '"status":"fine"', text), "cells.0.status"),
 ]  # fmt: skip
@@ -209,7 +268,8 @@ def test_a_broken_record_is_named_and_kept(
 def test_a_record_of_an_earlier_version_is_measured_again(swept: Project, run: Run) -> None:
     path = swept.record("tiny-vit", "nf4")
     raw = json.loads(path.read_text()) | {"schema_version": 2}
-    raw["environment"] = {name: value for name, value in raw["environment"].items() if name not in SINCE_3}
+    raw["environment"] = {name: value for name, value in raw["environment"].items() if name not in SPEED}
+    raw["environment"]["bitsandbytes"] = raw["environment"].pop("libraries")["bitsandbytes"]
     path.write_text(json.dumps(raw))
     before = path.read_bytes()
     for verb in ("analyse", "validate"):
@@ -218,7 +278,7 @@ def test_a_record_of_an_earlier_version_is_measured_again(swept: Project, run: R
     assert path.read_bytes() == before
     assert "2 cells to measure" in run(swept.root, "plan", "--precision", "nf4")[1]
     assert run(swept.root, "measure", "--model", "tiny-vit", "--precision", "nf4")[0] == 0
-    assert 'version": 3' in path.read_text()
+    assert 'version": 4' in path.read_text()
 
 
 @pytest.mark.parametrize("verb", ["analyse", "validate", "measure"])
@@ -302,6 +362,25 @@ def test_ctrl_c_says_what_is_kept(swept: Project, run: Run, monkeypatch: pytest.
     assert code == 130
     assert "interrupted; finished cells are kept" in err
     assert swept.record("tiny-vit", "nf4").read_bytes() == before
+
+
+def test_the_bar_counts_every_cell_once(swept: Project) -> None:
+    """Cells of interleaved pairs come before any of their pairs is finished; what was there comes with its pair."""
+    from visionquant.bench.command import Matrix
+    from visionquant.cli.progress import Bar
+
+    record = records.read(swept.record("tiny-vit", "nf4"))
+    with Bar(Matrix(("tiny-vit",), ("fp32", "nf4"), (1, 2))) as bar:
+        (task,) = bar.progress.tasks
+        seen = [task.completed]
+        for name in ("fp32", "nf4"):
+            for cell in record.cells:
+                bar.cell(("tiny-vit", name), cell)
+                seen.append(task.completed)
+        for name in ("fp32", "nf4"):
+            bar.pair(record.model_copy(update={"precision": name}))
+            seen.append(task.completed)
+    assert seen == [0, 1, 2, 3, 4, 4, 4]
 
 
 def test_a_model_of_ones_own_is_a_row_and_nothing_else(tmp_path: Path, run: Run) -> None:

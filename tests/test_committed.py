@@ -8,7 +8,7 @@ import tiny
 from visionquant.analysis import render
 from visionquant.analysis import study as evidence
 from visionquant.analysis.tables import summary
-from visionquant.bench.fingerprint import measuring_sha256
+from visionquant.bench.pair_fingerprint import measuring_sha256
 from visionquant.core.paths import Project
 from visionquant.records import archive
 from visionquant.report.verify import verify
@@ -71,7 +71,7 @@ def test_every_recorded_precision_is_what_it_says(platform: str) -> None:
 
 
 def test_committed_evidence_tables_notebooks_and_pages_belong_together(clean: Project) -> None:
-    assert [one.text for one in verify(clean, parameters.load(clean), measuring_sha256())] == []
+    assert [one.text for one in verify(clean, parameters.load(clean), measuring_sha256)] == []
 
 
 def test_the_readmes_answer_is_the_recorded_sets(clean: Project) -> None:

@@ -9,10 +9,11 @@ import pytest
 
 from visionquant.core import machine
 from visionquant.core.errors import MachineMismatch
-from visionquant.core.machine import SINCE_3, Environment
+from visionquant.core.machine import SPEED, Environment
 from visionquant.core.paths import Project
+from visionquant.settings.precision import PrecisionRow
 
-OLD = made.CPU.model_copy(update=dict.fromkeys(SINCE_3))
+OLD = made.CPU.model_copy(update=dict.fromkeys(SPEED) | {"libraries": {"bitsandbytes": "0.50.2", "onnxruntime": None}})
 OTHERS: dict[str, Any] = {
     "affinity": "0",
     "cpu_quota": 1.5,
@@ -32,9 +33,36 @@ def test_what_sets_the_speed_makes_another_machine(name: str) -> None:
 
 
 def test_another_onnxruntime_makes_another_machine_of_the_same_hardware() -> None:
-    other = made.CPU.model_copy(update={"onnxruntime": "1.25.0"})
+    other = made.CPU.model_copy(update={"libraries": {**made.CPU.libraries, "onnxruntime": "1.25.0"}})
     assert made.CPU.differs_from(other) == ["onnxruntime 1.24.0 (not 1.25.0)"]
     assert made.CPU.why_unlike(other) == ""
+    assert not made.CPU.same_machine(other)
+    assert made.CPU.same_machine(other, ("bitsandbytes",))  # a pair that does not use it is on the same machine
+    assert made.CPU.key(("bitsandbytes",)) == other.key(("bitsandbytes",))
+
+
+def test_the_libraries_are_those_that_rows_of_precisions_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert list(machine.probe("cpu").libraries) == ["bitsandbytes", "onnx", "onnxruntime"]
+    monkeypatch.setattr(machine, "_engine_libraries", set())
+
+    class NewEngine(PrecisionRow):
+        engine, family, libraries = "new", "new", ("a-package-that-is-not-there",)
+
+    assert NewEngine.libraries
+    new = machine.probe("cpu")
+    assert new.libraries == {"a-package-that-is-not-there": "absent"}
+    assert not new.same_machine(made.CPU, NewEngine.libraries)
+
+
+def test_an_environment_of_an_earlier_schema_names_its_libraries() -> None:
+    raw = made.CPU.model_dump(mode="json")
+    libraries = raw.pop("libraries")
+    old = Environment.model_validate(raw | {"bitsandbytes": libraries["bitsandbytes"]})
+    assert old.libraries == {"bitsandbytes": "0.50.2", "onnxruntime": None}
+    assert old.unrecorded == ("onnxruntime",)
+    assert old.differs_from(made.CPU) == []
+    assert old.same_machine(made.CPU, ("bitsandbytes",))
+    assert not old.same_machine(made.CPU, ("onnxruntime",))
 
 
 @pytest.mark.parametrize(("one", "other"), [(OLD, made.CPU), (made.CPU, OLD), (OLD, OLD)])
@@ -62,6 +90,8 @@ def test_a_declaration_of_an_earlier_version_is_made_again(tmp_path: Path) -> No
     machine.declare(project, machine.probe("cpu"))
     assert machine.require_declared(project, "cpu")
     raw = json.loads(project.environment.read_text())
-    project.environment.write_text(json.dumps({key: value for key, value in raw.items() if key not in SINCE_3}))
+    project.environment.write_text(
+        json.dumps({key: value for key, value in raw.items() if key not in (*SPEED, "libraries")})
+    )
     with pytest.raises(MachineMismatch, match=r"does not record.*run `visionquant environment`"):
         machine.require_declared(project, "cpu")

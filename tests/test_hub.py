@@ -16,6 +16,7 @@ import torch
 from loopback_hub import Hub, serving
 
 from visionquant.bench import loading, measure, reference
+from visionquant.bench.command import Matrix
 from visionquant.core import machine
 from visionquant.core.errors import StudyError
 from visionquant.core.paths import Project
@@ -336,7 +337,7 @@ def test_a_changed_byte_in_a_local_folder_is_a_changed_model(
         lambda: hubs.manifest_of(place.project, params, "tiny-vit"),
         lambda: predictor.model(place.project, params, "tiny-vit", "fp32", "cpu"),
         lambda: reference.make(place.project, params, "tiny-vit"),
-        lambda: measure.measure(place.project, params, "tiny-vit", ["fp32"]),
+        lambda: measure.measure(place.project, params, Matrix.of(params, ["tiny-vit"], ["fp32"])),
     ):
         with pytest.raises(StudyError, match=rf"tiny-vit: {name}: .*run `visionquant download --model tiny-vit`"):
             use()

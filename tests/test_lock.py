@@ -38,10 +38,10 @@ WRITING = [
     ("measure", "--model", "tiny-vit", "--precision", "nf4"),
     ("sweep", "--all-models", "--all-precisions"),
     ("train", "--network", "tiny-digits"),
-    ("accuracy", "--network", "tiny-digits"),
-    ("judge",),
+    ("evaluate", "--network", "tiny-digits"),
+    ("evaluate-pretrained",),
     ("record", "--platform", "tiny-box"),
-    ("aa",),
+    ("aa-test",),
     ("recipe", "half"),
 ]
 
@@ -112,14 +112,15 @@ def test_one_command_may_take_it_inside_itself(project: Project, holder: subproc
 
 
 def test_python_callers_of_measuring_take_it_too(project: Project, holder: subprocess.Popen[str]) -> None:
-    from visionquant.bench import measure, sweep
+    from visionquant.bench import measure
+    from visionquant.bench.command import Matrix
     from visionquant.settings import params as parameters
 
     params = parameters.load(project)
     with pytest.raises(StudyError, match=f"process {holder.pid} "):
-        sweep.sweep(project, params, ["tiny-vit"], ["nf4"], [1])
+        measure.sweep(project, params, Matrix.of(params))
     with pytest.raises(StudyError, match=f"process {holder.pid} "):
-        measure.measure(project, params, "tiny-vit", ["nf4"], [1])
+        measure.measure(project, params, Matrix.of(params))
 
 
 @pytest.mark.skipif(

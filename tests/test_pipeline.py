@@ -19,7 +19,7 @@ from visionquant.settings import params as parameters
 
 BIN = Path(sys.executable).parent
 NAMED = {"evaluate@tiny-digits"}
-JUDGE = {"judge"}
+JUDGE = {"evaluate-pretrained"}
 TAIL = {"analyse", "claims", "notebooks", "report"}
 MODELS, PRECISIONS = ("tiny-vit", "tiny-deit"), ("fp32", "nf4")
 
@@ -129,7 +129,7 @@ def test_an_edit_runs_exactly_the_pairs_that_it_touches_and_what_depends_on_them
     """What an edit would run, DVC says without running it; an experiment that adds and leaves out really runs."""
     raw = tiny.settings(MODELS, PRECISIONS)
     root = clone(tmp_path, raw)
-    measuring = ("measure", "evaluate", "judge")
+    measuring = ("measure", "evaluate", "evaluate-pretrained")
     once = of("download", *MODELS) | of("reference", *MODELS) | measured() | {"train@tiny-digits"} | NAMED | JUDGE
     assert stages_run(dvc(root, "repro", *measuring)) == once
     for name, edit, expected in EDITS:

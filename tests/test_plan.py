@@ -6,6 +6,7 @@ import made
 import pytest
 
 from visionquant.bench import plan
+from visionquant.bench.command import Matrix
 from visionquant.core.machine import Environment
 from visionquant.core.paths import Project
 from visionquant.records import record as records
@@ -28,42 +29,45 @@ def record(model: str = MODEL, ms: float = 100.0, sizes: tuple[int, ...] = (1,))
     return made.record(model, "fp32", [made.cell(size, [[ms * size] * 3] * 3) for size in sizes])
 
 
-def made_plan(study: tuple[Project, Params], done: set[int], history: list[Record]) -> plan.Plan:
-    return plan.make(*study, [(MODEL, "fp32")], SIZES, {(MODEL, "fp32"): done}, history)
+def estimate(study: tuple[Project, Params], history: list[Record], sizes: tuple[int, ...] = SIZES) -> plan.PlannedPair:
+    return plan.estimate(study[0], study[1].protocol, (MODEL, "fp32"), sizes, history)
 
 
 def test_without_any_record_time_is_unknown_and_memory_is_arithmetic(study: tuple[Project, Params]) -> None:
-    found = made_plan(study, set(), [])
-    assert found.pairs[0].batch_sizes == SIZES
-    assert found.pairs[0].seconds is None
-    assert found.pairs[0].memory == pytest.approx(4 * 86.4e6, rel=0.01)
-    assert found.text == (
+    found = estimate(study, [])
+    assert found.batch_sizes == SIZES
+    assert found.seconds is None
+    assert found.memory == pytest.approx(4 * 86.4e6, rel=0.01)
+    assert plan.summary([found]) == (
         "3 cells to measure; 1 pairs were never measured on this hardware: time unknown; largest process about 0.3 GiB"
     )
 
 
-def test_what_is_there_is_left_out(study: tuple[Project, Params]) -> None:
-    one = record(sizes=(1, 4))
-    assert made_plan(study, {1, 4}, [one]).pairs[0].batch_sizes == (8,)
-    assert made_plan(study, {1, 4, 8}, [one]).text == "nothing to measure"
-
-
-def test_only_what_a_run_would_keep_counts_as_done(study: tuple[Project, Params]) -> None:
-    """Same settings, weights, machine and code; cells of a pair under way count too."""
+def test_only_what_a_run_would_keep_counts_as_done(
+    study: tuple[Project, Params], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Same settings, weights, machine and code; of a pair under way what is written down so far."""
     project, params = study
     manifest = Manifest(model=MODEL, weights="seeded", source="made up", config_sha256="0")
     manifest.save(project.manifest(MODEL))
     one = record(sizes=(1,))
     used = one.settings.weights.model_copy(update={"manifest_sha256": manifest.sha256()})
     one = one.model_copy(update={"settings": one.settings.model_copy(update={"weights": used})})
-    under_way = one.model_copy(update={"cells": record(sizes=(4,)).cells})
+    under_way = one.model_copy(update={"cells": record(sizes=(1, 4)).cells})
     records.write(project.record(MODEL, "fp32"), one)
-    records.write_progress(project.progress(MODEL, "fp32"), records.Progress(record=under_way, pending=None))
 
     def kept(code: str = "c0de" * 16, machine: Environment = made.CPU, with_params: Params = params) -> set[int]:
-        found = plan.up_to_date(project, with_params, [(MODEL, "fp32")], machine, code)
-        return found.get((MODEL, "fp32"), set())
+        monkeypatch.setattr(plan, "probe", lambda device: machine)
+        monkeypatch.setattr(
+            plan.pair_fingerprint,
+            "state",
+            lambda root, precision: one.code.model_copy(update={"measuring_sha256": code}),
+        )
+        planned = plan.of_study(project, with_params, Matrix.of(with_params, [MODEL], ["fp32"], SIZES))
+        return set(SIZES) - {size for pair in planned for size in pair.batch_sizes}
 
+    assert kept() == {1}
+    records.write_progress(project.progress(MODEL, "fp32"), records.Progress(record=under_way))
     assert kept() == {1, 4}
     assert kept(code="beef" * 16) == set()
     assert kept(machine=made.CPU.model_copy(update={"torch": "2.11.0"})) == set()
@@ -81,13 +85,12 @@ def test_seconds_are_what_the_protocol_spends(study: tuple[Project, Params]) -> 
     fast, slow, hopeless = 10.0, 1000 * protocol.limit_s / 10, 1000 * protocol.limit_s
     for ms, expected in ((fast, protocol.budget_s), (slow, 9 * slow / 1e3), (hopeless, 0.0)):
         one = record(ms=ms)
-        found = plan.make(*study, [(MODEL, "fp32")], (1,), {}, [one])
         overhead = one.elapsed_s - sum(cell.timed_s() for cell in one.cells)
-        assert found.pairs[0].seconds == pytest.approx(expected + overhead)
+        assert estimate(study, [one], (1,)).seconds == pytest.approx(expected + overhead)
 
 
 def test_another_models_record_tells_the_time_by_arithmetic(study: tuple[Project, Params]) -> None:
     """dino-vitb16 has the multiply-accumulates of vit-base-224, so its times are those."""
     own, other = record(MODEL), record(OTHER)
-    by_own = made_plan(study, set(), [own]).pairs[0].seconds
-    assert made_plan(study, set(), [other]).pairs[0].seconds == pytest.approx(by_own, rel=0.01)
+    by_own = estimate(study, [own]).seconds
+    assert estimate(study, [other]).seconds == pytest.approx(by_own, rel=0.01)

@@ -29,10 +29,10 @@ MEASURING = (
     ["measure", "--model", "tiny-vit", "--precision", "nf4"],
     ["reference", "--model", "tiny-vit"],
     ["sweep", "--all-models", "--all-precisions"],
-    ["aa"],
+    ["aa-test"],
     ["train", "--network", "tiny-digits"],
-    ["accuracy", "--network", "tiny-digits"],
-    ["judge"],
+    ["evaluate", "--network", "tiny-digits"],
+    ["evaluate-pretrained"],
     ["recipe", "half"],
 )
 SYSTEMS = ("Windows", "Darwin")
@@ -48,7 +48,7 @@ def run(system: str, root: Path, *commands: list[str]) -> subprocess.CompletedPr
 
 
 def codes(output: str) -> dict[str, int]:
-    return {name: int(code) for name, code in re.findall(r"^>>> (\w+) (\d+)$", output, re.M)}
+    return {name: int(code) for name, code in re.findall(r"^>>> ([\w-]+) (\d+)$", output, re.M)}
 
 
 @pytest.fixture(scope="module")

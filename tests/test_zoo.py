@@ -85,7 +85,7 @@ def test_committed_operations_are_those_of_a_pass(model: str) -> None:
     manifest = Manifest(model=model, weights="seeded", source="made up", config_sha256="0")
     net = loading.load(PROJECT, model, spec, manifest, "sdpa", 0)
     image = torch.zeros(1, 3, spec.input_size, spec.input_size)
-    with torch.inference_mode(), op_count.Counter() as counter:
+    with torch.inference_mode(), op_count.OperationCounter() as counter:
         net(image)
     facts = architectures.facts(PROJECT, model)
     assert facts is not None

@@ -12,6 +12,7 @@ import yaml
 
 from visionquant.bench import inputs
 from visionquant.bench import measure as pair
+from visionquant.bench.command import Command, Matrix, Observer
 from visionquant.bench.preprocessing import DEFAULT, Preprocessing
 from visionquant.core.paths import Project
 from visionquant.records.record import Record
@@ -157,9 +158,24 @@ def pictures(count: int, side: int) -> torch.Tensor:
     return inputs.batch(count, preprocessing(side))
 
 
+def observer(**told: Any) -> Observer:
+    """One that calls these functions in place of its methods of their names."""
+    found = Observer()
+    for name, function in told.items():
+        setattr(found, name, function)
+    return found
+
+
 def measure(
-    project: Project, params: Params, model: str, precision: str, batch_sizes: Any = None, **more: Any
+    project: Project,
+    params: Params,
+    model: str,
+    precision: str,
+    batch_sizes: Any = None,
+    again: bool = False,
+    **told: Any,
 ) -> Record:
-    """One pair measured alone."""
-    (record,) = pair.measure(project, params, model, [precision], batch_sizes, **more)
+    """One pair measured alone; ``told`` are functions for its observer."""
+    matrix = Matrix.of(params, [model], [precision], batch_sizes, again)
+    (record,) = pair.measure(project, params, matrix, Command(observer(**told)))
     return record

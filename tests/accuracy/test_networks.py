@@ -106,7 +106,7 @@ def test_what_is_not_there_or_of_another_shape_is_one_line(tmp_path: Path) -> No
     project.weights(NAME, 0).write_bytes(b"no weights")
     with pytest.raises(StudyError, match="holds another network; train it again"):
         evaluation.evaluate(project, params, NAME, (0,), machine.probe("cpu"))
-    with pytest.raises(StudyError, match="run `visionquant accuracy`"):
+    with pytest.raises(StudyError, match="run `visionquant evaluate`"):
         predictions.read(tmp_path / "none.json")
 
 

@@ -70,7 +70,7 @@ def test_too_few_cells_decide_nothing(study: Evidence) -> None:
 
 
 def test_a_set_without_an_aa_run_says_what_to_do(study: Evidence) -> None:
-    with pytest.raises(StudyError, match="run `visionquant aa`"):
+    with pytest.raises(StudyError, match="run `visionquant aa-test`"):
         aa_shift.judge(study, study.measured)
 
 

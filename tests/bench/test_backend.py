@@ -15,17 +15,16 @@ from visionquant.bench import loading, pair_worker, reference
 from visionquant.bench.backends import convert
 from visionquant.core import machine
 from visionquant.core.paths import Project
-from visionquant.records.record import Settings, Weights
 from visionquant.settings.params import Params
 from visionquant.weights import hub
 
 PRELOAD = """
 import json, os, sys
-from visionquant.bench import torch_flags as backend
-backend.quiet("cuda")
-backend.preload("cuda", False)
+from visionquant.bench import pair_worker, torch_flags
+torch_flags.quiet("cuda")
+pair_worker.preload("cuda", {"eager"})
 before = len(os.listdir("/proc/self/task"))
-backend.preload("cuda", True)
+pair_worker.preload("cuda", {"bnb", "eager", "mixed", "ort"})
 loaded = [name in sys.modules for name in ("bitsandbytes", "torch._dynamo", "torch._inductor.compile_fx")]
 threads, known = len(os.listdir("/proc/self/task")) - before, set(sys.modules)
 import bitsandbytes
@@ -57,18 +56,15 @@ def network(study: tuple[Project, Params]) -> Any:
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "nf4", "mixed-sensitive"])
 def test_for_a_gpu_weights_are_cast_once_and_come_out_the_same(study: tuple[Project, Params], precision: str) -> None:
-    """``_builder`` runs in the process that replicates are forked from; a mixed policy keeps some layers in FP32."""
+    """``builder`` runs in the process that replicates are forked from; a mixed policy keeps some layers in FP32."""
     _, params = study
     row, net = params.precisions[precision], network(study)
     plain, cast = copy.deepcopy(net), copy.deepcopy(net)
-    weights = Weights(kind="seeded", source="", manifest_sha256="")
-    settings = Settings(
-        model=params.models["tiny-vit"], precision=row, protocol=params.protocol, device="cuda", weights=weights
-    )
-    pair_worker._builder(net, settings, torch.zeros(2, 3, 32, 32))
+    backend = convert.backend_of(row.engine)
+    backend.builder(net, row, "cuda", (3, 32, 32))
     half = precision in ("fp16", "int8", "nf4")
     assert {one.dtype for one in net.parameters()} == {torch.float16 if half else torch.float32}
-    convert.cast(cast, row, "cpu")
+    backend.cast(cast, row, "cpu")
     found, expected = (convert.convert(one, row, "cpu").state_dict() for one in (cast, plain))
     assert found.keys() == expected.keys()
     for name, value in expected.items():

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tiny
 
-from visionquant.bench import cell_run, replicate
+from visionquant.bench import cell_run, device, replicate
 from visionquant.core import intervals
 from visionquant.records.cell import Cell, Launch, Run, Sentinel
 from visionquant.settings.params import Protocol
@@ -63,11 +63,11 @@ def test_what_failed_at_a_smaller_batch_is_not_tried_at_a_larger_one(status: str
 
 
 def test_the_plan_leaves_the_throughput_window_its_share_of_the_budget() -> None:
-    plans = [replicate.plan_of(protocol(throughput_share=0.25), number, "cuda") for number in range(3)]
+    plans = [replicate.plan_of(protocol(throughput_share=0.25), number, device.of("cuda")) for number in range(3)]
     assert sum(plan.budget_s or 0 for plan in plans) == pytest.approx(6.0 * 0.75)
     assert sum(plan.iterations for plan in plans) == tiny.PROTOCOL["iterations"]
     assert {plan.cold for plan in plans} == {1}
-    assert replicate.plan_of(protocol(), 0, "cpu").cold == 0
+    assert replicate.plan_of(protocol(), 0, device.of("cpu")).cold == 0
     assert replicate.window_count(protocol(throughput_share=0.25), 100.0) == 5
     assert replicate.window_count(protocol(throughput_share=0.25), 1e9) == 1
     assert replicate.window_count(protocol(throughput_share=0.5, budget_s=None), 1.0) == 1
@@ -112,7 +112,7 @@ def run_of(number: int, host_ms: float) -> Run:
 
 @pytest.mark.parametrize(("host_ms", "status"), [(1.0, "ok"), (1.5, "unsteady")])
 def test_a_cell_that_waits_for_the_host_is_unsteady_where_that_moved(host_ms: float, status: str) -> None:
-    course = cell_run.Course(protocol(), 1, 100, (1.0, 1.0, 1.0, 1.0), (1.0, 1.0, 1.01, 1.0))
+    course = cell_run.CellRun(protocol(), 1, 100, (1.0, 1.0, 1.0, 1.0), (1.0, 1.0, 1.01, 1.0))
     found = None
     for attempt in range(cell_run.ATTEMPTS + 1):
         assert found is None or attempt == 0

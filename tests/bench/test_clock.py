@@ -3,13 +3,16 @@ from typing import Any
 import pytest
 import torch
 
-from visionquant.bench.clock import CpuClock, CudaClock, Plan, time_steps, time_window
+from visionquant.bench.clock import CpuClock, TimingPlan, time_steps, time_window
+from visionquant.bench.device import CudaClock
 
 
 def plan(
     warmup: int, iterations: int, minimum: int, budget_s: float | None, warmup_s: float = 0.0, cold: int = 0
-) -> Plan:
-    return Plan(cold=cold, warmup=warmup, warmup_s=warmup_s, iterations=iterations, minimum=minimum, budget_s=budget_s)
+) -> TimingPlan:
+    return TimingPlan(
+        cold=cold, warmup=warmup, warmup_s=warmup_s, iterations=iterations, minimum=minimum, budget_s=budget_s
+    )
 
 
 class ScriptedClock:

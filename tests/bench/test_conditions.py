@@ -10,6 +10,7 @@ import pytest
 import tiny
 
 from visionquant.bench import system_load
+from visionquant.bench.device import Cuda, Device
 from visionquant.bench.system_load import Reading
 from visionquant.core.errors import StudyError
 from visionquant.settings.params import Protocol
@@ -39,19 +40,24 @@ def test_what_this_process_did_not_use_others_did(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("share", "device", "gpu", "word"),
+    ("share", "kind", "gpu", "word"),
     [
         (0.0, "cpu", "busy", "clean"),
         (0.5, "cpu", "clean", "busy"),
         (None, "cpu", "clean", "unknown"),
         (0.0, "cuda", "clean", "clean"),
         (0.0, "cuda", "unknown", "unknown"),
+        (0.0, "cuda", "elsewhere", "unknown"),
         (0.5, "cuda", "unknown", "busy"),
         (None, "cuda", "busy", "busy"),
     ],
 )
-def test_the_worst_of_both_processors_is_the_word(share: float | None, device: str, gpu: str, word: str) -> None:
-    assert system_load.isolation(share, device, lambda: gpu) == word  # type: ignore[arg-type, return-value]
+def test_the_worst_of_both_processors_is_the_word(share: float | None, kind: str, gpu: str, word: str) -> None:
+    class Shared(Cuda):
+        def computing(self) -> set[int] | None:
+            return {"busy": {os.getpid(), 1}, "clean": {os.getpid()}, "unknown": None, "elsewhere": {1}}[gpu]
+
+    assert system_load.isolation(share, Shared() if kind == "cuda" else Device()) == word
 
 
 def spin() -> None:
@@ -70,7 +76,7 @@ def test_a_busy_machine_is_refused_unless_asked_for_and_the_culprit_is_named() -
             StudyError, match=r"measure: other processes keep \d+ % of the machine busy \(\S+ \d+ %.*allow"
         ):
             system_load.require_quiet(protocol("refuse"), "cpu", patience_s=0.0)
-        seen = system_load.since(before, "cpu")
+        seen = system_load.since(before, Device())
         assert seen.isolation == "busy"
         assert seen.others_share is not None
         assert seen.others_share > system_load.BUSY_SHARE
@@ -81,10 +87,10 @@ def test_a_busy_machine_is_refused_unless_asked_for_and_the_culprit_is_named() -
 
 
 def test_who_computes_on_the_gpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    mine, gone = os.getpid(), 2**22 + 1  # beyond the kernel's highest number
-    monkeypatch.setattr(system_load, "_running", lambda: {mine, gone})
-    name = psutil.Process().name()
-    with pytest.raises(StudyError, match=rf"on the GPU \({re.escape(name)} {mine}, process {gone}\); end them"):
+    other, gone = os.getppid(), 2**22 + 1  # beyond the kernel's highest number
+    monkeypatch.setattr(Cuda, "computing", lambda self: {os.getpid(), other, gone})
+    name = psutil.Process(other).name()
+    with pytest.raises(StudyError, match=rf"on the GPU \({re.escape(name)} {other}, process {gone}\); end them"):
         system_load.require_quiet(protocol("refuse"), "cuda")
 
 
@@ -98,7 +104,7 @@ def test_it_waits_for_the_others_to_end(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_conditions_of_this_process_are_filled_in() -> None:
-    found = system_load.since(Reading.now(), "cpu")
+    found = system_load.since(Reading.now(), Device())
     assert found.omp_wait_policy == os.environ.get("OMP_WAIT_POLICY", "not set")
     assert found.load_1m is not None
     assert found.gpu is None

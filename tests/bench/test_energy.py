@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from visionquant.bench import energy
+from visionquant.bench import device, energy
 from visionquant.bench.clock import CpuClock
 from visionquant.records.cell import Energy
 
@@ -21,8 +21,8 @@ def zone(root: Path, name: str, microjoules: int, top: int = 10**12, kind: str =
     return folder
 
 
-def found_counter(root: Path) -> energy.Counter:
-    counter = energy.find("cpu", root)
+def found_counter(root: Path) -> energy.EnergyCounter:
+    counter = energy.packages(root)
     assert not isinstance(counter, str)
     return counter
 
@@ -38,19 +38,20 @@ def test_packages_are_added_up_other_zones_are_not_and_a_wrap_is_undone(tmp_path
 
 
 def test_where_there_is_no_counter_the_reason_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert energy.find("cpu", tmp_path) == "this machine shows no RAPL counter"
-    assert energy.find("cpu", tmp_path / "nothing") == "this machine shows no RAPL counter"
+    assert energy.packages(tmp_path) == "this machine shows no RAPL counter"
+    assert energy.packages(tmp_path / "nothing") == "this machine shows no RAPL counter"
     (tmp_path / "intel-rapl:0").mkdir()
     (tmp_path / "intel-rapl:0" / "name").write_text("package-0\n")
-    assert energy.find("cpu", tmp_path) == "the RAPL counter can't be read"
+    assert energy.packages(tmp_path) == "the RAPL counter can't be read"
 
     def refused(zone: Path) -> int:
         raise PermissionError
 
     monkeypatch.setattr(energy.Rapl, "_microjoules", staticmethod(refused))
-    assert energy.find("cpu", tmp_path) == "the RAPL counter is readable by root alone"
+    assert energy.packages(tmp_path) == "the RAPL counter is readable by root alone"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert energy.find("cuda", tmp_path) == "NVML can't be opened"
+    with energy.board() as counter:
+        assert counter == "NVML can't be opened"
 
 
 class Scripted(CpuClock):
@@ -138,19 +139,21 @@ nvmlDeviceGetHandleByIndex = lambda i: "card"
 """
 
 
-def test_the_boards_counter_stays_open_as_long_as_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_boards_counter_is_open_as_long_as_it_is_read_and_no_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "pynvml.py").write_text(LIBRARY)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "pynvml", raising=False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    counter = energy.find("cuda")
-    assert not isinstance(counter, str)
-    assert counter.joules() == 5.0
-    assert isinstance(counter, energy.Board)
-    assert counter.state() == ("P8", 15.0)
-    monkeypatch.setattr(energy, "REST_S", 0.0)
-    assert energy.idle(counter, 0.01) == energy.Idle(0.0, "P8")
-    assert sys.modules.pop("pynvml").opened == 1
+    with device.of("cuda").energy_counter() as counter:
+        assert isinstance(counter, energy.Board)
+        assert counter.joules() == 5.0
+        assert counter.state() == ("P8", 15.0)
+        monkeypatch.setattr(energy, "REST_S", 0.0)
+        assert energy.idle(counter, 0.01) == energy.Idle(0.0, "P8")
+        assert sys.modules["pynvml"].opened == 1
+    assert sys.modules.pop("pynvml").opened == 0
 
 
 def test_idle_watts_are_joules_over_seconds(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What nobody foresaw in one pair is its row, with a traceback in a log; the rest is measured, it is tried again."""
 
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +9,15 @@ import pytest
 import tiny
 
 from visionquant import cli
-from visionquant.bench import measure, pair_worker, plan, reference, replicate, sweep, worker
-from visionquant.bench.backends import convert
-from visionquant.bench.fingerprint import measuring_sha256
+from visionquant.bench import measure, pair_run, pair_worker, plan, reference, replicate, worker
+from visionquant.bench.backends.eager import Eager
+from visionquant.bench.command import Command, Matrix
 from visionquant.core import machine
 from visionquant.core.errors import MachineMismatch
 from visionquant.core.paths import Project
 from visionquant.records import record as records
 from visionquant.records.record import Record
+from visionquant.settings import params as parameters
 from visionquant.settings.params import Params
 from visionquant.weights import hub
 
@@ -36,13 +38,14 @@ def study(tmp_path: Path) -> tuple[Project, Params]:
 def measured(study: tuple[Project, Params], precisions: tuple[str, ...] = ("nf4",), **more: Any) -> list[Any]:
     """The cells that this call measured anew."""
     new: list[Any] = []
-    measure.measure(*study, "tiny-vit", precisions, on_cell=lambda _, name, cell: new.append((name, cell)), **more)
+    matrix = Matrix.of(study[1], ["tiny-vit"], precisions, **more)
+    measure.measure(*study, matrix, Command(tiny.observer(cell=lambda pair, cell: new.append((pair[1], cell)))))
     return new
 
 
 def planned(study: tuple[Project, Params]) -> tuple[int, ...]:
-    (found,) = plan.of_study(*study, ["tiny-vit"], ["nf4"], [1, 2], measuring_sha256()).pairs
-    return found.batch_sizes
+    planned = plan.of_study(*study, Matrix.of(study[1], ["tiny-vit"], ["nf4"], [1, 2]))
+    return planned[0].batch_sizes if planned else ()
 
 
 def test_a_replicate_that_breaks_fails_its_cell_alone_and_is_tried_again(
@@ -80,16 +83,16 @@ def test_a_replicate_that_breaks_fails_its_cell_alone_and_is_tried_again(
 def test_a_pair_that_breaks_leaves_the_other_of_its_turns(
     study: tuple[Project, Params], monkeypatch: pytest.MonkeyPatch, dies: bool
 ) -> None:
-    real = convert.prove
+    real = Eager.prove
 
-    def breaking(model: Any, precision: Any, device: str) -> Any:
+    def breaking(self: Eager, model: Any, precision: Any, device: str) -> Any:
         if precision.method == "bitsandbytes_nf4":
             if dies:
                 os._exit(1)
             raise TypeError("a shape\nthat nobody foresaw")
-        return real(model, precision, device)
+        return real(self, model, precision, device)
 
-    monkeypatch.setattr(convert, "prove", breaking)
+    monkeypatch.setattr(Eager, "prove", breaking)
     found = measured(study, PRECISIONS)
     assert [(cell.batch_size, cell.status) for name, cell in found if name == "nf4"] == [(1, "failed"), (2, "failed")]
     assert all(cell.status in tiny.MEASURED for name, cell in found if name == "fp32")
@@ -116,16 +119,17 @@ def test_a_model_that_does_not_load_fails_all_its_pairs_and_the_next_model_is_me
         return real(project, model, *arguments)
 
     found: list[Record] = []
+    matrix, command = Matrix.of(params), Command(tiny.observer(pair=found.append))
     with monkeypatch.context() as patch:
         patch.setattr(loading, "load", breaking)
-        assert sweep.sweep(project, params, params.study.models, ("fp32",), [1], on_pair=found.append)
+        assert measure.sweep(project, params, matrix, command)
     assert [record.cells[0].status == "failed" for record in found] == [True, False]
     reason = "FP32: TypeError: a config that nobody foresaw; traceback in data/failures/tiny-deit.log"
     assert found[0].cells[0].reason == reason
     assert "in breaking" in project.failure("tiny-deit").read_text()
     assert reference.read(project, "tiny-deit").failed
     found.clear()
-    assert sweep.sweep(project, params, params.study.models, ("fp32",), [1], on_pair=found.append)
+    assert measure.sweep(project, params, matrix, command)
     assert [record.failure for record in found] == ["", ""]
     assert not project.failure("tiny-deit").exists()
 
@@ -136,7 +140,7 @@ def test_what_is_wrong_with_the_machine_ends_the_study(
     def refusing(*_: Any) -> Any:
         raise MachineMismatch("study.device", "no such card", "buy one")
 
-    monkeypatch.setattr(convert, "prove", refusing)
+    monkeypatch.setattr(Eager, "prove", refusing)
     with pytest.raises(MachineMismatch, match=r"study\.device: no such card; buy one"):
         measured(study)
     assert not study[0].record("tiny-vit", "nf4").exists()
@@ -151,7 +155,7 @@ def test_a_pair_that_can_not_be_converted_is_not_prepared_again_at_every_call(
         raise MemoryError("no memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr(convert, "convert", starving)
+        patch.setattr(Eager, "convert", starving)
         assert [cell.status for _, cell in measured(study)] == ["out_of_memory", "out_of_memory"]
     before = study[0].record("tiny-vit", "nf4").read_bytes()
     assert planned(study) == ()
@@ -160,6 +164,45 @@ def test_a_pair_that_can_not_be_converted_is_not_prepared_again_at_every_call(
         assert measured(study) == []
     assert study[0].record("tiny-vit", "nf4").read_bytes() == before
     assert [cell.status in tiny.MEASURED for _, cell in measured(study, again=True)] == [True, True]
+
+
+def test_a_replicate_that_hangs_is_ended_and_fails_its_cell_alone(
+    study: tuple[Project, Params], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The traceback says where; the pair's own process goes on, and the next run tries the cell again."""
+    project, _ = study
+    real, patience_s = replicate.run, pair_run.patience_s
+
+    def hanging(subject: Any, batch_size: int, number: int, position: int) -> Any:
+        if batch_size == 1:
+            while True:
+                signal.pause()
+        return real(subject, batch_size, number, position)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(replicate, "run", hanging)
+        patch.setattr(
+            pair_run,
+            "patience_s",
+            lambda protocol, size, pass_s: 0.5 if size == 1 else patience_s(protocol, size, pass_s),
+        )
+        (_, hung), (_, other) = measured(study)
+    assert (hung.batch_size, hung.status) == (1, "failed")
+    assert hung.reason == ("no answer in 0.5 s, so the process was ended; traceback in data/failures/tiny-vit-nf4.log")
+    assert "in hanging" in project.failure("tiny-vit-nf4").read_text()
+    assert other.status in tiny.MEASURED
+    assert [cell.batch_size for _, cell in measured(study)] == [1]
+
+
+def test_a_replicate_gets_far_more_time_than_the_protocol_gives_it(study: tuple[Project, Params]) -> None:
+    params = parameters.load(Project(tiny.ROOT))
+    for name, protocol in params.protocols.items():
+        foreseen_s = plan.spent_s(protocol, 0.1)
+        assert 600 <= pair_run.patience_s(protocol, 1, 0.1) < 7200, name
+        assert pair_run.patience_s(protocol, 1, 0.1) > 5 * foreseen_s / protocol.replicates
+        assert pair_run.patience_s(protocol, 1, None) > plan.spent_s(protocol, 20.0) / protocol.replicates
+    slow = params.protocol.model_copy(update={"limit_s": 1000.0})
+    assert pair_run.patience_s(slow, 1, 0.1) > 20 * 1000.0
 
 
 def test_the_exit_code_says_at_the_end_that_pairs_failed(

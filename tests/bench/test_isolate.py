@@ -132,6 +132,20 @@ def test_a_worker_whose_request_fails_goes_on() -> None:
         assert worker.call(2) == 0.5
 
 
+def test_a_worker_that_gives_no_answer_in_time_is_ended_and_says_where_it_hung() -> None:
+    def hang() -> None:
+        signal.pause()
+
+    with isolate.Worker(lambda: lambda request: hang() if request else os.getpid()) as worker:
+        child = worker.call(0)
+        for _ in range(2):
+            with pytest.raises(isolate.Defect, match="in hang") as caught:
+                worker.call(1, 0.2)
+            assert caught.value.line == "no answer in 0.2 s, so the process was ended"
+        with pytest.raises(ProcessLookupError):
+            os.kill(child, 0)
+
+
 DRIVER = """
 static int opened = 0;
 int cuInit(unsigned int flags) { opened = 1; return 0; }

@@ -43,9 +43,9 @@ class Two(nn.Module):
 
 def watched(precision: str, net: nn.Module) -> dict[str, int]:
     net = convert.convert(net, PARAMS.precisions[precision], "cpu")
-    with kernels.Watch(net) as watch, torch.inference_mode():
+    with kernels.watched(net) as counted, torch.inference_mode():
         net(torch.ones(3, 64, dtype=torch.bfloat16))
-    return watch.counted()
+    return counted()
 
 
 def test_each_layer_counts_once_under_what_it_called(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,7 +64,7 @@ def test_a_pass_leaves_everything_as_it_was() -> None:
 
     before = (torch._int_mm, torch.matmul, nn.functional.linear, ops.lib)
     net = convert.convert(Two(), PARAMS.precisions["int8"], "cpu")
-    with pytest.raises(RuntimeError), kernels.Watch(net):
+    with pytest.raises(RuntimeError), kernels.watched(net):
         net(torch.ones(3, 5, dtype=torch.bfloat16))
     assert before == (torch._int_mm, torch.matmul, nn.functional.linear, ops.lib)
     assert not any(one._forward_hooks or one._forward_pre_hooks for one in net.modules())
@@ -94,13 +94,13 @@ def test_a_repacked_layer_says_whose_fused_kernel_it_ran(from_hub: bool, monkeyp
     monkeypatch.setattr(ops, "gemm_4bit_forward_kernel", hubs if from_hub else None, raising=False)
     monkeypatch.setattr(ops, "lib", type("Lib", (), {"gemv_4bit_inference_cpu_nf4_bf16": hubs})())
     monkeypatch.setattr(bnb.functional, "gemv_4bit", gemv)
-    with kernels.Watch(net) as watch, torch.inference_mode():
+    with kernels.watched(net) as counted, torch.inference_mode():
         net(torch.ones(3, 64, dtype=torch.bfloat16))
     assert repacking.packed(net[0])
     called = "a kernel of the hub (gemm_4bit_forward)"
     if not from_hub:
         called = "weights repacked (gemv_4bit_inference_cpu_nf4_bf16)"
-    assert watch.counted() == {f"NF4, fused, {called}": 1}
+    assert counted() == {f"NF4, fused, {called}": 1}
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,8 @@ import tiny
 
 from visionquant.analysis import decision
 from visionquant.analysis import study as evidence
-from visionquant.bench import plan, reference_kernel, sweep
-from visionquant.bench.fingerprint import measuring_sha256
-from visionquant.core import machine as environment
+from visionquant.bench import measure, plan, reference_kernel
+from visionquant.bench.command import Command, Matrix
 from visionquant.core.paths import Project
 from visionquant.records import record as records
 from visionquant.records.record import Record
@@ -56,7 +55,9 @@ def swept(study: tuple[Project, Params]) -> dict[tuple[str, str], Record]:
     found: list[Record] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reference_kernel, "calibrate", lambda device, protocol: ((0.1, None), (1.0, None), (10.0, None)))
-        assert sweep.sweep(*study, MODELS, PRECISIONS, [1], on_pair=found.append)
+        assert measure.sweep(
+            *study, Matrix.of(study[1], MODELS, PRECISIONS, [1]), Command(tiny.observer(pair=found.append))
+        )
     return {(record.model, record.precision): record for record in found}
 
 
@@ -138,7 +139,7 @@ def test_what_failed_is_tried_again_and_the_rest_is_kept(
 ) -> None:
     project, params = study
     pairs = [(model, precision) for model in ("resnet", "vit_mae", "misfit", "tiny-vit") for precision in PRECISIONS]
-    machine = environment.probe("cpu")
-    kept = plan.up_to_date(project, params, pairs, machine, measuring_sha256())
-    assert {pair for pair in pairs if not kept.get(pair)} == set(records.failures(project, pairs))
+    planned = plan.of_study(project, params, Matrix.of(params, MODELS, PRECISIONS, [1]))
+    tried_again = {(pair.model, pair.precision) for pair in planned}
+    assert tried_again & set(pairs) == set(records.failures(project, pairs))
     assert len(records.failures(project, pairs)) == 5

@@ -14,7 +14,7 @@ import tiny
 import torch
 from torch import nn
 
-from visionquant.bench import loading, model_size, reference, worker
+from visionquant.bench import loading, reference, worker
 from visionquant.bench.backends import convert, onnx_graph, ort
 from visionquant.core import machine
 from visionquant.core.errors import StudyError
@@ -25,7 +25,7 @@ from visionquant.settings.precision import OnnxRuntimePrecision
 from visionquant.weights import hub
 
 WANTED = "needs ONNX Runtime: pip install --editable '.[onnx]'"
-present = pytest.mark.skipif(bool(onnx_graph.unsupported("cpu")), reason=WANTED)
+present = pytest.mark.skipif(bool(convert.backend_of("ort").unsupported("cpu")), reason=WANTED)
 ROWS = ("fp32_onnxruntime", "int8_onnxruntime")
 FLOORS = (1 - 1e-6, 0.97)  # of the worst image; these networks are small, their weights seeded
 LINEAR = {"tiny-vit": 13, "tiny-deit": 13, "tiny-beit": 13, "tiny-dinov2": 12, "tiny-mobilevit": 54}
@@ -129,8 +129,8 @@ def test_a_float_graph_holds_the_models_own_numbers(
     assert (proof.quantized_modules, proof.quantized_share) == (0, 0.0)
     assert own * 0.97 < proof.dtypes["float32"] <= own  # biases that are equal, here all zero, are kept once
     assert "int8" not in proof.dtypes
-    assert model_size.stored_bytes(net) == pytest.approx(4 * own, rel=0.03)
-    assert model_size.stored_bytes(net) < model_size.file_bytes(net)
+    assert ort.ENGINE.stored_bytes(net) == pytest.approx(4 * own, rel=0.03)
+    assert ort.ENGINE.stored_bytes(net) < ort.ENGINE.file_bytes(net)
 
 
 @present
@@ -281,9 +281,10 @@ def test_where_it_is_absent_cells_are_unsupported_and_the_rest_goes_on(
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     from visionquant.bench import measure
+    from visionquant.bench.command import Matrix
 
     project, params = ready(tmp_path, ("fp32", "int8_onnxruntime"))
-    base, absent = measure.measure(project, params, "tiny-vit", ["fp32", "int8_onnxruntime"], [1])
+    base, absent = measure.measure(project, params, Matrix.of(params, ["tiny-vit"], ["fp32", "int8_onnxruntime"], [1]))
     assert base.cells[0].status in tiny.MEASURED
     assert [cell.status for cell in absent.cells] == ["unsupported"]
     assert 'pip install --editable ".[onnx]"' in absent.cells[0].reason
@@ -293,7 +294,7 @@ def test_where_it_is_absent_cells_are_unsupported_and_the_rest_goes_on(
 
 
 def test_on_a_gpu_it_says_that_it_runs_on_a_cpu() -> None:
-    assert "CPU" in onnx_graph.unsupported("cuda")
+    assert "CPU" in convert.backend_of("ort").unsupported("cuda")
 
 
 @present
@@ -307,3 +308,14 @@ def test_an_export_starts_no_thread_in_the_process_that_replicates_are_forked_fr
         return len(list(Path("/proc/self/task").iterdir())) - before
 
     assert worker.in_fork(started) <= 0  # a BLAS ends its own at a fork
+
+
+@present
+def test_the_process_that_forks_makes_no_session(
+    study: tuple[Project, Params], networks: dict[str, nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its threads would not survive the fork."""
+    row, image = row_of(study[1], "int8_onnxruntime"), images(study[1], "tiny-vit")[:1]
+    monkeypatch.setattr(ort, "_session", lambda *_: pytest.fail("a session"))
+    build = ort.ENGINE.builder(copy.deepcopy(networks["tiny-vit"]), row, "cpu", tuple(image.shape[1:]))
+    ort.ENGINE.settle(build, image)

@@ -45,7 +45,7 @@ def changed(raw: dict[str, Any] | None = None, **protocol: Any) -> Params:
 def measured_sizes(project: Project, params: Params, precision: str = "nf4", **more: Any) -> list[int]:
     """Batch sizes that this call measured anew."""
     new: list[int] = []
-    tiny.measure(project, params, "tiny-vit", precision, on_cell=lambda m, p, cell: new.append(cell.batch_size), **more)
+    tiny.measure(project, params, "tiny-vit", precision, cell=lambda _, cell: new.append(cell.batch_size), **more)
     return new
 
 
@@ -114,11 +114,11 @@ def test_a_run_that_breaks_keeps_the_old_record_and_the_finished_cells(
     old = project.record("tiny-vit", "nf4").read_bytes()
     other = changed(iterations=8)
 
-    def interrupted(model: str, precision: str, cell: Cell) -> None:
+    def interrupted(pair: tuple[str, str], cell: Cell) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        tiny.measure(project, other, "tiny-vit", "nf4", on_cell=interrupted)
+        tiny.measure(project, other, "tiny-vit", "nf4", cell=interrupted)
     assert project.record("tiny-vit", "nf4").read_bytes() == old
     assert measured_sizes(project, other) == [2]
 
@@ -141,7 +141,7 @@ def test_a_killed_process_loses_only_the_cell_in_flight(study: tuple[Project, Pa
     assert not project.record("tiny-vit", "nf4").exists()
     kept = records.read_progress(progress).record.cells[0]
     raw["study"]["batch_sizes"] = [1]
-    record = tiny.measure(project, parse(raw), "tiny-vit", "nf4", on_cell=lambda *_: pytest.fail("measured again"))
+    record = tiny.measure(project, parse(raw), "tiny-vit", "nf4", cell=lambda *_: pytest.fail("measured again"))
     assert record.cells == (kept,)
     assert params.study.batch_sizes == (1, 64)
 
@@ -175,13 +175,10 @@ def test_code_that_changes_under_way_writes_no_record(
     study: tuple[Project, Params], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project, params = study
-    from visionquant.bench import fingerprint
+    from visionquant.bench import pair_fingerprint
 
-    before = fingerprint.state(project.root)
-    monkeypatch.setattr(fingerprint, "state", lambda root: before)
-    digest = before.measuring_sha256
-    monkeypatch.setattr(fingerprint, "measuring_sha256", lambda: "edited")
-    monkeypatch.setattr(reference, "measuring_sha256", lambda: digest)
+    edited = {**pair_fingerprint.AT_IMPORT, "visionquant/bench/clock.py": b"HALF = 11"}
+    monkeypatch.setattr(pair_fingerprint, "modules", lambda: edited)
     with pytest.raises(CodeChanged, match="run the same command again"):
         measured_sizes(project, params)
     assert not project.record("tiny-vit", "nf4").exists()
@@ -192,16 +189,16 @@ def test_outputs_that_are_not_finite_are_a_row_with_a_reason(
     study: tuple[Project, Params], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project, params = study
-    from visionquant.bench.backends import convert
+    from visionquant.bench.backends.eager import Eager
 
-    real = convert.convert
+    real = Eager.convert
 
-    def overflowing(model: Any, precision: Any, device: str) -> Any:
-        converted = real(model, precision, device)
+    def overflowing(*arguments: Any) -> Any:
+        converted = real(*arguments)
         converted.layernorm.weight.data.fill_(float("inf"))
         return converted
 
-    monkeypatch.setattr(convert, "convert", overflowing)
+    monkeypatch.setattr(Eager, "convert", overflowing)
     record = tiny.measure(project, params, "tiny-vit", "fp16")
     assert {cell.status for cell in record.cells} == {"non_finite"}
     assert all("NaN" in cell.reason and cell.replicates for cell in record.cells)
@@ -221,12 +218,12 @@ def test_a_model_that_cannot_be_converted_is_a_row_with_a_reason(
     study: tuple[Project, Params], monkeypatch: pytest.MonkeyPatch, error: Exception, status: str
 ) -> None:
     project, params = study
-    from visionquant.bench.backends import convert
+    from visionquant.bench.backends.eager import Eager
 
-    def failing(model: Any, precision: Any, device: str) -> Any:
+    def failing(*_: Any) -> Any:
         raise error
 
-    monkeypatch.setattr(convert, "convert", failing)
+    monkeypatch.setattr(Eager, "convert", failing)
     record = tiny.measure(project, params, "tiny-vit", "int8")
     assert [(cell.batch_size, cell.status) for cell in record.cells] == [(1, status), (2, status)]
     assert all(str(error) in cell.reason for cell in record.cells)
@@ -236,14 +233,14 @@ def test_what_was_measured_outlives_a_later_failure(
     study: tuple[Project, Params], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project, params = study
-    from visionquant.bench.backends import convert
+    from visionquant.bench.backends.eager import Eager
 
     before = tiny.measure(project, params, "tiny-vit", "int8")
 
-    def failing(model: Any, precision: Any, device: str) -> Any:
+    def failing(*_: Any) -> Any:
         raise MemoryError("no memory")
 
-    monkeypatch.setattr(convert, "convert", failing)
+    monkeypatch.setattr(Eager, "convert", failing)
     after = tiny.measure(project, params, "tiny-vit", "int8", [1, 2, 3])
     assert after.cells[:2] == before.cells
     assert (after.cells[2].batch_size, after.cells[2].status) == (3, "out_of_memory")

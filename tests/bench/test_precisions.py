@@ -245,7 +245,7 @@ def test_the_file_size_is_that_of_the_file(
     }
     path = Path(str(tmp_path)) / "model.safetensors"
     save_file(tensors, path)
-    assert model_size.file_bytes(net) == pytest.approx(path.stat().st_size, rel=0.001)
+    assert model_size.safetensors_bytes(net) == pytest.approx(path.stat().st_size, rel=0.001)
 
 
 def test_fidelity_counts_nan_and_gives_no_figure() -> None:

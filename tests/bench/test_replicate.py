@@ -8,7 +8,7 @@ import tiny
 import torch
 from torch import nn
 
-from visionquant.bench import memory, output_audit, replicate, worker
+from visionquant.bench import device, output_audit, replicate, worker
 from visionquant.records.cell import Run
 from visionquant.settings.params import Protocol
 from visionquant.settings.precision import FP32
@@ -26,22 +26,21 @@ class Brittle(nn.Module):
         return SimpleNamespace(last_hidden_state=images + overflow)
 
 
-def run(odd: float, **protocol: Any) -> Run:
+def run(odd: float, number: int = 0, net: nn.Module | None = None, **protocol: Any) -> Run:
     """Eight batches of one image each, the pixels of which are its number."""
     images = torch.arange(16.0).reshape(16, 1, 1, 1).expand(16, 3, 8, 8).contiguous()
-    subject = replicate.Subject(
-        lambda: Brittle(odd),
+    subject = replicate.ReadyPair(
+        lambda: net or Brittle(odd),
         FP32,
         Protocol(**{**tiny.PROTOCOL, **protocol}),
-        "cpu",
+        device.of("cpu"),
         torch.float32,
         images,
-        0,
-        output_audit.Known(None, None, None, True),
+        output_audit.ExpectedOutput(None, None, None, True),
         None,
         frozenset(),
     )
-    return worker.in_fork(lambda: replicate.run(subject, 1, 0, 0))
+    return worker.in_fork(lambda: replicate.run(subject, 1, number, 0))
 
 
 NUMBERS = [chosen[0] for chosen in replicate.rotation(16, 1)]
@@ -60,6 +59,21 @@ def test_a_batch_that_only_the_throughput_window_passed_is_looked_at() -> None:
     assert not run(float(NUMBERS[5]), **protocol).finite
 
 
+class Large(nn.Module):
+    """Answers with 64 MiB."""
+
+    def forward(self, images: torch.Tensor) -> Any:
+        return SimpleNamespace(last_hidden_state=images.mean() + torch.ones(1, 2**24))
+
+
+def test_outputs_kept_for_the_audit_are_no_part_of_the_peak() -> None:
+    """The first replicate keeps three; without them it needs what the second does."""
+    first, second = (run(-1.0, number, Large(), iterations=36, minimum_iterations=1).replicate for number in (0, 1))
+    assert first.host_peak is not None
+    assert second.host_peak is not None
+    assert first.host_peak < second.host_peak + 2**25
+
+
 def test_a_cpu_has_no_cold_pass_no_host_and_no_workspace() -> None:
     found = run(-1.0)
     assert found.replicate.cold_ms == ()
@@ -72,6 +86,6 @@ def test_peaks_are_those_of_one_pass_from_an_empty_cache(monkeypatch: pytest.Mon
     answers = {"max_memory_allocated": 7, "max_memory_reserved": 9}
     for name in ("empty_cache", "reset_peak_memory_stats", "synchronize", *answers):
         monkeypatch.setattr(torch.cuda, name, lambda name=name: (asked.append(name), answers.get(name))[1])
-    assert memory.device_peaks("cuda", lambda: asked.append("pass")) == (7, 9)
+    assert device.of("cuda").peaks(lambda: asked.append("pass")) == (7, 9)
     assert asked == ["empty_cache", "reset_peak_memory_stats", "pass", "synchronize", *answers]
-    assert memory.device_peaks("cpu", lambda: pytest.fail("a pass")) == (None, None)
+    assert device.of("cpu").peaks(lambda: pytest.fail("a pass")) == (None, None)

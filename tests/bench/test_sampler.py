@@ -28,7 +28,7 @@ def test_a_process_of_its_own_samples_until_it_is_stopped(tmp_path: Path, monkey
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     begun_s = time.monotonic()
-    sampler = Sampler.start()
+    sampler = Sampler()
     try:
         deadline = begun_s + 300
         while len(sampler.samples) < 12 and time.monotonic() < deadline:

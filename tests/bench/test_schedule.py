@@ -7,13 +7,16 @@ from typing import Any
 import pytest
 import tiny
 
-from visionquant.bench import cell_run, measure, reference, reference_kernel, sweep
+from visionquant.bench import cell_run, measure, pair_worker, reference, reference_kernel, worker
+from visionquant.bench.command import Command, Matrix
 from visionquant.core import machine
 from visionquant.core.paths import Project
+from visionquant.records import record
 from visionquant.records.cell import Cell, Sentinel
 from visionquant.records.record import Record
 from visionquant.settings.params import Params, parse
 from visionquant.weights import hub
+from visionquant.weights.manifest import HubFile, Manifest
 
 PRECISIONS = ("fp32", "int8", "nf4")
 
@@ -33,9 +36,13 @@ def study(root: Path, **protocol: Any) -> tuple[Project, Params]:
     return tiny.project(root, raw)
 
 
+def matrix(params: Params, *batch_sizes: int) -> Matrix:
+    return Matrix.of(params, ["tiny-vit"], PRECISIONS, batch_sizes)
+
+
 def swept(project: Project, params: Params) -> list[Record]:
     found: list[Record] = []
-    sweep.sweep(project, params, ["tiny-vit"], PRECISIONS, [1, 2], on_pair=found.append)
+    measure.sweep(project, params, matrix(params), Command(tiny.observer(pair=found.append)))
     return found
 
 
@@ -85,7 +92,7 @@ def ready(project: Project, params: Params) -> None:
 def test_pairs_that_do_not_fit_into_memory_together_come_one_after_the_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    model = "vit-base-224-production"
+    model = Manifest(model="vit-base-224-production", weights="seeded", source="", config_sha256="")
     assert measure._groups(Project(tiny.ROOT), model, PRECISIONS) == [["fp32", "int8", "nf4"]]
     monkeypatch.setattr(
         measure.memory, "available_host_bytes", lambda: 2**30
@@ -93,46 +100,79 @@ def test_pairs_that_do_not_fit_into_memory_together_come_one_after_the_other(
     assert measure._groups(Project(tiny.ROOT), model, PRECISIONS) == [["fp32"], ["int8"], ["nf4"]]
 
 
+def test_without_committed_counts_the_files_of_a_model_say_what_fits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project, _ = tiny.project(tmp_path)
+    file = HubFile(name="model.safetensors", bytes=7 * 2**30, sha256="0")
+    manifest = Manifest(model="mine", weights="pretrained", source="", files=(file,), config_sha256="")
+    monkeypatch.setattr("visionquant.bench.memory.available_host_bytes", lambda: 30 * 2**30)
+    assert measure._groups(project, manifest, PRECISIONS) == [["fp32"], ["int8"], ["nf4"]]
+    pair_worker._require_memory(project, manifest)
+    monkeypatch.setattr("visionquant.bench.memory.available_host_bytes", lambda: 2**30)
+    with pytest.raises(worker.Failed, match=r"foreseen: weights of 7\.0 GiB, 1\.0 GiB free"):
+        pair_worker._require_memory(project, manifest)
+
+
 def test_time_that_is_up_keeps_replicates_and_the_next_run_goes_on(tmp_path: Path) -> None:
     project, params = study(tmp_path)
-    assert not sweep.sweep(project, params, ["tiny-vit"], PRECISIONS, [1, 2], minutes=0.0)
+    assert not measure.sweep(project, params, matrix(params), Command(until_s=0.0))
     assert not list(project.measured.glob("*"))
     seen: list[tuple[str, int]] = []
 
-    def in_the_middle(model: str, precision: str, course: cell_run.Course) -> None:
-        seen.append((precision, len(course.runs)))
+    def in_the_middle(pair: tuple[str, str], course: cell_run.CellRun) -> None:
+        seen.append((pair[1], len(course.runs)))
         if len(seen) == 4:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        sweep.sweep(project, params, ["tiny-vit"], PRECISIONS, [1, 2], on_replicate=in_the_middle)
+        measure.sweep(project, params, matrix(params), Command(tiny.observer(replicate=in_the_middle)))
     again: list[tuple[str, int]] = []
-    sweep.sweep(
-        project,
-        params,
-        ["tiny-vit"],
-        PRECISIONS,
-        [1],
-        on_replicate=lambda model, precision, course: again.append((precision, len(course.runs))),
-    )
+    observer = tiny.observer(replicate=lambda pair, course: again.append((pair[1], len(course.runs))))
+    measure.sweep(project, params, matrix(params, 1), Command(observer))
     assert not set(seen) & set(again)  # no replicate was measured twice
     assert len(list(project.measured.glob("*.json"))) == 3
 
 
-def test_a_goal_adds_processes_until_the_interval_is_narrow(tmp_path: Path) -> None:
+def test_replicates_of_one_batch_size_outlive_a_run_of_another(tmp_path: Path) -> None:
+    project, params = study(tmp_path)
+    ready(project, params)
+
+    def interrupted(pair: tuple[str, str], course: cell_run.CellRun) -> None:
+        raise KeyboardInterrupt
+
+    for batch_size in (2, 1):
+        with pytest.raises(KeyboardInterrupt):
+            tiny.measure(project, params, "tiny-vit", "fp32", [batch_size], replicate=interrupted)
+    progress = [record.read_progress(path) for path in (project.root / "data" / "progress").glob("*.json")]
+    assert sorted(pending.batch_size for one in progress for pending in one.pending if pending.runs) == [1, 2]
+    seen: list[int] = []
+    tiny.measure(project, params, "tiny-vit", "fp32", replicate=lambda pair, course: seen.append(len(course.runs)))
+    assert seen == [2, 2]  # the first of three was there in both cells
+
+
+def test_a_goal_adds_processes_until_the_interval_is_narrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that all take a millisecond, however busy this machine is, then its own times."""
     project, params = study(tmp_path, goal=0.9, most_replicates=12, replicates=2, iterations=24)
     ready(project, params)
-    found = tiny.measure(project, params, "tiny-vit", "fp32").cells[0]
-    assert found.stopped_by == "goal"
-    assert 2 <= len(found.replicates) < 12
+    real = cell_run.CellRun.add
+
+    def steady(self: cell_run.CellRun, run: Any) -> Cell | None:
+        replicate = run.replicate.model_copy(update={"wall_ms": (1.0, 1.0)})
+        return real(self, run.model_copy(update={"replicate": replicate}))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cell_run.CellRun, "add", steady)
+        found = tiny.measure(project, params, "tiny-vit", "fp32", [1]).cells[0]
+    assert (found.stopped_by, len(found.replicates)) == ("goal", 2 + cell_run.AFTER_GOAL)
     raw = tiny.settings(("tiny-vit",), PRECISIONS)
     raw["protocols"]["tiny"] |= {"replicates": 2, "most_replicates": 4, "goal": 1e-9, "iterations": 8}
     strict = parse(raw)
     reference.make(project, strict, "tiny-vit")
-    found = tiny.measure(project, strict, "tiny-vit", "fp32").cells[0]
+    found = tiny.measure(project, strict, "tiny-vit", "fp32", [1]).cells[0]
     assert (found.stopped_by, len(found.replicates)) == ("count", 4)
     raw["protocols"]["tiny"] |= {"budget_s": 1e-6}
-    found = tiny.measure(project, parse(raw), "tiny-vit", "fp32").cells[0]
+    found = tiny.measure(project, parse(raw), "tiny-vit", "fp32", [1]).cells[0]
     assert (found.stopped_by, len(found.replicates)) == ("budget", 2)
 
 
@@ -147,15 +187,15 @@ def test_a_cell_whose_machine_moved_is_measured_again_and_then_marked(
         reference_kernel, "calibrate", lambda device, protocol: ((1.0, None), (1.01, None), (0.99, None))
     )
     earlier = itertools.count()
-    real = cell_run.Course.add
+    real = cell_run.CellRun.add
 
-    def moving(self: cell_run.Course, run: Any) -> Cell | None:
+    def moving(self: cell_run.CellRun, run: Any) -> Cell | None:
         restless = len(self.earlier) < steady_after and next(earlier) % 2
         ms = 2.0 if restless else 1.0
         replicate = run.replicate.model_copy(update={"sentinel": Sentinel(before_ms=ms, after_ms=ms)})
         return real(self, run.model_copy(update={"replicate": replicate}))
 
-    monkeypatch.setattr(cell_run.Course, "add", moving)
+    monkeypatch.setattr(cell_run.CellRun, "add", moving)
     found = tiny.measure(project, params, "tiny-vit", "fp32", [1]).cells[0]
     assert (found.status, len(found.earlier)) == (status, attempts)
     assert len(found.replicates) == 3

@@ -1,6 +1,7 @@
 """The reference kernel's readings: wall time on a CPU, the card's own and the host's on a GPU."""
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import tiny
 
 from visionquant.bench import reference_kernel, worker
 from visionquant.bench.clock import CpuClock
+from visionquant.bench.device import Cuda, Device
 from visionquant.settings.params import Protocol
 
 
@@ -29,7 +31,7 @@ def test_a_cpu_has_one_reading() -> None:
 
 def test_a_gpu_has_its_own_time_for_the_product_and_the_hosts_for_launches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Launches are timed by the host, so they are not a tenth."""
-    monkeypatch.setitem(reference_kernel.SIDE, "cpu", 8)
+    monkeypatch.setattr(Device, "kernel", replace(Device.kernel, side=8))
     monkeypatch.setattr(reference_kernel, "LAUNCHES", 2000)
     kernel_ms, host_ms = reference_kernel.read_ms("cpu", Marked())
     assert host_ms is not None
@@ -37,8 +39,8 @@ def test_a_gpu_has_its_own_time_for_the_product_and_the_hosts_for_launches(monke
 
 
 def test_the_second_reading_of_a_process_is_preceded_by_less(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert reference_kernel.FIRST_S["cuda"] > reference_kernel.AGAIN_S["cuda"] > 0
-    monkeypatch.setitem(reference_kernel.FIRST_S, "cpu", 0.3)
+    assert Cuda.kernel.first_s > Cuda.kernel.again_s > 0
+    monkeypatch.setattr(Device, "kernel", replace(Device.kernel, first_s=0.3))
     begin_s = time.monotonic()
     reference_kernel.read_ms("cpu", CpuClock())
     assert time.monotonic() - begin_s >= 0.3
@@ -53,7 +55,7 @@ def test_noise_is_read_once_by_a_command_and_by_what_it_forks() -> None:
     reference_kernel.calibrate.cache_clear()
     protocol = Protocol(**tiny.PROTOCOL)
     found = reference_kernel.calibrate("cpu", protocol)
-    assert len(found) == reference_kernel.CALIBRATIONS["cpu"]
+    assert len(found) == Device.kernel.readings
     assert worker.in_fork(lambda: reference_kernel.calibrate("cpu", protocol)) == found
     reference_kernel.calibrate.cache_clear()
     assert reference_kernel.calibrate("cpu", protocol) != found

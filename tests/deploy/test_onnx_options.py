@@ -13,7 +13,7 @@ from visionquant.analysis.figures import sessions
 from visionquant.analysis.study import Evidence, gather
 from visionquant.analysis.tables import onnx
 from visionquant.bench import loading
-from visionquant.bench.backends import onnx_graph
+from visionquant.bench.backends import convert
 from visionquant.core.errors import StudyError
 from visionquant.core.paths import Project
 from visionquant.recipes import onnxruntime
@@ -21,7 +21,7 @@ from visionquant.records import recipe as recipes
 from visionquant.records.recipe import Recipe
 
 present = pytest.mark.skipif(
-    bool(onnx_graph.unsupported("cpu")), reason="needs ONNX Runtime: pip install --editable '.[onnx]'"
+    bool(convert.backend_of("ort").unsupported("cpu")), reason="needs ONNX Runtime: pip install --editable '.[onnx]'"
 )
 
 

@@ -13,7 +13,7 @@ import torch
 
 from visionquant.accuracy import image_folder
 from visionquant.accuracy.image_folder import Images
-from visionquant.bench import fidelity, fingerprint, loading, torch_flags
+from visionquant.bench import fidelity, loading, pair_fingerprint, torch_flags
 from visionquant.bench.backends import convert
 from visionquant.core.errors import StudyError
 from visionquant.core.machine import Environment
@@ -51,7 +51,7 @@ def judge(project: Project, params: Params, machine: Environment, tell: Callable
             missing[model] = SEEDED
             continue
         rows = {name: params.precisions[name] for name in params.study.precisions}
-        how = [params.protocol.attention, params.protocol.seed, fingerprint.measuring_sha256()]
+        how = [params.protocol.attention, params.protocol.seed, *map(pair_fingerprint.measuring_sha256, rows.values())]
         asked = [rows[name].model_dump(mode="json") for name in rows]
         key = sha256_of(
             [model, manifest.sha256(), machine.key(), _identity(given), params.evaluation.neighbours, asked, how]

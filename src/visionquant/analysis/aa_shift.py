@@ -66,7 +66,7 @@ def judge(evidence: Evidence, records_: RecordSet) -> Outcome:
         StudyError: the set has none.
     """
     if records_.aa is None:
-        raise StudyError("aa", "no A/A run", "run `visionquant aa`")
+        raise StudyError("aa-test", "no A/A run", "run `visionquant aa-test`")
     first, second = (RecordSet(name, found, {}) for name, found in zip(("first", "second"), records_.aa, strict=True))
     cells = comparison.compare(evidence, first, second, one_set=True)
     compared = [one for one in cells if one.ratio is not None]

@@ -2,16 +2,15 @@
 
 Wall time is taken around a synchronised step, GPU time from events on the stream; they are two columns. The span
 between two events holds the gaps between kernels as well: how launch-bound a cell is, a profiled pass tells
-(``operations.profile``). ``Clock`` is a protocol so that the order of warm-up, synchronisation and reading is tested
+(``op_count.profile``). ``Clock`` is a protocol so that the order of warm-up, synchronisation and reading is tested
 without a GPU, by a clock that writes down what it is asked.
 """
 
-import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 Step = Callable[[int], Any]
 HALF, AGREES = 10, 0.02
@@ -37,7 +36,7 @@ class CpuClock:
     """perf_counter; a CPU step is finished when it returns."""
 
     def synchronize(self) -> None:
-        return None
+        pass
 
     def now_s(self) -> float:
         return time.perf_counter()
@@ -49,35 +48,8 @@ class CpuClock:
         return None
 
 
-class CudaClock(CpuClock):
-    """perf_counter around torch.cuda.synchronize, and two CUDA events, made beforehand and used again and again."""
-
-    def __init__(self) -> None:
-        import torch
-
-        self._torch = torch
-        events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]  # type: ignore[no-untyped-call]
-        self._events = itertools.cycle(events)
-
-    def synchronize(self) -> None:
-        self._torch.cuda.synchronize()
-
-    def mark(self) -> Any:
-        event = next(self._events)
-        event.record()
-        return event
-
-    def between_ms(self, start: Any, end: Any) -> float | None:
-        return float(start.elapsed_time(end))
-
-
-def clock_of(device: str) -> Clock:
-    """The clock of "cpu" or "cuda"."""
-    return CudaClock() if device == "cuda" else CpuClock()
-
-
 @dataclass(frozen=True)
-class Plan:
+class TimingPlan:
     """What one process times: counts of steps, and the seconds that timed steps may take (None: no limit).
 
     ``cold``: first steps of the process that are neither warm-up nor timed. ``warmup_s``: further warm-up, at most,
@@ -93,10 +65,10 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Samples:
+class TimedSteps:
     """What one process saw: milliseconds per step, in order, and why it stopped ("count" or "budget").
 
-    ``settled`` as of :func:`settled`, at the end of the warm-up.
+    ``settled``: whether the warm-up :func:`converged`. All names are those of a record's replicate.
     """
 
     cold_ms: tuple[float, ...]
@@ -104,10 +76,10 @@ class Samples:
     settled: bool | None
     wall_ms: tuple[float, ...]
     gpu_ms: tuple[float, ...] | None
-    stopped_by: str
+    stopped_by: Literal["count", "budget"]
 
 
-def time_steps(step: Step, clock: Clock, plan: Plan, after: Step = lambda i: None) -> Samples:
+def time_steps(step: Step, clock: Clock, plan: TimingPlan, after: Step = lambda i: None) -> TimedSteps:
     """Warm up, then time ``step(i)`` for i = 0, 1, ... until the plan is fulfilled or its budget is spent.
 
     A step is not begun when one as long as the last would overrun the budget, but ``plan.minimum`` are always timed.
@@ -115,37 +87,36 @@ def time_steps(step: Step, clock: Clock, plan: Plan, after: Step = lambda i: Non
     """
     cold = [one_step(step, clock, i)[0] for i in range(plan.cold)]
     warmup = _warm_up(step, clock, plan)
-    begin = clock.now_s()
+    begin, budget_s = clock.now_s(), plan.budget_s
     wall: list[float] = []
     gpu: list[float | None] = []
-    stopped_by = "count"
+    stopped_by: Literal["count", "budget"] = "count"
     for i in range(plan.iterations):
-        if i >= plan.minimum and plan.budget_s is not None:
-            if clock.now_s() - begin + wall[-1] / 1e3 > plan.budget_s:
-                stopped_by = "budget"
-                break
+        if budget_s is not None and i >= plan.minimum and clock.now_s() - begin + wall[-1] / 1e3 > budget_s:
+            stopped_by = "budget"
+            break
         wall_ms, gpu_ms = one_step(step, clock, i)
         wall.append(wall_ms)
         gpu.append(gpu_ms)
         after(i)
     events = tuple(value for value in gpu if value is not None)
     by_events = events if len(events) == len(wall) else None
-    return Samples(tuple(cold), tuple(warmup), settled(warmup), tuple(wall), by_events, stopped_by)
+    return TimedSteps(tuple(cold), tuple(warmup), converged(warmup), tuple(wall), by_events, stopped_by)
 
 
-def _warm_up(step: Step, clock: Clock, plan: Plan) -> list[float]:
+def _warm_up(step: Step, clock: Clock, plan: TimingPlan) -> list[float]:
     """At least ``plan.warmup`` steps; more while their halves disagree and ``plan.warmup_s`` holds one as fast as any.
 
     Halves of fewer than four steps agree with nothing, so there are four where they fit.
     """
     times = [one_step(step, clock, i)[0] for i in range(plan.warmup)]
     begin = clock.now_s()
-    while not settled(times) and clock.now_s() - begin + min(times, default=0.0) / 1e3 < plan.warmup_s:
+    while not converged(times) and clock.now_s() - begin + min(times, default=0.0) / 1e3 < plan.warmup_s:
         times.append(one_step(step, clock, len(times))[0])
     return times
 
 
-def settled(times: Sequence[float]) -> bool | None:
+def converged(times: Sequence[float]) -> bool | None:
     """Whether the last steps of a warm-up are no faster or slower than those before them; None below four steps.
 
     Two halves of at most ten steps each agree where their medians are within 2 %, or each lies in the other's range.

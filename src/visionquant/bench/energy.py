@@ -6,13 +6,14 @@ result; what the idle machine draws was taken before anything was loaded and is 
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from visionquant.bench.clock import Clock, Step
-from visionquant.core.machine import open_gpu
+from visionquant.core.driver import open_gpu
 from visionquant.records.cell import Energy
 
 RAPL = Path("/sys/class/powercap")
@@ -24,7 +25,7 @@ REST_S, REST_MOST_S, REST_LOOK_S = 2.0, 30.0, 0.1
 STEADY_SHARE, STEADY_W = 0.03, 1.0  # of power, whichever is more
 
 
-class Counter(Protocol):
+class EnergyCounter(Protocol):
     """An energy counter that only ever grows."""
 
     name: str
@@ -64,68 +65,60 @@ class Rapl:
         return self._total
 
 
-class Board:
-    """NVML's counter of a whole GPU, since its driver was loaded."""
-
-    name = "NVML board"
-
-    def __init__(self, nvml: Any, handle: Any, opening: Any) -> None:
-        self._nvml, self._handle = nvml, handle
-        self._opening = opening  # NVML is closed with it
-
-    def joules(self) -> float:
-        return float(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)) / 1e3
-
-    def state(self) -> tuple[str, float]:
-        """Performance state (P0 is the fastest; empty where it is hidden) and watts now, zero where they are hidden."""
-        try:
-            state = f"P{self._nvml.nvmlDeviceGetPerformanceState(self._handle)}"
-        except self._nvml.NVMLError:
-            state = ""
-        try:
-            return state, self._nvml.nvmlDeviceGetPowerUsage(self._handle) / 1e3
-        except self._nvml.NVMLError:
-            return state, 0.0
-
-
-def find(device: str, rapl: Path = RAPL) -> Counter | str:
-    """The counter of the device that is measured, or why there is none."""
-    if device == "cuda":
-        return _board()
-    zones = sorted(zone for zone in rapl.glob("intel-rapl:*") if _is_package(zone)) if rapl.is_dir() else []
-    if not zones:
-        return "this machine shows no RAPL counter"
+def packages(rapl: Path = RAPL) -> EnergyCounter | str:
+    """The CPU's counter, or why there is none; zones that are parts of a package, or hold one, do not count."""
     try:
-        return Rapl(zones)
+        zones = [zone for zone in sorted(rapl.glob("intel-rapl:*")) if _name(zone).startswith("package")]
+        return Rapl(zones) if zones else "this machine shows no RAPL counter"
     except PermissionError:
         return "the RAPL counter is readable by root alone"
     except (OSError, ValueError):
         return "the RAPL counter can't be read"
 
 
-def _is_package(zone: Path) -> bool:
-    """Whether a zone is a package: others are parts of one, or the whole platform with the package in it."""
-    try:
-        return (zone / "name").read_text(encoding="utf-8").startswith("package")
-    except OSError:
-        return False
+def _name(zone: Path) -> str:
+    path = zone / "name"
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
-def _board() -> Counter | str:
-    opening = open_gpu()
-    opened = opening.__enter__()
-    if opened is None:
-        return "NVML can't be opened"
-    nvml, handle = opened
-    board = Board(nvml, handle, opening)
-    try:
-        board.joules()
-    except nvml.NVMLError:
-        return "this GPU has no energy counter"
-    return board
+class Board:
+    """NVML's counter of a whole GPU, since its driver was loaded."""
+
+    name = "NVML board"
+
+    def __init__(self, nvml: Any, handle: Any) -> None:
+        self._nvml, self._handle = nvml, handle
+
+    def joules(self) -> float:
+        return float(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)) / 1e3
+
+    def state(self) -> tuple[str, float]:
+        """Performance state (P0 is the fastest; empty where it is hidden) and watts now, zero where they are hidden."""
+        state, watts = "", 0.0
+        with suppress(self._nvml.NVMLError):
+            state = f"P{self._nvml.nvmlDeviceGetPerformanceState(self._handle)}"
+        with suppress(self._nvml.NVMLError):
+            watts = self._nvml.nvmlDeviceGetPowerUsage(self._handle) / 1e3
+        return state, watts
 
 
-def period_s(counter: Counter, look_s: float = LOOK_S) -> float | None:
+@contextmanager
+def board() -> Iterator[EnergyCounter | str]:
+    """The GPU's counter, with NVML open meanwhile, or why there is none."""
+    with open_gpu() as opened:
+        if opened is None:
+            yield "NVML can't be opened"
+            return
+        counter = Board(*opened)
+        try:
+            counter.joules()
+        except opened[0].NVMLError:
+            yield "this GPU has no energy counter"
+            return
+        yield counter
+
+
+def period_s(counter: EnergyCounter, look_s: float = LOOK_S) -> float | None:
     """Seconds between two updates of the counter, as seen in ``look_s``; None if there was none."""
     changes, last, begin_s = 0, counter.joules(), time.monotonic()
     while time.monotonic() - begin_s < look_s:
@@ -135,7 +128,7 @@ def period_s(counter: Counter, look_s: float = LOOK_S) -> float | None:
     return (time.monotonic() - begin_s) / changes if changes else None
 
 
-def idle(counter: Counter, seconds: float) -> Idle:
+def idle(counter: EnergyCounter, seconds: float) -> Idle:
     """The machine as it is now, over ``seconds``; a GPU when it has come to rest."""
     state = rest(counter.state) if isinstance(counter, Board) else ""
     start_j, start_s = counter.joules(), time.monotonic()
@@ -156,10 +149,10 @@ def rest(
     seen = [(begin_s, *look())]
     while True:
         state = seen[-1][1]
-        lately = [one for one in seen if one[0] >= seen[-1][0] - REST_S]
-        watts = [one[2] for one in lately]
+        lately = [sample for sample in seen if sample[0] >= seen[-1][0] - REST_S]
+        watts = [sample[2] for sample in lately]
         steady = max(watts) - min(watts) <= max(STEADY_W, STEADY_SHARE * max(watts))
-        if len(lately) < len(seen) and steady and all(one[1] == state for one in lately):
+        if len(lately) < len(seen) and steady and all(sample[1] == state for sample in lately):
             return state
         if seen[-1][0] - begin_s >= REST_MOST_S:
             return f"{state}, not at rest after {REST_MOST_S:g} s".lstrip(", ")
@@ -167,7 +160,9 @@ def rest(
         seen.append((now_s(), *look()))
 
 
-def window(step: Step, clock: Clock, counter: Counter, seconds: float, batch_size: int, idle: Idle) -> Energy | str:
+def window(
+    step: Step, clock: Clock, counter: EnergyCounter, seconds: float, batch_size: int, idle: Idle
+) -> Energy | str:
     """Pass batches for at least ``seconds`` and ``UPDATES`` updates of the counter, or say why that is no measurement.
 
     A GPU is waited for now and then, so that its queue stays short.
@@ -175,11 +170,9 @@ def window(step: Step, clock: Clock, counter: Counter, seconds: float, batch_siz
     period = period_s(counter)
     if period is None:
         return "the counter stands still"
-    needed_s = max(seconds, UPDATES * period)
-    if needed_s > LONGEST * seconds:
-        return (
-            f"the counter is updated every {period:.2f} s: {UPDATES} updates take longer than {LONGEST * seconds:g} s"
-        )
+    needed_s, most_s = max(seconds, UPDATES * period), LONGEST * seconds
+    if needed_s > most_s:
+        return f"the counter is updated every {period:.2f} s: {UPDATES} updates take longer than {most_s:g} s"
     clock.synchronize()
     start_s, start_j = clock.now_s(), counter.joules()
     waited_s, count = start_s, 0

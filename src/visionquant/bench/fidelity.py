@@ -6,6 +6,7 @@ tells whether the conversion is right; it says nothing about accuracy.
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import log_softmax
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
@@ -26,7 +28,7 @@ CLASSES = 1000
 OWN_HEAD = "the checkpoint's own head"
 
 
-class Answer(SimpleNamespace):
+class NetworkOutput(SimpleNamespace):
     """The tensors of a network's answer, on the CPU in FP32; as in transformers' own answers what is absent is None,
     and a number counts what is there.
     """
@@ -39,7 +41,7 @@ class Answer(SimpleNamespace):
         return tuple(vars(self).values())[index]
 
 
-Head = Callable[[Answer], torch.Tensor]
+Head = Callable[[NetworkOutput], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -64,17 +66,16 @@ def features_of(result: Any) -> torch.Tensor:
     """
     features = getattr(result, "last_hidden_state", None)
     if not isinstance(features, torch.Tensor):
-        raise StudyError(
-            "model", f"its answer ({type(result).__name__}) has no last_hidden_state", "study vision backbones alone"
-        )
+        found = f"its answer ({type(result).__name__}) has no last_hidden_state"
+        raise StudyError("model", found, "study vision backbones alone")
     return features
 
 
-def answer_of(result: Any) -> Answer:
+def answer_of(result: Any) -> NetworkOutput:
     """What a head takes of what a model answered; errors as of :func:`features_of`."""
     features_of(result)
     named = result.items() if isinstance(result, Mapping) else vars(result).items()
-    return Answer(**{name: value.float().cpu() for name, value in named if isinstance(value, torch.Tensor)})
+    return NetworkOutput(**{name: value.float().cpu() for name, value in named if isinstance(value, torch.Tensor)})
 
 
 def outputs(model: nn.Module, images: torch.Tensor, head: Head, blocks: bool = False) -> Outputs:
@@ -95,20 +96,17 @@ def _after_blocks(model: nn.Module, image: torch.Tensor) -> tuple[np.ndarray, ..
     blocks = next(lists, None)
     if blocks is None:
         return ()
-    found: list[np.ndarray] = []
+    outputs: list[np.ndarray] = []
 
     def keep(_: nn.Module, __: Any, output: Any) -> None:
-        value = next(one for one in tree_leaves(output) if isinstance(one, torch.Tensor))
-        found.append(value.float().cpu().numpy())
+        tensor = next(leaf for leaf in tree_leaves(output) if isinstance(leaf, torch.Tensor))
+        outputs.append(tensor.float().cpu().numpy())
 
-    hooks = [block.register_forward_hook(keep) for block in blocks]
-    try:
-        with torch.inference_mode():
-            model(image)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return tuple(found)
+    with ExitStack() as hooks, torch.inference_mode():
+        for block in blocks:
+            hooks.enter_context(block.register_forward_hook(keep))
+        model(image)
+    return tuple(outputs)
 
 
 def compare(reference: Outputs, found: Outputs, logits_from: str) -> Fidelity:
@@ -116,51 +114,37 @@ def compare(reference: Outputs, found: Outputs, logits_from: str) -> Fidelity:
 
     SQNR is the mean over the images that differ at all. Figures are None where the outputs hold NaN or infinity.
     """
-    bad = int((~np.isfinite(found.features)).sum() + (~np.isfinite(found.logits)).sum())
     count = len(reference.features)
-    if bad:
-        return Fidelity(
-            images=count,
-            cosine=None,
-            sqnr_db=None,
-            nan_count=bad,
-            top1_agreement=None,
-            kl_nats=None,
-            logits_from=logits_from,
-        )
-    a = reference.features.reshape(count, -1).astype(np.float64)
-    b = found.features.reshape(count, -1).astype(np.float64)
-    cosine = _cosine(a, b)
-    noises = [one for one in (sqnr_db(x, y) for x, y in zip(a, b, strict=True)) if one is not None]
-    p, q = _log_softmax(reference.logits), _log_softmax(found.logits)
-    return Fidelity(
-        images=count,
-        cosine=float(cosine.mean()),
-        sqnr_db=float(np.mean(noises)) if noises else None,
-        nan_count=0,
-        top1_agreement=float((reference.logits.argmax(1) == found.logits.argmax(1)).mean()),
-        kl_nats=float((np.exp(p) * (p - q)).sum(1).mean()),
-        logits_from=logits_from,
-        blocks_sqnr_db=tuple(
-            None if ratio is None else float(f"{ratio:.5g}")
-            for ratio in (sqnr_db(x, y) for x, y in zip(reference.blocks, found.blocks, strict=True))
-        )
-        if found.blocks
-        else (),
-    )
+    bad = int((~np.isfinite(found.features)).sum() + (~np.isfinite(found.logits)).sum())
+    figures: dict[str, Any] = dict.fromkeys(("cosine", "sqnr_db", "top1_agreement", "kl_nats"))
+    if not bad:
+        ratios = [sqnr_db(a, b) for a, b in zip(reference.features, found.features, strict=True)]
+        differing = [ratio for ratio in ratios if ratio is not None]
+        p, q = (log_softmax(logits.astype(np.float64), axis=1) for logits in (reference.logits, found.logits))
+        blocks = zip(reference.blocks, found.blocks, strict=True) if found.blocks else ()
+        after_blocks = (sqnr_db(a, b) for a, b in blocks)
+        figures = {
+            "cosine": float(_cosines(reference.features, found.features).mean()),
+            "sqnr_db": float(np.mean(differing)) if differing else None,
+            "top1_agreement": float((reference.logits.argmax(1) == found.logits.argmax(1)).mean()),
+            "kl_nats": float((np.exp(p) * (p - q)).sum(1).mean()),
+            "blocks_sqnr_db": tuple(None if ratio is None else float(f"{ratio:.5g}") for ratio in after_blocks),
+        }
+    return Fidelity(images=count, nan_count=bad, logits_from=logits_from, **figures)
 
 
 def lowest_cosine(a: np.ndarray, b: np.ndarray) -> float:
     """The cosine of the two images, of n, that agree least; a and b have shape (n, ...)."""
-    flat = [one.reshape(len(one), -1).astype(np.float64) for one in (a, b)]
-    with np.errstate(invalid="ignore"):  # of outputs that are not finite it is none
-        return min(1.0 if np.array_equal(x, y) else float(_cosine(x, y)) for x, y in zip(*flat, strict=True))
+    cosines = _cosines(a, b)
+    return min(1.0 if np.array_equal(x, y) else float(cosine) for x, y, cosine in zip(a, b, cosines, strict=True))
 
 
-def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Along the last axis."""
-    found: np.ndarray = (a * b).sum(-1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1))
-    return found
+def _cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Of each of n images, (n, ...); NaN where outputs are not finite."""
+    x, y = (values.reshape(len(values), -1).astype(np.float64) for values in (a, b))
+    with np.errstate(invalid="ignore"):
+        cosines: np.ndarray = (x * y).sum(-1) / (np.linalg.norm(x, axis=-1) * np.linalg.norm(y, axis=-1))
+    return cosines
 
 
 def sqnr_db(signal: np.ndarray, found: np.ndarray) -> float | None:
@@ -173,15 +157,13 @@ def sqnr_db(signal: np.ndarray, found: np.ndarray) -> float | None:
 def head_of(project: Project, manifest: Manifest, seed: int) -> tuple[Head, str]:
     """The head that turns features into logits, and its description."""
     if manifest.weights == "pretrained":
-        folder = hub.resolve(project, manifest)
-        own = _own_head(folder)
-        if own is not None:
+        if own := _own_head(hub.resolve(project, manifest)):
             return own, OWN_HEAD
     return _projection(seed), f"a fixed seeded projection to {CLASSES} classes"
 
 
 def _projection(seed: int) -> Head:
-    def head(answer: Answer) -> torch.Tensor:
+    def head(answer: NetworkOutput) -> torch.Tensor:
         features = answer.last_hidden_state
         vectors = features.mean((2, 3)) if features.dim() == 4 else features[:, 0]
         weight = np.random.default_rng(seed + 1).standard_normal((vectors.shape[1], CLASSES), dtype=np.float32)
@@ -199,9 +181,9 @@ class _Replay(nn.Module):
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
         self.pooler = getattr(backbone, "pooler", None)
-        self.answer = Answer()
+        self.answer = NetworkOutput()
 
-    def forward(self, *_: Any, **__: Any) -> Answer:
+    def forward(self, *_: Any, **__: Any) -> NetworkOutput:
         if self.answer.pooler_output is None and self.pooler is not None:
             self.answer.pooler_output = self.pooler(self.answer.last_hidden_state)
         return self.answer
@@ -215,22 +197,16 @@ def _own_head(folder: Path) -> Head | None:
     if not any("ImageClassification" in name for name in config.architectures or ()):
         return None
     full = AutoModelForImageClassification.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
-    name = next((one for one in (full.base_model_prefix, "vision_model") if hasattr(full, one)), None)
+    name = next((part for part in (full.base_model_prefix, "vision_model") if hasattr(full, part)), None)
     if name is None:
         raise StudyError(f"the head of {type(full).__name__}", "no backbone found in it", "report this defect")
     replay = _Replay(getattr(full, name))
     setattr(full, name, replay)
 
-    def head(answer: Answer) -> torch.Tensor:
+    def head(answer: NetworkOutput) -> torch.Tensor:
         replay.answer = answer
         logits = full(pixel_values=torch.zeros(len(answer.last_hidden_state), 3, 1, 1)).logits
         assert isinstance(logits, torch.Tensor)
         return logits
 
     return head
-
-
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
-    result: np.ndarray = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
-    return result

@@ -10,11 +10,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import suppress
 from statistics import median
 from typing import Any
 
+from visionquant.core.driver import open_gpu
 from visionquant.records.cell import GpuConditions
 
 PERIOD_S = 0.1
@@ -32,10 +32,8 @@ def look(nvml: Any, handle: Any) -> dict[str, Any]:
 
     def read(*names: str, arguments: tuple[Any, ...] = (), scale: float = 1.0) -> float | None:
         for name in names:
-            try:
+            with suppress(nvml.NVMLError, AttributeError):
                 return float(getattr(nvml, name)(handle, *arguments)) / scale
-            except (nvml.NVMLError, AttributeError):
-                continue
         return None
 
     return {
@@ -49,42 +47,25 @@ def look(nvml: Any, handle: Any) -> dict[str, Any]:
 
 def run() -> None:
     """Sample until the parent is gone."""
-    from visionquant.core.machine import open_gpu
-
     parent = os.getppid()
-    with open_gpu() as opened:
-        if opened is None:
-            return
-        while os.getppid() == parent:
-            sample = {
-                "at_s": time.monotonic(),
-                "cpu_s": time.process_time(),
-                **look(*opened),
-            }  # os.times ticks in 10 ms
-            try:
-                sys.stdout.write(json.dumps(sample) + "\n")
-                sys.stdout.flush()
-            except BrokenPipeError:
-                return
+    with open_gpu() as opened, suppress(BrokenPipeError):
+        while opened is not None and os.getppid() == parent:
+            spent_s = time.process_time()  # os.times ticks in 10 ms
+            sample = {"at_s": time.monotonic(), "cpu_s": spent_s, **look(*opened)}
+            sys.stdout.write(json.dumps(sample) + "\n")
+            sys.stdout.flush()
             time.sleep(PERIOD_S)
 
 
-@dataclass
 class Sampler:
-    """The sampling process and what it has said so far."""
+    """The sampling process and what it has said so far; a thread takes up its lines."""
 
-    process: subprocess.Popen[str]
-    samples: list[dict[str, Any]] = field(default_factory=list)
-
-    @classmethod
-    def start(cls) -> "Sampler":
-        """Start the process; a thread takes up its lines."""
+    def __init__(self) -> None:
         command = [sys.executable, "-m", "visionquant.bench.gpu_telemetry"]
-        return cls(
-            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, encoding="utf-8")
+        self.samples: list[dict[str, Any]] = []
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, encoding="utf-8"
         )
-
-    def __post_init__(self) -> None:
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
 
@@ -92,12 +73,12 @@ class Sampler:
         assert self.process.stdout is not None
         with self.process.stdout as lines:
             for line in lines:
-                if line.endswith("\n"):  # the last one may be cut
+                if line.endswith("\n"):  # the last may be cut
                     self.samples.append(json.loads(line))
 
     def between(self, start_s: float, end_s: float) -> GpuConditions | None:
         """Sum up what was seen from ``start_s`` to ``end_s`` (time.monotonic), None if nothing was."""
-        return summary([one for one in self.samples if start_s <= one["at_s"] <= end_s])
+        return summary([sample for sample in self.samples if start_s <= sample["at_s"] <= end_s])
 
     def stop(self) -> None:
         """End the process and take up its last lines."""
@@ -111,15 +92,14 @@ def summary(samples: list[dict[str, Any]]) -> GpuConditions | None:
     if not samples:
         return None
     bits = 0
-    for one in samples:
-        bits |= int(one["reasons"] or 0)
+    for sample in samples:
+        bits |= int(sample["reasons"] or 0)
 
-    def over(name: str, choose: Callable[[list[float]], float]) -> float | None:
-        found = [one[name] for one in samples if one[name] is not None]
-        return round(choose(found), 2) if found else None
+    def over(name: str, choose: Any) -> float | None:
+        seen = [sample[name] for sample in samples if sample[name] is not None]
+        return round(choose(seen), 2) if seen else None
 
-    wall_s = samples[-1]["at_s"] - samples[0]["at_s"]
-    cost = (samples[-1]["cpu_s"] - samples[0]["cpu_s"]) / wall_s if wall_s > 0 else 0.0
+    wall_s, cpu_s = (samples[-1][name] - samples[0][name] for name in ("at_s", "cpu_s"))
     return GpuConditions(
         samples=len(samples),
         sm_mhz_low=over("sm_mhz", min),
@@ -128,7 +108,7 @@ def summary(samples: list[dict[str, Any]]) -> GpuConditions | None:
         temperature_c_high=over("temperature_c", max),
         power_w_median=over("power_w", median),
         throttle_reasons=tuple(name for bit, name in REASONS.items() if bits & bit),
-        sampler_share=round(cost, 5),
+        sampler_share=round(cpu_s / wall_s if wall_s > 0 else 0.0, 5),
     )
 
 

@@ -35,24 +35,24 @@ def read(data: bytes, formats: tuple[str, ...], pixels: int) -> Image.Image:
         Unreadable: another kind of file, more than ``pixels``, too elongated, an animation, 16-bit grey, broken or cut.
     """
     try:
-        found = Image.open(io.BytesIO(data), formats=formats)
-        short, long = sorted(found.size)
-        frames = 1 if found.format == "MPO" else getattr(found, "n_frames", 1)  # MPO: a camera's JPEG with a preview
+        image = Image.open(io.BytesIO(data), formats=formats)
+        short, long = sorted(image.size)
+        frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # MPO: a camera's JPEG with a preview
     except UnidentifiedImageError:
         raise Unreadable("kind", f"not one of {', '.join(formats)}") from None
     except Exception as error:  # whatever a decoder makes of foreign bytes is the file's fault
         raise Unreadable("broken", f"a broken image file: {_words(error)}") from None
     if short * long > pixels:
-        raise Unreadable("large", f"{found.width} x {found.height} is more than {pixels} pixels")
+        raise Unreadable("large", f"{image.width} x {image.height} is more than {pixels} pixels")
     if long > ELONGATED * short:
-        raise Unreadable("broken", f"{found.width} x {found.height} is more than {ELONGATED} times as long as wide")
+        raise Unreadable("broken", f"{image.width} x {image.height} is more than {ELONGATED} times as long as wide")
     if frames > 1:
         raise Unreadable("broken", f"an animation of {frames} frames: give one of them")
-    if found.mode[0] in "IF":
+    if image.mode[0] in "IF":
         raise Unreadable("broken", "more than 8 bits of grey: convert the file first")
     try:
-        found.load()
-        return _upright(found).convert("RGB")
+        image.load()
+        return _upright(image).convert("RGB")
     except Exception as error:  # as above: truncated data, a bad checksum, a text chunk that unpacks to megabytes
         raise Unreadable("broken", f"a broken image file: {_words(error)}") from None
 

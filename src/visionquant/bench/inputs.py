@@ -33,8 +33,8 @@ def crops() -> tuple[Image.Image, ...]:
 
 def _folder() -> Path:
     """Where scikit-learn keeps its photographs; the library itself, a second of imports, is not needed for them."""
-    found = find_spec("sklearn")
-    places = list(found.submodule_search_locations or ()) if found else []
+    spec = find_spec("sklearn")
+    places = list(spec.submodule_search_locations or ()) if spec else []
     folder = Path(places[0]) / "datasets" / "images" if places else Path()
     if not (folder / "china.jpg").is_file():
         raise StudyError("photographs", "scikit-learn's sample images are not installed", "install scikit-learn")
@@ -44,5 +44,5 @@ def _folder() -> Path:
 def batch(count: int, preprocessing: Preprocessing, first: int = 0) -> torch.Tensor:
     """``count`` prepared crops from number ``first`` on, going round: float32, (count, channels, height, width)."""
     chosen = [(first + i) % len(crops()) for i in range(count)]
-    made = {i: preprocessing.prepare(crops()[i]) for i in set(chosen)}
-    return torch.from_numpy(np.stack([made[i] for i in chosen]))
+    prepared = {i: preprocessing.prepare(crops()[i]) for i in set(chosen)}
+    return torch.from_numpy(np.stack([prepared[i] for i in chosen]))

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from visionquant.bench import device as devices
 from visionquant.bench import inputs, loading
 from visionquant.core.paths import Project
 from visionquant.settings.params import Params
@@ -41,8 +42,7 @@ def take(
 
 def synchronize(device: str) -> None:
     """Wait until a GPU has done what it was given; a CPU has."""
-    if device == "cuda":
-        torch.cuda.synchronize()
+    devices.of(device).synchronize()
 
 
 def milliseconds(times: Times, name: str) -> float:

@@ -5,14 +5,15 @@ noted while a layer runs; nothing is derived from what it should do.
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
-from visionquant.bench.backends import bnb
-
+QUANTISED = ("Linear8bitLt", "Linear4bit")  # layers by name, so that other precisions do not wait for a library
 HUB = "gemm_4bit_forward"
 PRODUCTS = ((torch, "_int_mm"), (torch, "matmul"), (nn.functional, "linear"))
 # What was called decides, the first that fits; the rest is preparation, such as the quantisation of the input.
@@ -27,70 +28,55 @@ WORDS = (
 )
 
 
-class Watch:
-    """Watches the quantised layers of a model while it is entered; a layer's calls are told apart by what they run."""
+@contextmanager
+def watched(model: nn.Module) -> Iterator[Callable[[], dict[str, int]]]:
+    """Watch the quantised layers of a model meanwhile; a layer's calls are told apart by what they run.
 
-    def __init__(self, model: nn.Module) -> None:
-        self._layers = {
-            name: module for name, module in model.named_modules() if type(module).__name__ in bnb.QUANTISED
-        }
-        self._ran: dict[str, set[str]] = {}
-        self._now: list[str] | None = None
-        self._undo: list[Callable[[], None]] = []
+    What it gives tells in how many layers each kernel ran, by its name; a layer that ran none is counted as such.
+    """
+    layers = {name: module for name, module in model.named_modules() if type(module).__name__ in QUANTISED}
+    ran: dict[str, set[str]] = {}
+    called: list[list[str]] = []  # of the layer that runs now
 
-    def counted(self) -> dict[str, int]:
-        """In how many layers each kernel ran, by its name; a layer that ran none is counted as such."""
-        found = {name: len(where) for name, where in sorted(self._ran.items())}
-        idle = len(self._layers.keys() - set().union(*self._ran.values()))
-        return found | ({"not run": idle} if idle else {})
+    def note(function: str) -> None:
+        if called and function not in called[-1]:
+            called[-1].append(function)
 
-    def __enter__(self) -> "Watch":
-        if not self._layers:
-            return self
-        for name, layer in self._layers.items():
-            self._undo.append(layer.register_forward_pre_hook(self._before).remove)
-            self._undo.append(layer.register_forward_hook(self._after(name)).remove)
-        for place, product in PRODUCTS:
-            self._replace(
-                place, product, self._noting(f"torch.{product.removeprefix('torch.')}", getattr(place, product))
-            )
-        for module in [one for name, one in sys.modules.items() if name.startswith("bitsandbytes.backends.")]:
-            if hasattr(module, "lib"):
-                self._replace(module, "lib", _Library(module.lib, self._note))
-            forward = getattr(module, "gemm_4bit_forward_kernel", None)
-            if forward is not None:
-                self._replace(module, "gemm_4bit_forward_kernel", self._noting(HUB, forward))
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        while self._undo:
-            self._undo.pop()()
-
-    def _replace(self, place: Any, name: str, new: Any) -> None:
-        old = getattr(place, name)
-        self._undo.append(lambda: setattr(place, name, old))
-        setattr(place, name, new)
-
-    def _noting(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+    def noting(function: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **more: Any) -> Any:
-            self._note(name)
+            note(function)
             return real(*args, **more)
 
         return call
 
-    def _note(self, name: str) -> None:
-        if self._now is not None and name not in self._now:
-            self._now.append(name)
+    def before(*_: Any) -> None:
+        called[:] = [[]]
 
-    def _before(self, *_: Any) -> None:
-        self._now = []
+    def after(name: str, layer: nn.Module, *_: Any) -> None:
+        ran.setdefault(label(type(layer).__name__, called.pop()), set()).add(name)
 
-    def _after(self, name: str) -> Callable[..., None]:
-        def note(layer: nn.Module, *_: Any) -> None:
-            self._ran.setdefault(label(type(layer).__name__, self._now or ()), set()).add(name)
-            self._now = None
+    def counted() -> dict[str, int]:
+        idle = len(layers.keys() - set().union(*ran.values()))
+        return {kernel: len(names) for kernel, names in sorted(ran.items())} | ({"not run": idle} if idle else {})
 
-        return note
+    with ExitStack() as undo:
+
+        def replace(place: Any, name: str, new: Any) -> None:
+            undo.callback(setattr, place, name, getattr(place, name))
+            setattr(place, name, new)
+
+        for name, layer in layers.items():
+            undo.enter_context(layer.register_forward_pre_hook(before))
+            undo.enter_context(layer.register_forward_hook(partial(after, name)))
+        for place, product in PRODUCTS if layers else ():
+            replace(place, product, noting(f"torch.{product}", getattr(place, product)))
+        backends = [module for name, module in sys.modules.items() if name.startswith("bitsandbytes.backends.")]
+        for backend in backends if layers else ():
+            if hasattr(backend, "lib"):
+                replace(backend, "lib", _Library(backend.lib, note))
+            if forward := getattr(backend, "gemm_4bit_forward_kernel", None):
+                replace(backend, "gemm_4bit_forward_kernel", noting(HUB, forward))
+        yield counted
 
 
 class _Library:
@@ -107,5 +93,5 @@ class _Library:
 def label(layer: str, called: Sequence[str]) -> str:
     """A kernel's name: the kind of ``layer``, how it multiplies, and what was ``called`` for that, in order."""
     kind = {"Linear8bitLt": "INT8", "Linear4bit": "NF4"}[layer]
-    words = next((text for start, text in WORDS if any(one.startswith(start) for one in called)), "unknown")
+    words = next((text for start, text in WORDS if any(function.startswith(start) for function in called)), "unknown")
     return f"{kind}, {words} ({', '.join(called) or 'nothing known was called'})"

@@ -2,13 +2,14 @@
 
 The study measured ``AutoModel`` (its memory figures fit that class, pooler included), so do we. Of a model of images
 and text (CLIP, SigLIP) it is that of the ``vision_config``; the record names the class. Seeded weights are read
-from one bank of normal values, round and round, which fills 632 million parameters in a second instead of a quarter of
+from one run of normal values, again and again, which fills 632 million parameters in a second instead of a quarter of
 a minute; its length is prime, so that no two layers line up. A MobileViT on such weights is dead (its BatchNorms divide
 by nothing that fits), so convolutions take Kaiming's scale, norms start at one, and running statistics are taken from
 photographs.
 """
 
 import json
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from pickle import UnpicklingError
@@ -19,7 +20,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from visionquant.bench import inputs
+from visionquant.bench import inputs, worker
 from visionquant.bench.preprocessing import DEFAULT, Preprocessing
 from visionquant.core.errors import StudyError
 from visionquant.core.paths import Project
@@ -27,29 +28,29 @@ from visionquant.settings.params import ModelSpec
 from visionquant.weights import architectures, hub
 from visionquant.weights.manifest import Manifest
 
-BANK = 4_194_301
+NORMALS = 4_194_301  # values
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
 
 
 @cache
-def bank(seed: int) -> torch.Tensor:
-    """``BANK`` seeded standard normal values, float32; the same on every platform."""
-    return torch.from_numpy(np.random.default_rng(seed).standard_normal(BANK, dtype=np.float32))
+def normal_values(seed: int) -> torch.Tensor:
+    """``NORMALS`` seeded standard normal values, float32; the same on every platform."""
+    return torch.from_numpy(np.random.default_rng(seed).standard_normal(NORMALS, dtype=np.float32))
 
 
 class _Stream:
-    """Reads the bank in order and begins again at its end."""
+    """Reads the values in order and begins again at its end."""
 
     def __init__(self, seed: int) -> None:
-        self.values, self.at = bank(seed), 0
+        self.values, self.at = normal_values(seed), 0
 
     def fill(self, target: torch.Tensor, std: float) -> None:
         flat = target.detach().view(-1)
         done = 0
         while done < flat.numel():
-            count = min(flat.numel() - done, BANK - self.at)
+            count = min(flat.numel() - done, NORMALS - self.at)
             torch.mul(self.values[self.at : self.at + count], std, out=flat[done : done + count])
-            done, self.at = done + count, (self.at + count) % BANK
+            done, self.at = done + count, (self.at + count) % NORMALS
 
 
 def seed_weights(model: nn.Module, seed: int, std: float = 0.02) -> None:
@@ -101,25 +102,22 @@ def preprocessing(project: Project, model: str, spec: ModelSpec, folder: Path | 
         StudyError: a file of the checkpoint's is no JSON.
     """
     config = (_json(folder, hub.CONFIG) if folder else architectures.config(project, model)) or {}
-    own = (
-        ((_json(folder, hub.PROCESSOR) or {}).get("image_processor") or _json(folder, hub.PREPROCESSOR))
-        if folder
-        else None
-    )
-    settings = own or architectures.preprocessing(project, model) or DEFAULT
+    settings = None
+    if folder:
+        settings = (_json(folder, hub.PROCESSOR) or {}).get("image_processor") or _json(folder, hub.PREPROCESSOR)
+    settings = settings or architectures.preprocessing(project, model) or DEFAULT
     return Preprocessing(settings, spec.shape(architectures.channels(config)), str(config.get("model_type", "")), model)
 
 
 def _json(folder: Path, name: str) -> dict[str, Any] | None:
     if not (folder / name).is_file():
         return None
-    try:
-        found = json.loads((folder / name).read_bytes())
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
+    content = None
+    with suppress(ValueError):
+        content = json.loads((folder / name).read_bytes())
+    if not isinstance(content, dict):
         raise StudyError(f"model folder {folder.name}: {name}", "no JSON object", "fetch or mend it")
-    return found
+    return content
 
 
 def load(project: Project, model: str, spec: ModelSpec, manifest: Manifest, attention: str, seed: int) -> nn.Module:
@@ -140,27 +138,19 @@ def load(project: Project, model: str, spec: ModelSpec, manifest: Manifest, atte
 
 def seeded(project: Project, model: str, spec: ModelSpec, attention: str, seed: int) -> nn.Module:
     """``model`` from its committed config with seeded weights; see :func:`load`."""
-    net = _filled(project, model, attention, seed)
-    images = inputs.batch(8, preprocessing(project, model, spec, None))
-    recalibrate(net, images)
-    return net
-
-
-def _filled(project: Project, model: str, attention: str, seed: int) -> nn.Module:
     from transformers import AutoConfig, AutoModel
     from transformers.initialization import no_init_weights
 
     raw = architectures.config(project, model)
     if raw is None:
-        raise StudyError(
-            f"model {model}", "seeded weights need data/architectures/<model>/config.json", "add it, or reach the hub"
-        )
-    raw = dict(raw)
-    config = _of_vision(AutoConfig.for_model(raw.pop("model_type"), **raw))
+        found = "seeded weights need data/architectures/<model>/config.json"
+        raise StudyError(f"model {model}", found, "add it, or reach the hub")
+    config = _of_vision(AutoConfig.for_model(**raw))
     with no_init_weights():
         net: nn.Module = with_attention(lambda kind: AutoModel.from_config(config, attn_implementation=kind), attention)
     seed_weights(net, seed, float(getattr(config, "initializer_range", 0.02)))
-    return net.eval()
+    recalibrate(net.eval(), inputs.batch(8, preprocessing(project, model, spec, None)))
+    return net
 
 
 def _of_vision(config: Any) -> Any:
@@ -186,16 +176,13 @@ def _pretrained(folder: Path, model: str, attention: str, seed: int) -> nn.Modul
     try:
         net, info = with_attention(attempt, attention)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError, UnpicklingError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise StudyError(f"model {model}", f"its checkpoint does not load: {first}", "check repo_id and path") from None
-    absent = sorted(name for name in info["missing_keys"] if not name.startswith("pooler."))
-    if absent:
-        raise StudyError(
-            f"model {model}", f"the checkpoint lacks {absent[0]} ({len(absent)} in all)", "name a complete checkpoint"
-        )
-    net.eval()
-    assert isinstance(net, nn.Module)
-    return net
+        why = f"its checkpoint does not load: {worker.first_line(error)}"
+        raise StudyError(f"model {model}", why, "check repo_id and path") from None
+    if absent := sorted(name for name in info["missing_keys"] if not name.startswith("pooler.")):
+        found = f"the checkpoint lacks {absent[0]} ({len(absent)} in all)"
+        raise StudyError(f"model {model}", found, "name a complete checkpoint")
+    loaded: nn.Module = net.eval()
+    return loaded
 
 
 def with_attention(build: Any, attention: str) -> Any:

@@ -1,55 +1,72 @@
-"""Pairs, model x precision, from manifest to record: one alone, or those of one model taking turns."""
+"""Pairs, model x precision, from manifest to record: those of one model are interleaved where they fit into memory.
 
-import itertools
+Their replicates come in rounds, each in a seeded order of its own: what disturbs the machine for a while disturbs all
+precisions alike then. A pair that is measured alone is interleaved with nothing; the drift sentinel carries its
+comparisons. What is measured with the settings in force is kept: the same command goes on with an interrupted one.
+"""
+
+import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 
-from visionquant.bench import energy, fingerprint, memory, reference_kernel, rounds, system_load, torch_flags, worker
+from visionquant.bench import device as devices
+from visionquant.bench import (
+    energy,
+    memory,
+    pair_worker,
+    plan,
+    reference,
+    reference_kernel,
+    system_load,
+    torch_flags,
+    worker,
+)
+from visionquant.bench.cell_run import CellRun
+from visionquant.bench.command import Command, Matrix
+from visionquant.bench.device import Device
 from visionquant.bench.gpu_telemetry import Sampler
-from visionquant.bench.pair_run import Session, edited
-from visionquant.bench.rounds import OnCell, OnReplicate, TimeIsUp
-from visionquant.core import lock
-from visionquant.core.machine import Environment, require_declared
+from visionquant.bench.pair_run import PairRun
+from visionquant.core import lock, machine
 from visionquant.core.paths import Project
-from visionquant.records.record import SCHEMA, Code, Record, Settings, Weights
-from visionquant.settings.params import Params, Protocol, known
-from visionquant.settings.precision import Int8Precision, MixedPrecision, Nf4Precision
-from visionquant.weights import architectures, hub
+from visionquant.records.cell import Cell
+from visionquant.records.record import Record
+from visionquant.settings.params import Params, Protocol
+from visionquant.weights import hub
 from visionquant.weights.manifest import Manifest
 
-OnPair = Callable[[Record], None]
 MEMORY_SHARE = 0.5  # of free host memory that the pairs of one model may take together
 
 
+class TimeIsUp(Exception):
+    """The command's time is spent; what is finished is written down."""
+
+
 @lock.alone
-def measure(
-    project: Project,
-    params: Params,
-    model: str,
-    precisions: Sequence[str],
-    batch_sizes: Sequence[int] | None = None,
-    again: bool = False,
-    on_cell: OnCell = lambda model, precision, found: None,
-    on_replicate: OnReplicate = lambda model, precision, course: None,
-    on_pair: OnPair = lambda record: None,
-    before_s: float = 0.0,
-    positions: Iterator[int] | None = None,
-    until_s: float | None = None,
-) -> list[Record]:
-    """Measure the cells that the pairs of ``model`` lack and write their records.
+def sweep(project: Project, params: Params, matrix: Matrix, command: Command | None = None) -> bool:
+    """The study without DVC: model by model its weights, its FP32 reference, and every precision that lacks a cell.
 
-    Pairs take turns where their weights fit into memory together, else one comes after the other.
+    Returns:
+        whether all of it is measured; False where the time was up before.
 
-    Args:
-        batch_sizes: those to measure; the study's by default. Cells of other sizes are kept.
-        again: measure all of them, though they are there already.
-        on_cell: told of every new cell.
-        on_replicate: told of every replicate that did not finish its cell.
-        on_pair: told of every finished pair.
-        before_s: seconds spent on this before (imports), for the share of timed time; they count for the first pair.
-        positions: running number of the replicates of one command.
-        until_s: when to begin no further replicate (``time.monotonic()``).
+    Raises:
+        StudyError: settings, weights or machine are not what they should be; finished cells are kept.
+    """
+    command = command or Command()
+    machine.declare(project, machine.probe(params.study.device))
+    try:
+        for part in matrix.by_model():
+            hub.download(project, params, *part.models)
+            reference.make(project, params, *part.models)
+            measure(project, params, part, command)
+    except TimeIsUp:
+        return False
+    return True
+
+
+@lock.alone
+def measure(project: Project, params: Params, matrix: Matrix, command: Command | None = None) -> list[Record]:
+    """Measure the cells that the pairs of ``matrix`` lack and write their records; cells of other sizes are kept.
 
     Returns:
         The records as written.
@@ -57,114 +74,98 @@ def measure(
     Raises:
         StudyError: settings, weights or machine are not what they should be, or the machine is busy.
         CodeChanged: the measuring code was edited meanwhile; nothing is written.
-        TimeIsUp: it is past ``until_s``; finished replicates are kept.
+        TimeIsUp: it is past the command's ``until_s``; finished replicates are kept.
     """
-    known("study.models", [model], params.models)
-    known("study.precisions", precisions, params.precisions)
-    environment, checkout = require_declared(project, params.study.device), fingerprint.state(project.root)
-    if fingerprint.measuring_sha256() != fingerprint.AT_IMPORT:
-        raise edited(model, precisions[0])
-    manifest = hub.manifest_of(project, params, model)
-    positions = itertools.count() if positions is None else positions
+    command = command or Command()
+    environment = machine.require_declared(project, params.study.device)
     records = []
-    for group in _groups(project, model, precisions):
-        with ExitStack() as stack:
-            sessions = [
-                stack.enter_context(
-                    Session(
-                        project,
-                        _blank(params, model, precision, manifest, environment, checkout),
-                        batch_sizes or params.study.batch_sizes,
-                        again,
-                        before_s if precision == precisions[0] else 0.0,
-                    )
-                )
-                for precision in group
-            ]
-            lacking = [session for session in sessions if not session.complete]
-            if lacking:
-                _measure(params, lacking, manifest, positions, until_s, on_cell, on_replicate)
-            for session in sessions:
-                records.append(session.finish())
-                on_pair(records[-1])
+    for model in matrix.models:
+        manifest = hub.manifest_of(project, params, model)
+        for group in _groups(project, manifest, matrix.precisions):
+            with ExitStack() as stack:
+                runs = []
+                for precision in group:
+                    asked = plan.blank(project, params, (model, precision), manifest, environment)
+                    run = PairRun(project, params, manifest, asked, matrix, command.before_s)
+                    runs.append(stack.enter_context(run))
+                    command.before_s = 0.0
+                if lacking := [run for run in runs if any(map(run.lacks, matrix.batch_sizes))]:
+                    _measure(lacking, params.protocol, devices.of(environment.device), command)
+                for run in runs:
+                    records.append(run.finish())
+                    command.observer.pair(records[-1])
     return records
 
 
-def _measure(
-    params: Params,
-    sessions: Sequence[Session],
-    manifest: Manifest,
-    positions: Iterator[int],
-    until_s: float | None,
-    on_cell: OnCell,
-    on_replicate: OnReplicate,
-) -> None:
-    settings = sessions[0].record.settings
-    system_load.require_quiet(settings.protocol, settings.device)
-    torch_flags.quiet(settings.device)
-    bitsandbytes = any(
-        isinstance(one.record.settings.precision, Int8Precision | Nf4Precision | MixedPrecision) for one in sessions
-    )
-    torch_flags.preload(settings.device, bitsandbytes)
-    idle = _idle(settings.device, settings.protocol)
-    if settings.device == "cuda":
+def _measure(runs: Sequence[PairRun], protocol: Protocol, device: Device, command: Command) -> None:
+    """Prepare the pairs of one model, then measure what they lack, the smallest batch size first."""
+    system_load.require_quiet(protocol, device.kind)
+    torch_flags.quiet(device.kind)
+    pair_worker.preload(device.kind, {run.record.settings.precision.engine for run in runs})
+    idle = _idle(device, protocol)
+    if not device.forks_warm:
         with suppress(worker.Failed, worker.Defect):  # it is tried again by each pair, which says why it failed
-            reference_kernel.calibrate(settings.device, settings.protocol)
-    sampler = Sampler.start() if settings.device == "cuda" else None
-    try:
-        ready = []
-        for session in sessions:
-            if until_s is not None and time.monotonic() >= until_s:
-                raise TimeIsUp
-            failed = session.prepare(params, manifest, idle)
-            for cell in failed:
-                on_cell(*session.name, cell)
-            if not failed:
-                ready.append(session)
-        rounds.run(ready, settings.protocol.seed, positions, sampler, until_s, on_cell, on_replicate)
-    finally:
+            reference_kernel.calibrate(device.kind, protocol)
+    with ExitStack() as stack:
+        sampler = device.telemetry()
         if sampler is not None:
-            sampler.stop()
+            stack.callback(sampler.stop)
+        ready = []
+        for run in runs:
+            _require_time(command)
+            failed = run.prepare(idle)
+            for cell in failed:
+                command.observer.cell(run.pair, cell)
+            if not failed:
+                ready.append(run)
+        order = random.Random(protocol.seed)
+        for batch_size in runs[0].batch_sizes:
+            _interleave([run for run in ready if run.lacks(batch_size)], batch_size, order, sampler, command)
 
 
-def _blank(
-    params: Params, model: str, precision: str, manifest: Manifest, environment: Environment, checkout: Code
-) -> Record:
-    return Record(
-        schema_version=SCHEMA,
-        model=model,
-        precision=precision,
-        settings=Settings(
-            model=params.models[model],
-            precision=params.precisions[precision],
-            protocol=params.protocol,
-            device=environment.device,
-            weights=Weights(kind=manifest.weights, source=manifest.source, manifest_sha256=manifest.sha256()),
-        ),
-        environment=environment,
-        code=checkout,
-        conversion=None,
-        size=None,
-        fidelity=None,
-        operations=None,
-        outlier_layers=None,
-        cells=(),
-        elapsed_s=0.0,
-    )
+def _interleave(
+    runs: Sequence[PairRun], batch_size: int, order: random.Random, sampler: Sampler | None, command: Command
+) -> None:
+    """The cells of one batch size: round after round a replicate of each that is not finished.
+
+    Raises:
+        TimeIsUp: it is past the command's ``until_s``.
+    """
+    courses: dict[PairRun, CellRun] = {}
+    for run in runs:
+        begun = run.begin(batch_size)
+        if isinstance(begun, Cell):
+            command.observer.cell(run.pair, begun)
+        else:
+            courses[run] = begun
+    while courses:
+        precisions = [run.record.precision for run in courses]
+        for run in order.sample(list(courses), len(courses)):
+            _require_time(command)
+            others = tuple(name for name in precisions if name != run.record.precision)
+            cell = run.replicate(courses[run], next(command.positions), others, sampler)
+            if cell is None:
+                command.observer.replicate(run.pair, courses[run])
+            else:
+                del courses[run]
+                command.observer.cell(run.pair, cell)
 
 
-def _groups(project: Project, model: str, precisions: Sequence[str]) -> list[list[str]]:
+def _require_time(command: Command) -> None:
+    if time.monotonic() >= command.until_s:
+        raise TimeIsUp
+
+
+def _groups(project: Project, manifest: Manifest, precisions: Sequence[str]) -> list[list[str]]:
     """All together where FP32 weights for each fit into memory, else each alone."""
-    facts = architectures.facts(project, model)
-    needed = len(precisions) * facts.model_bytes["fp32"] if facts else 0
-    if needed <= MEMORY_SHARE * memory.available_host_bytes():
+    if len(precisions) * plan.fp32_bytes(project, manifest) <= MEMORY_SHARE * memory.available_host_bytes():
         return [list(precisions)]
     return [[precision] for precision in precisions]
 
 
-def _idle(device: str, protocol: Protocol) -> energy.Idle | None:
+def _idle(device: Device, protocol: Protocol) -> energy.Idle | None:
     """What the idle machine draws, where a window of energy is asked for and can be read."""
-    counter = energy.find(device) if protocol.energy_s is not None else ""
-    if isinstance(counter, str) or protocol.energy_s is None:
+    if protocol.energy_s is None:
         return None
-    return energy.idle(counter, protocol.energy_s)
+    with device.energy_counter() as counter:
+        return None if isinstance(counter, str) else energy.idle(counter, protocol.energy_s)

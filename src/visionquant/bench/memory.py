@@ -1,10 +1,8 @@
-"""How much memory there is and how much was used, in bytes."""
+"""How much host memory there is and how much was used, in bytes."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
-import torch
 
 
 def available_host_bytes() -> int:
@@ -33,25 +31,8 @@ def resident_bytes() -> int:
 def host_peak_bytes() -> int | None:
     """The most memory this process has had resident (a fork starts from its parent's present), None off Linux."""
     try:
-        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
     except OSError:
         return None
-    return None
-
-
-def allocated_bytes(device: str) -> int | None:
-    """What torch has allocated on the GPU now; None on a CPU."""
-    return int(torch.cuda.memory_allocated()) if device == "cuda" else None
-
-
-def device_peaks(device: str, run: Callable[[], object]) -> tuple[int | None, int | None]:
-    """Peaks of (allocated, reserved) memory of the GPU in ``run``, from an empty cache; None, and no run, on a CPU."""
-    if device != "cuda":
-        return None, None
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
-    run()
-    torch.cuda.synchronize()
-    return int(torch.cuda.max_memory_allocated()), int(torch.cuda.max_memory_reserved())
+    peaks = (int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
+    return next(peaks, None)

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import Any
 
 LIBRARIES = ("torch", "transformers", "bitsandbytes")
 LONGEST = 300  # characters of a message
@@ -24,47 +24,40 @@ def heard() -> Iterator[Counter[str]]:
 
     Deprecations are left out: they speak to who writes code, and of no run.
     """
-    found: Counter[str] = Counter()
+    said: Counter[str] = Counter()
     loggers = [logging.getLogger(name) for name in LIBRARIES]
-    before = [(one.level, one.handlers, one.propagate) for one in loggers]
+    before = [(logger.level, logger.handlers, logger.propagate) for logger in loggers]
 
-    def warned(
-        message: Warning | str,
-        category: type[Warning],
-        filename: str,
-        lineno: int,
-        file: TextIO | None = None,
-        line: str | None = None,
-    ) -> None:
+    def warned(message: Warning | str, category: type[Warning], filename: str, *_: Any, **__: Any) -> None:
         parts = Path(filename).parts
-        found[_text(next((one for one in LIBRARIES if one in parts), category.__name__), str(message))] += 1
+        said[_text(next((name for name in LIBRARIES if name in parts), category.__name__), str(message))] += 1
 
     try:
-        for one in loggers:
-            one.setLevel(logging.WARNING)
-            one.handlers, one.propagate = [_Collector(found)], False
+        for logger in loggers:
+            logger.setLevel(logging.WARNING)
+            logger.handlers, logger.propagate = [_Collector(said)], False
         with warnings.catch_warnings():
             warnings.simplefilter("always")
             for category in (DeprecationWarning, PendingDeprecationWarning):
                 warnings.simplefilter("ignore", category)
             warnings.showwarning = warned
-            yield found
+            yield said
     finally:
-        for one, (level, handlers, propagate) in zip(loggers, before, strict=True):
-            one.setLevel(level)
-            one.handlers, one.propagate = handlers, propagate
+        for logger, (level, handlers, propagate) in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+            logger.handlers, logger.propagate = handlers, propagate
 
 
 class _Collector(logging.Handler):
-    def __init__(self, found: Counter[str]) -> None:
+    def __init__(self, said: Counter[str]) -> None:
         super().__init__(logging.WARNING)
-        self._found = found
+        self._said = said
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._found[_text(record.name.partition(".")[0], record.getMessage())] += 1
+        self._said[_text(record.name.partition(".")[0], record.getMessage())] += 1
 
 
-def _text(source: str, said: str) -> str:
+def _text(source: str, message: str) -> str:
     """One line without addresses in memory, by which equal messages would differ."""
-    line = re.sub(r"0x[0-9a-f]{6,}", "0x...", " ".join(said.split()))
+    line = re.sub(r"0x[0-9a-f]{6,}", "0x...", " ".join(message.split()))
     return f"{source}: {line if len(line) <= LONGEST else line[:LONGEST] + ' ...'}"

@@ -16,7 +16,7 @@ ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
 Spans = Sequence[tuple[float, float]]
 
 
-class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the operations that torch dispatches, taken apart as far as torch does itself, without views.
 
     A dropout that does nothing is nothing then, and a Linear layer with its bias one operation.
@@ -55,23 +55,23 @@ def profile(step: Callable[[int], Any]) -> Launch | None:
 
 
 def recorded(step: Callable[[int], Any], activity: ProfilerActivity, device: DeviceType) -> Spans:
-    """Begin and end (us) of what ``device`` did in a profiled pass, after one that warms the profiler up."""
+    """Begin and end (us) of what ``device`` did in a profiled pass, after one that warms the profiler up.
+
+    The spans that someone named, as the profiler does with each pass, are no work.
+    """
     # One cycle: one that is begun and not ended crashes the next profiler.
     plan = schedule(wait=0, warmup=1, active=1, repeat=1)
-    with profiling(activities={ProfilerActivity.CPU, activity}, schedule=plan) as found:
+    with profiling(activities={ProfilerActivity.CPU, activity}, schedule=plan) as profiler:
         for _ in range(2):
             step(0)
             if device == DeviceType.CUDA:
                 torch.cuda.synchronize()
-            found.step()
-    events = found.events() or ()
-    work = (event for event in events if event.device_type == device and not _is_annotation(event))
-    return [(event.time_range.start, event.time_range.end) for event in work]
-
-
-def _is_annotation(event: Any) -> bool:
-    """Whether an event is a span that someone named, as the profiler does with each pass, and no work."""
-    return bool(event.is_user_annotation) or event.name.startswith("ProfilerStep")
+            profiler.step()
+    return [
+        (event.time_range.start, event.time_range.end)
+        for event in profiler.events() or ()
+        if event.device_type == device and not (event.is_user_annotation or event.name.startswith("ProfilerStep"))
+    ]
 
 
 def covered(spans: Spans) -> float:

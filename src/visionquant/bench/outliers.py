@@ -8,6 +8,7 @@ outputs before and after must agree.
 Source: T. Dettmers et al., LLM.int8() (2022), section 4, for the channels' number and size.
 """
 
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -40,25 +41,23 @@ def plant(model: nn.Module, channels: int, image: torch.Tensor) -> int:
 
 def layers_meeting(model: nn.Module) -> int | None:
     """In how many INT8 layers the last pass met outlier columns; None for a model without such layers or thresholds."""
-    states = [getattr(module, "state", None) for module in model.modules() if type(module).__name__ == "Linear8bitLt"]
-    apart = [state for state in states if state is not None and state.threshold > 0]
-    if not apart:
-        return None
-    return sum(state.idx is not None and state.idx.numel() > 0 for state in apart)
+    layers: list[Any] = [module for module in model.modules() if type(module).__name__ == "Linear8bitLt"]
+    met = [one.state.idx is not None and one.state.idx.numel() > 0 for one in layers if one.state.threshold > 0]
+    return sum(met) if met else None
 
 
 def _tried(model: nn.Module, channels: int, image: torch.Tensor) -> Readers:
     """Plant them in this process and return where, by name."""
-    readers = _readers(model, image)
+    readers, remedy = _readers(model, image), "set outliers: 0 in the row"
     if not readers:
-        raise StudyError("outliers", "no Linear layer reads a LayerNorm in this model", "set outliers: 0 in the row")
+        raise StudyError("outliers", "no Linear layer reads a LayerNorm in this model", remedy)
     with torch.inference_mode():
         before = fidelity.features_of(model(image)).clone()
         _scale(model, readers, channels)
         after = fidelity.features_of(model(image))
     moved = float((after - before).norm() / before.norm())
     if not moved <= TOLERANCE:
-        raise StudyError("outliers", f"planting them moved the outputs by {moved:.2g}", "set outliers: 0 in the row")
+        raise StudyError("outliers", f"planting them moved the outputs by {moved:.2g}", remedy)
     return readers
 
 
@@ -78,23 +77,21 @@ def _scale(model: nn.Module, readers: Readers, channels: int) -> None:
 def _readers(model: nn.Module, image: torch.Tensor) -> Readers:
     """Each LayerNorm whose output Linear layers take as it is, with these."""
     names = {module: name for name, module in model.named_modules()}
-    made: dict[int, tuple[str, torch.Tensor]] = {}
-    found: Readers = {}
+    normalised: dict[int, tuple[str, torch.Tensor]] = {}  # outputs by their identity, with who made them
+    readers: Readers = {}
 
     def after_norm(module: Any, _: Any, output: torch.Tensor) -> None:
-        made[id(output)] = (names[module], output)
+        normalised[id(output)] = (names[module], output)
 
     def before_linear(module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
-        norm, output = made.get(id(inputs[0]), (None, None))
-        if norm is not None and output is inputs[0]:
-            found.setdefault(norm, []).append(names[module])
+        if id(inputs[0]) in normalised:
+            readers.setdefault(normalised[id(inputs[0])][0], []).append(names[module])
 
-    hooks = [one.register_forward_hook(after_norm) for one in model.modules() if isinstance(one, nn.LayerNorm)]
-    hooks += [one.register_forward_pre_hook(before_linear) for one in model.modules() if type(one) is nn.Linear]
-    try:
-        with torch.inference_mode():
-            model(image)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return found
+    with ExitStack() as hooks, torch.inference_mode():
+        for module in names:
+            if isinstance(module, nn.LayerNorm):
+                hooks.enter_context(module.register_forward_hook(after_norm))
+            elif type(module) is nn.Linear:
+                hooks.enter_context(module.register_forward_pre_hook(before_linear))
+        model(image)
+    return readers

@@ -15,7 +15,7 @@ LEAST_LIMIT, LEAST_LIMIT_16 = 1e-3, 1e-2
 
 
 @dataclass(frozen=True)
-class Known:
+class ExpectedOutput:
     """What this precision said before: features of the fidelity images, and of the first of them alone (1, ...).
 
     ``worst`` is the largest distance of an image's features from FP32's, None where it was not measured.
@@ -44,30 +44,31 @@ def distance(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.linalg.norm(a.astype(np.float64) - b) / np.linalg.norm(b.astype(np.float64)))
 
 
-def look(known: Known, kept: Sequence[tuple[Sequence[int], np.ndarray]], repeats: Sequence[float]) -> Audit:
+def check(
+    expected: ExpectedOutput, kept: Sequence[tuple[Sequence[int], np.ndarray]], repeats: Sequence[float]
+) -> Audit:
     """Judge one replicate.
 
     Args:
         kept: of some timed passes, the numbers of the images and their features (batch, ...).
         repeats: of pairs of passes, the time of a batch passed again over that of the same batch when it was new.
     """
-    distances = []
-    for numbers, features in kept if known.features is not None else ():
-        assert known.features is not None
-        distances += [
-            distance(found, known.features[number])
-            for number, found in zip(numbers, features, strict=True)
-            if number < len(known.features)
-        ]
+    images = () if expected.features is None else expected.features
+    distances = [
+        distance(output, images[number])
+        for numbers, features in kept
+        for number, output in zip(numbers, features, strict=True)
+        if number < len(images)
+    ]
     batch = None
-    if known.alone is not None and kept and len(kept[0][0]) > 1 and 0 in kept[0][0]:
+    if expected.alone is not None and kept and len(kept[0][0]) > 1 and 0 in kept[0][0]:
         numbers, features = kept[0]
-        batch = distance(features[list(numbers).index(0)], known.alone[0])
+        batch = distance(features[list(numbers).index(0)], expected.alone[0])
     return Audit(
         kept=len(kept),
         images=len(distances),
         deviation=_short(max(distances, default=None)),
-        limit=float(f"{known.limit:.4g}"),
+        limit=float(f"{expected.limit:.4g}"),
         repeats=len(repeats),
         repeat_ratio=_short(float(np.exp(np.log(repeats).mean())) if len(repeats) else None),
         repeat_high=_short(_high(repeats)),
@@ -99,8 +100,8 @@ def _ratios(step: Step, clock: Clock, count: int, between: int) -> list[float]:
     for i in range(count):
         for other in range(1, between + 1):
             step(i + other)
-        new, again = one_step(step, clock, i)[0], one_step(step, clock, i)[0]
-        ratios.append(again / new)
+        new_ms, repeated_ms = (one_step(step, clock, i)[0] for _ in range(2))
+        ratios.append(repeated_ms / new_ms)
     return ratios
 
 

@@ -1,62 +1,75 @@
 """A pair under way: its record so far, the process that prepared it, and what is written down after every replicate.
 
 A run that is interrupted goes on with what it lacks, and the old record stays until the new one is whole. Whatever goes
-wrong in the pair's own process is the pair's alone: rows with the status ``failed``, which the next run tries again.
+wrong in the pair's own process is the pair's alone: rows with the status ``failed``, which the next run tries again. So
+is a process that gives no answer in time (:func:`patience_s`): it is ended.
 """
 
+import statistics
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import fields
+from functools import partial
 from typing import Any
 
-from visionquant.bench import energy, fingerprint, reference, worker
-from visionquant.bench import pair_worker as prepare
-from visionquant.bench.cell_run import Course, Host, foresee
+from visionquant.bench import device as devices
+from visionquant.bench import energy, pair_fingerprint, pair_worker, plan, reference, worker
+from visionquant.bench.cell_run import CellRun, foresee
+from visionquant.bench.command import Matrix
 from visionquant.bench.gpu_telemetry import Sampler
 from visionquant.core.errors import CodeChanged, MachineMismatch, StudyError
 from visionquant.core.paths import Project, write_atomically
-from visionquant.records.cell import Cell, Pending
-from visionquant.records.record import Progress, Record, current, under_way, write, write_progress
-from visionquant.settings.params import Params
+from visionquant.records.cell import Cell
+from visionquant.records.record import Progress, Record, current, write, write_progress
+from visionquant.settings.params import Params, Protocol
 from visionquant.weights.manifest import Manifest
 
+PATIENCE = 20  # times the seconds foreseen, before a process counts as hanging
+SLOWEST_PASS_S = 60.0  # of one image where nothing was timed yet: longer than the largest model's, emulated on a CPU
+GRACE_S = 60.0  # for the pair's own process to end a replicate and say so
+LEAST_PATIENCE_S = 600.0  # libraries compile kernels at a first pass, and a first replicate is audited and profiled too
 
-class Session:
-    """One pair, from what was kept of it to its record; use as a context.
 
-    ``asked`` are the batch sizes wanted; ``again`` drops those that are there. Seconds spent before (imports) count as
-    the pair's own.
+def patience_s(protocol: Protocol, batch_size: int, pass_s: float | None) -> float:
+    """After how many seconds without an answer a replicate is ended, far beyond what the protocol gives it.
+
+    Args:
+        pass_s: of a forward pass, as far as it is known from the pair's other cells or replicates.
+    """
+    slow_s = SLOWEST_PASS_S * batch_size if pass_s is None else PATIENCE * pass_s
+    counted_s = plan.spent_s(protocol, slow_s) / protocol.replicates
+    windows_s = protocol.warmup_s + (protocol.energy_s or 0.0)
+    return LEAST_PATIENCE_S + windows_s + max(counted_s, PATIENCE * (protocol.limit_s or 0.0))
+
+
+class PairRun:
+    """One pair, from what was kept of it to its record; use as a context, which ends its process.
+
+    Args:
+        asked: the record without cells.
+        before_s: seconds spent before (imports); they count as the pair's own.
     """
 
     def __init__(
-        self,
-        project: Project,
-        blank: Record,
-        asked: Sequence[int],
-        again: bool = False,
-        before_s: float = 0.0,
+        self, project: Project, params: Params, manifest: Manifest, asked: Record, matrix: Matrix, before_s: float = 0.0
     ) -> None:
-        self.project, self.asked = project, tuple(sorted(set(asked)))
-        self._blank = blank
-        self.record, self._pending = _kept(project, blank, self.asked, again)
-        self._spent_s = self.record.elapsed_s + before_s
+        require_unedited(asked)
+        self._project, self._params, self._manifest = project, params, manifest
+        self.batch_sizes, self.pair = matrix.batch_sizes, (asked.model, asked.precision)
+        kept = plan.kept(project, asked, matrix)
+        self.record = kept.record
+        self._pending = {pending.batch_size: pending for pending in kept.pending}
+        self._spent_s = kept.record.elapsed_s + before_s
         self._worker: worker.Worker | None = None
-        self._facts: prepare.Facts | None = None
-        self._fault, self._log = "", ""
-
-    @property
-    def name(self) -> tuple[str, str]:
-        return self.record.model, self.record.precision
+        self._course_of: Callable[..., CellRun]
+        self._log = ""
+        self._progress, self._failure_log = project.progress(*self.pair), project.failure("-".join(self.pair))
 
     def lacks(self, batch_size: int) -> bool:
         """Whether this batch size is asked for and not there."""
-        return batch_size in self.asked and self.record.cell(batch_size) is None
+        return batch_size in self.batch_sizes and self.record.cell(batch_size) is None
 
-    @property
-    def complete(self) -> bool:
-        return not any(self.lacks(batch_size) for batch_size in self.asked)
-
-    def prepare(self, params: Params, manifest: Manifest, idle: energy.Idle | None) -> tuple[Cell, ...]:
+    def prepare(self, idle: energy.Idle | None) -> tuple[Cell, ...]:
         """Start the process that loads and converts the model, and take its facts.
 
         Returns:
@@ -66,78 +79,73 @@ class Session:
             StudyError: the reference or the machine is not what it should be.
         """
         begun_s = time.monotonic()
-        record, settings = self.record, self.record.settings
-        known = reference.require(self.project, params, record.model, manifest, record.environment)
-        self._fault = known.fault
+        model, settings = self.record.model, self.record.settings
+        outputs = reference.require(self._project, self._params, model, self._manifest, self.record.environment)
         self._failure_log.unlink(missing_ok=True)
-        sizes = {*params.study.batch_sizes, *self.asked}
+        sizes = {*self._params.study.batch_sizes, *self.batch_sizes}
 
-        def serve() -> Callable[[prepare.Request], Any]:
-            return prepare.serve(self.project, record.model, settings, manifest, known, idle, {min(sizes), max(sizes)})
+        def serve() -> Callable[[pair_worker.Request], Any]:
+            profiled = {min(sizes), max(sizes)}
+            return pair_worker.serve(self._project, model, settings, self._manifest, outputs, idle, profiled)
 
         failed: tuple[Cell, ...] = ()
         try:
-            if known.failed:
-                raise StudyError.of(known.reason)
-            self._worker = worker.Worker(lambda: prepare.listening(settings.device, serve))
-            self._facts = self._worker.call("facts")
-        except Exception as error:
-            why = self._row(0, error)
-            lacking = [batch_size for batch_size in self.asked if self.lacks(batch_size)]
-            failed = tuple(why.model_copy(update={"batch_size": one}) for one in lacking)
-        facts = self._facts
-        if facts is not None:
-            self.record = record.model_copy(
-                update={
-                    "conversion": facts.conversion,
-                    "size": facts.size,
-                    "fidelity": facts.fidelity,
-                    "fidelity_reason": facts.fidelity_reason,
-                    "operations": facts.operations,
-                    "outlier_layers": facts.outlier_layers,
-                }
+            if outputs.failed:
+                raise StudyError.of(outputs.reason)
+            self._worker = worker.Worker(lambda: pair_worker.listening(settings.device, serve))
+            facts: pair_worker.PairFacts = self._worker.call("facts")
+            names = [field.name for field in fields(facts) if field.name in Record.model_fields]
+            self.record = self.record.model_copy(update={name: getattr(facts, name) for name in names})
+            self._course_of = partial(
+                CellRun,
+                settings.protocol,
+                stored_weights=facts.size.stored_weights,
+                calibration_ms=facts.calibration_ms,
+                host_calibration_ms=facts.host_calibration_ms,
+                fault=outputs.fault,
             )
-        self._spent_s += time.monotonic() - begun_s
-        for cell in failed:
-            self._keep(cell)
-        self._write()
+        except Exception as error:
+            cell = self._failed(0, error)
+            failed = tuple(
+                cell.model_copy(update={"batch_size": size}) for size in filter(self.lacks, self.batch_sizes)
+            )
+        self._write(begun_s, *failed)
         return failed
 
-    def begin(self, batch_size: int) -> Course | Cell:
+    def begin(self, batch_size: int) -> CellRun | Cell:
         """The cell as far as it can be foreseen, or its course, with the replicates of an interrupted run."""
         assert self._worker is not None
-        assert self._facts is not None
-        protocol = self.record.settings.protocol
+        begun_s, protocol = time.monotonic(), self.record.settings.protocol
         smaller = [cell for cell in self.record.cells if cell.batch_size < batch_size]
         foreseen = foresee(batch_size, smaller, protocol, None)
-        if foreseen is None and self.record.settings.device == "cpu":
+        if foreseen is None and devices.of(self.record.settings.device).in_host_memory:
             try:  # a GPU's activations lie elsewhere, and it survives running out
-                host: Host = self._worker.call("host")
-                foreseen = foresee(batch_size, smaller, protocol, host)
+                foreseen = foresee(batch_size, smaller, protocol, self._worker.call("host", LEAST_PATIENCE_S))
             except Exception as error:
-                foreseen = self._row(batch_size, error)
+                foreseen = self._failed(batch_size, error)
         if foreseen is not None:
-            self._keep(foreseen)
-            self._write()
+            self._write(begun_s, foreseen)
             return foreseen
-        facts = self._facts
-        calibrations = facts.calibration_ms, facts.host_calibration_ms
-        course = Course(protocol, batch_size, facts.size.stored_weights, *calibrations, fault=self._fault)
-        if self._pending and self._pending.batch_size == batch_size:
-            course.runs.extend(self._pending.runs)
-            course.earlier.extend(self._pending.earlier)
+        course = self._course_of(batch_size=batch_size)
+        if pending := self._pending.get(batch_size):
+            course.runs.extend(pending.runs)
+            course.earlier.extend(pending.earlier)
         return course
 
-    def step(
-        self, course: Course, position: int, turns_with: tuple[str, ...] = (), sampler: Sampler | None = None
+    def replicate(
+        self, course: CellRun, position: int, turns_with: tuple[str, ...] = (), sampler: Sampler | None = None
     ) -> Cell | None:
         """One more replicate, in turn with those of other precisions; the cell if it is finished with that."""
         assert self._worker is not None
         begun_s = time.monotonic()
+        batch_size, number = course.batch_size, len(course.runs)
+        medians = [statistics.median(run.replicate.wall_ms) / 1e3 for run in course.runs]
+        known_s = max(medians, default=plan.pass_s(self.record.cells, batch_size))
+        limit_s = patience_s(course.protocol, batch_size, known_s)
         try:
-            run = self._worker.call((course.batch_size, len(course.runs), position))
+            run = self._worker.call((batch_size, number, position, limit_s), limit_s + GRACE_S)
         except Exception as error:
-            cell: Cell | None = self._row(course.batch_size, error)
+            cell: Cell | None = self._failed(batch_size, error)
         else:
             seen: dict[str, Any] = {"turns_with": turns_with}
             if sampler is not None:
@@ -145,11 +153,8 @@ class Session:
                 seen["conditions"] = run.replicate.conditions.model_copy(update={"gpu": gpu})
             run = run.model_copy(update={"replicate": run.replicate.model_copy(update=seen)})
             cell = course.add(run)
-        self._spent_s += time.monotonic() - begun_s
-        if cell is not None:
-            self._keep(cell)
-        self._pending = None if cell is not None else course.pending
-        self._write()
+        self._pending[batch_size] = course.pending
+        self._write(begun_s, *([] if cell is None else [cell]))
         return cell
 
     def finish(self) -> Record:
@@ -158,32 +163,25 @@ class Session:
         Raises:
             CodeChanged: the measuring code was edited meanwhile; nothing is written.
         """
-        model, precision = self.name
-        progress = self.project.progress(model, precision)
-        if fingerprint.measuring_sha256() != self._blank.code.measuring_sha256:
-            progress.unlink(missing_ok=True)
-            raise edited(model, precision)
-        path = self.project.record(model, precision)
+        try:
+            require_unedited(self.record)
+        except CodeChanged:
+            self._progress.unlink(missing_ok=True)
+            raise
+        path = self._project.record(*self.pair)
         if current(path) != self.record:
             write(path, self.record)
-        progress.unlink(missing_ok=True)
+        self._progress.unlink(missing_ok=True)
         return self.record
 
-    def close(self) -> None:
-        if self._worker is not None:
-            self._worker.close()
-
-    def __enter__(self) -> "Session":
+    def __enter__(self) -> "PairRun":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        if self._worker is not None:
+            self._worker.close()
 
-    @property
-    def _failure_log(self) -> Path:
-        return self.project.failure("-".join(self.name))
-
-    def _row(self, batch_size: int, error: Exception) -> Cell:
+    def _failed(self, batch_size: int, error: Exception) -> Cell:
         """The cell of what went wrong in the pair's process; a traceback goes to the pair's log, which the row names.
 
         Raises:
@@ -198,43 +196,25 @@ class Session:
             defect = worker.Defect.of(error)
             self._log += f"{defect}\n"
             write_atomically(self._failure_log, self._log)
-            reason = f"{defect.line}; traceback in {self._failure_log.relative_to(self.project.root)}"
+            reason = f"{defect.line}; traceback in {self._project.shown(self._failure_log)}"
         return Cell(batch_size=batch_size, status="failed", reason=reason)
 
-    def _keep(self, cell: Cell) -> None:
-        cells = tuple(sorted((*self.record.cells, cell), key=lambda one: one.batch_size))
-        self.record = self.record.model_copy(update={"cells": cells})
-
-    def _write(self) -> None:
-        self.record = self.record.model_copy(update={"elapsed_s": round(self._spent_s, 3)})
-        write_progress(self.project.progress(*self.name), Progress(record=self.record, pending=self._pending))
-
-
-def edited(model: str, precision: str) -> CodeChanged:
-    """The measuring code is not what it was when this process began."""
-    return CodeChanged(
-        f"{model}-{precision}", "src/visionquant/bench was edited while it measured", "run the same command again"
-    )
+    def _write(self, begun_s: float, *finished: Cell) -> None:
+        """Write down how far the pair is, with cells that are finished since ``begun_s``."""
+        self._spent_s += time.monotonic() - begun_s
+        for cell in finished:
+            self._pending.pop(cell.batch_size, None)
+        cells = tuple(sorted((*self.record.cells, *finished), key=lambda cell: cell.batch_size))
+        self.record = self.record.model_copy(update={"cells": cells, "elapsed_s": round(self._spent_s, 3)})
+        write_progress(self._progress, Progress(record=self.record, pending=tuple(self._pending.values())))
 
 
-def _kept(project: Project, blank: Record, asked: Sequence[int], again: bool) -> tuple[Record, Pending | None]:
-    """``blank`` with all that an interrupted run or an earlier record of the same identity holds of it.
+def require_unedited(record: Record) -> None:
+    """Insist that the measuring code is what it was when this process began.
 
-    Of the batch sizes ``asked`` for, cells that failed are not kept, and none is with ``again``. Where nothing is kept,
-    facts and elapsed time begin anew too.
+    Raises:
+        CodeChanged: it is not.
     """
-    pair = (blank.model, blank.precision)
-    progress = under_way(project.progress(*pair))
-    if progress is not None and progress.record.goes_on_as(blank):
-        dropped = again and progress.pending is not None and progress.pending.batch_size in asked
-        pending = None if dropped else progress.pending
-        return _without(progress.record, asked, again, blank, bool(pending)), pending
-    found = current(project.record(*pair))
-    if found is not None and found.goes_on_as(blank):
-        return _without(found, asked, again, blank, False), None
-    return blank, None
-
-
-def _without(found: Record, asked: Sequence[int], again: bool, blank: Record, pending: bool) -> Record:
-    kept = tuple(one for one in found.cells if not (one.batch_size in asked and (again or one.status == "failed")))
-    return found.model_copy(update={"cells": kept}) if kept or pending or not found.cells else blank
+    if not pair_fingerprint.unchanged_on_disk(record.settings.precision):
+        pair, found = f"{record.model}-{record.precision}", "src/visionquant was edited while it measured"
+        raise CodeChanged(pair, found, "run the same command again")

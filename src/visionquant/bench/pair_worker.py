@@ -9,39 +9,37 @@ from collections.abc import Callable, Set
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import nn
 
+from visionquant.bench import device as devices
 from visionquant.bench import (
     energy,
     fidelity,
     inputs,
-    kernels,
     loading,
     memory,
     messages,
-    outliers,
-    output_audit,
+    model_size,
+    op_count,
+    plan,
     reference,
     reference_kernel,
     replicate,
     torch_flags,
     worker,
 )
-from visionquant.bench import model_size as size
-from visionquant.bench import op_count as operations
-from visionquant.bench.backends import convert, onnx_graph, ort
+from visionquant.bench.backends import convert
 from visionquant.bench.cell_run import GIB, Host
+from visionquant.bench.output_audit import ExpectedOutput, distance
 from visionquant.core.paths import Project
 from visionquant.records.record import Conversion, Fidelity, Settings, Size
-from visionquant.settings.precision import Int8Precision, OnnxRuntimePrecision
-from visionquant.weights import architectures, hub
+from visionquant.weights import hub
 from visionquant.weights.manifest import Manifest
 
 
 @dataclass(frozen=True)
-class Facts:
+class PairFacts:
     """What every cell of a pair shares.
 
     No fidelity where there is no reference, or the pass over the images failed, as its cells will: ``fidelity_reason``.
@@ -57,15 +55,21 @@ class Facts:
     host_calibration_ms: tuple[float, ...] = ()
 
 
-@dataclass(frozen=True)
-class _Seen:
-    facts: Facts
-    features: np.ndarray | None
-    alone: np.ndarray | None
-    worst: float | None
+Request = Literal["facts", "host"] | tuple[int, int, int, float]
 
 
-Request = Literal["facts", "host"] | tuple[int, int, int]
+def preload(device: str, engines: Set[str]) -> None:
+    """Import what every pair's process needs and takes seconds, once, before they are forked; after ``quiet``.
+
+    ONNX Runtime, whose import starts a thread, is left to each process.
+    """
+    with messages.heard() as said:
+        import transformers.modeling_utils
+        import transformers.models.auto.modeling_auto  # noqa: F401
+
+        for engine in sorted(engines):
+            convert.backend_of(engine).preload(device)
+    messages.AT_IMPORT.update(said)
 
 
 def listening(device: str, serve: Callable[[], Callable[[Request], Any]]) -> Callable[[Request], Any]:
@@ -75,12 +79,12 @@ def listening(device: str, serve: Callable[[], Callable[[Request], Any]]) -> Cal
         answer = serve()
 
     def answered(request: Request) -> Any:
-        found = answer(request)
+        result = answer(request)
         if request != "facts":
-            return found
-        proof: Conversion = found.conversion
+            return result
+        proof: Conversion = result.conversion
         every = dict(messages.AT_IMPORT + said + Counter(proof.messages or {}))
-        return replace(found, conversion=proof.model_copy(update={"messages": every}))
+        return replace(result, conversion=proof.model_copy(update={"messages": every}))
 
     return answered
 
@@ -94,37 +98,38 @@ def serve(
     idle: energy.Idle | None,
     profiled: Set[int],
 ) -> Callable[[Request], Any]:
-    """Prepare the pair in this process; the answer to "facts" is its :class:`Facts`, to "host" its :class:`Host`, and
-    to (batch size, number, position) a replicate's :class:`~visionquant.records.cell.Run`. ``profiled`` are the batch
-    sizes at which a GPU's pass is profiled.
+    """Prepare the pair in this process; the answer to "facts" is its :class:`PairFacts`, to "host" its :class:`Host`,
+    and to (batch size, number, position, seconds it may take) a replicate's :class:`~visionquant.records.cell.Run`.
+    ``profiled`` are the batch sizes at which a GPU's pass is profiled.
 
     Raises:
-        isolate.Failed: the model does not fit into memory, or can't be put into its precision here.
+        worker.Failed: the model does not fit into memory, or can't be put into its precision here.
     """
     torch_flags.default_threads()
     torch.set_num_threads(1)
-    _require_memory(project, model)
-    protocol, precision, device = settings.protocol, settings.precision, settings.device
+    _require_memory(project, manifest)
+    protocol, precision, device = settings.protocol, settings.precision, devices.of(settings.device)
+    backend = convert.backend_of(precision.engine)
+    if why := backend.unsupported(device.kind):
+        raise worker.Failed("unsupported", why)
     net = loading.load(project, model, settings.model, manifest, protocol.attention, protocol.seed)
     folder = hub.resolve(project, manifest) if manifest.weights == "pretrained" else None
     prepared = loading.preprocessing(project, model, settings.model, folder)
     images = inputs.batch(len(inputs.crops()), prepared)
-    if isinstance(precision, Int8Precision) and precision.outliers:
-        outliers.plant(net, precision.outliers, images[:1])
-    counts = (sum(one.numel() for one in net.parameters()), size.linear_layers(net), known_reference.macs)
-    dtype = convert.dtype_of(precision, device)
-    build = _builder(net, settings, images)
+    backend.plant_outliers(net, precision, images[:1])
+    parameters = sum(parameter.numel() for parameter in net.parameters())
+    counts = {"parameters": parameters, "linear_layers": model_size.linear_layers(net), "macs": known_reference.macs}
+    build = backend.builder(net, precision, device.kind, prepared.shape)
     head, _ = fidelity.head_of(project, manifest, protocol.seed)
-    seen = worker.in_fork(lambda: _look(build, settings, dtype, images, known_reference, head, counts))
-    if device == "cpu" and seen.facts.fidelity is not None and _has_nf4(net):
-        _settle(build(), images[:1].to(dtype))
-    known = output_audit.Known(seen.features, seen.alone, seen.worst, dtype == torch.float32)
-    subject = replicate.Subject(
-        build, precision, protocol, device, dtype, images, seen.facts.size.stored_weights, known, idle, profiled
-    )
-    readings = reference_kernel.calibrate(device, protocol)
+    examination = _Examination(backend, settings, images, known_reference, head)
+    facts, known = worker.in_fork(lambda: examination.run(build, counts))
+    dtype = convert.dtype_of(precision, device.kind)
+    if device.forks_warm and facts.fidelity is not None:
+        backend.settle(build, images[:1].to(dtype))
+    pair = replicate.ReadyPair(lambda: build().net, precision, protocol, device, dtype, images, known, idle, profiled)
+    readings = reference_kernel.calibrate(device.kind, protocol)
     facts = replace(
-        seen.facts,
+        facts,
         calibration_ms=tuple(kernel for kernel, _ in readings),
         host_calibration_ms=tuple(host for _, host in readings if host is not None),
     )
@@ -135,109 +140,73 @@ def serve(
         if request == "host":
             return Host.now()
         assert not isinstance(request, str)
-        return worker.in_fork(lambda: replicate.run(subject, *request))
+        batch_size, number, position, limit_s = request
+        return worker.in_fork(lambda: replicate.run(pair, batch_size, number, position), limit_s)
 
     return answer
 
 
-def _require_memory(project: Project, model: str) -> None:
-    """Foresee that a model's FP32 weights don't fit into host memory, before they are loaded.
-
-    Raises:
-        isolate.Failed: they don't.
-    """
-    facts, available = architectures.facts(project, model), memory.available_host_bytes()
-    needed = facts.model_bytes["fp32"] if facts else 0
+def _require_memory(project: Project, manifest: Manifest) -> None:
+    """Foresee that a model's FP32 weights don't fit into host memory, before they are loaded."""
+    needed, available = plan.fp32_bytes(project, manifest), memory.available_host_bytes()
     if needed > 0.9 * available:
-        raise worker.Failed(
-            "out_of_memory", f"foreseen: weights of {needed / GIB:.1f} GiB, {available / GIB:.1f} GiB free"
+        foreseen = f"foreseen: weights of {needed / GIB:.1f} GiB, {available / GIB:.1f} GiB free"
+        raise worker.Failed("out_of_memory", foreseen)
+
+
+@dataclass(frozen=True)
+class _Examination:
+    """What a fork of the pair's process finds out of the converted network, once, before it is timed."""
+
+    backend: convert.Backend
+    settings: Settings
+    images: torch.Tensor
+    known_reference: reference.Reference
+    head: fidelity.Head
+
+    def run(self, build: Callable[[], convert.Converted], counts: dict[str, Any]) -> tuple[PairFacts, ExpectedOutput]:
+        """``counts`` are those of the network before its conversion, by the names of :class:`Size`."""
+        precision, device = self.settings.precision, devices.of(self.settings.device)
+        with messages.heard() as said:
+            device.require()
+            torch_flags.apply(precision, self.settings.protocol)
+            net, proof = build()
+            proof = proof or self.backend.prove(net, precision, device.kind)
+            stored, file = self.backend.stored_bytes(net), self.backend.file_bytes(net)
+            size = Size(**counts, stored_weights=stored, file_bytes=file)
+            facts, known = self._compared(net, PairFacts(proof, size, None, None, None, self.known_reference.reason))
+        conversion = facts.conversion.model_copy(update={"messages": dict(said)})
+        return replace(facts, conversion=conversion), known
+
+    def _compared(self, net: nn.Module, facts: PairFacts) -> tuple[PairFacts, ExpectedOutput]:
+        """With what the outputs tell, where there is a reference and the pass succeeds."""
+        dtype = convert.dtype_of(self.settings.precision, self.settings.device)
+        expected, device = self.known_reference.outputs, self.settings.device
+        unknown = ExpectedOutput(None, None, None, dtype == torch.float32)
+        if expected is None:
+            return facts, unknown
+        try:
+            with self.backend.watch(net) as kernels:
+                batch = self.images[: len(expected.features)].to(device, dtype)
+                outputs = fidelity.outputs(net, batch, self.head, blocks=True)
+            with op_count.OperationCounter() as counter, torch.inference_mode():
+                alone = fidelity.features_of(net(self.images[:1].to(device, dtype)))
+        except (RuntimeError, MemoryError, NotImplementedError) as error:
+            if worker.classify(error) is None:
+                raise
+            return replace(facts, fidelity_reason=worker.first_line(error)), unknown
+        pairs = zip(outputs.features, expected.features, strict=True)
+        known = replace(
+            unknown,
+            features=outputs.features,
+            alone=alone.float().cpu().numpy(),
+            worst=max(distance(features, exact) for features, exact in pairs),
         )
-
-
-def _builder(net: nn.Module, settings: Settings, images: torch.Tensor) -> Callable[[], nn.Module]:
-    """How a replicate gets the converted model: inherited from this process on a CPU, made in its own on a GPU.
-
-    For a GPU it is cast here once, so that a replicate only quantises and moves it. A graph is inherited and its
-    session, which has threads, made in the replicate; the weights of ``net`` are let go.
-
-    Raises:
-        isolate.Failed: ONNX Runtime is not here, or not for this device.
-    """
-    precision, device = settings.precision, settings.device
-    if isinstance(precision, OnnxRuntimePrecision):
-        why = onnx_graph.unsupported(device)
-        if why:
-            raise worker.Failed("unsupported", why)
-        graph = onnx_graph.export(net, precision, images[:2])
-        net.to("meta")
-        return lambda: ort.Network(graph, ort.options_of(precision))
-    if device == "cuda":
-        convert.cast(net, precision, device)
-        return lambda: convert.convert(net, precision, device)
-    converted = convert.convert(net, precision, device)
-    return lambda: converted
-
-
-def _has_nf4(net: nn.Module) -> bool:
-    return any(type(module).__name__ == "Linear4bit" for module in net.modules())
-
-
-def _settle(net: nn.Module, image: torch.Tensor) -> None:
-    """One pass here, on one thread, so that NF4 layers are repacked once and not by every replicate.
-
-    On CPUs with BF16 instructions bitsandbytes repacks each such layer at its first pass, which takes a large model
-    seconds. The facts of the pair were taken before, in a fork.
-    """
-    with torch.inference_mode():
-        net(image)
-
-
-def _look(*given: Any) -> _Seen:
-    with messages.heard() as said:
-        seen = _seen(*given)
-    conversion = seen.facts.conversion.model_copy(update={"messages": dict(said)})
-    return replace(seen, facts=replace(seen.facts, conversion=conversion))
-
-
-def _seen(
-    build: Callable[[], nn.Module],
-    settings: Settings,
-    dtype: torch.dtype,
-    images: torch.Tensor,
-    known_reference: reference.Reference,
-    head: fidelity.Head,
-    counts: tuple[int, int, int | None],
-) -> _Seen:
-    torch_flags.require(settings.device)
-    torch_flags.apply(settings.precision, settings.protocol)
-    net = build()
-    parameters, linear_layers, macs = counts
-    conversion = convert.prove(net, settings.precision, settings.device)
-    described = Size(
-        parameters=parameters,
-        linear_layers=linear_layers,
-        macs=macs,
-        stored_weights=size.stored_bytes(net),
-        file_bytes=size.file_bytes(net),
-    )
-    facts = Facts(conversion, described, None, None, None, known_reference.reason)
-    if known_reference.outputs is None:
-        return _Seen(facts, None, None, None)
-    count = len(known_reference.outputs.features)
-    try:
-        with kernels.Watch(net) as watch:
-            found = fidelity.outputs(net, images[:count].to(settings.device, dtype), head, blocks=True)
-        with operations.Counter() as counter, torch.inference_mode():
-            alone = fidelity.features_of(net(images[:1].to(settings.device, dtype)))
-    except (RuntimeError, MemoryError, NotImplementedError) as error:
-        if worker.classify(error) is None:
-            raise
-        return _Seen(replace(facts, fidelity_reason=worker.first_line(error)), None, None, None)
-    conversion = conversion.model_copy(update={"kernels": watch.counted()})
-    agreement = fidelity.compare(known_reference.outputs, found, known_reference.logits_from)
-    issued = net.kernels(images[:1]).total() if isinstance(net, ort.Network) else counter.count
-    met = outliers.layers_meeting(net)
-    pairs = zip(found.features, known_reference.outputs.features, strict=True)
-    worst = max(output_audit.distance(mine, theirs) for mine, theirs in pairs)
-    single = alone.float().cpu().numpy()
-    return _Seen(Facts(conversion, described, agreement, issued, met), found.features, single, worst)
+        facts = replace(
+            facts,
+            conversion=facts.conversion.model_copy(update={"kernels": kernels()}),
+            fidelity=fidelity.compare(expected, outputs, self.known_reference.logits_from),
+            outlier_layers=self.backend.outlier_layers(net),
+            operations=self.backend.operations(net, self.images[:1], counter.count),
+        )
+        return facts, known

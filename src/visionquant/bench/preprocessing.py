@@ -73,7 +73,8 @@ def _fitted(settings: str, shape: Shape, model_type: str, model: str) -> Any:
         processor = _class(name).from_dict(given)
         if shape[0] == 1:
             processor.do_convert_rgb = False
-            processor.image_mean, processor.image_std = _one(processor.image_mean), _one(processor.image_std)
+            for statistic in ("image_mean", "image_std"):
+                setattr(processor, statistic, _of_one_channel(getattr(processor, statistic)))
         found = _shapes(processor, shape)
         if len(found) == 1 and found != {shape} and len(next(iter(found))) == 3:
             _scale(processor, shape, next(iter(found)))
@@ -82,7 +83,7 @@ def _fitted(settings: str, shape: Shape, model_type: str, model: str) -> Any:
         why = next(iter(str(error).strip().splitlines()), type(error).__name__).partition(". ")[0]
         raise StudyError(asked, f"{name}: {why}", "mend its preprocessor_config.json, or leave it out") from None
     if found != {shape}:
-        made, wanted = (" or ".join(" x ".join(map(str, one)) for one in sorted(some)) for some in (found, {shape}))
+        made, wanted = (" or ".join(" x ".join(map(str, one)) for one in sorted(shapes)) for shapes in (found, {shape}))
         why = f"{name} makes images of {made}, the network is fed {wanted}"
         raise StudyError(asked, why, "set input_size to a shape that it makes of every image")
     return processor
@@ -92,10 +93,9 @@ def _name(asked: str, settings: dict[str, Any], model_type: str) -> str:
     """The class that reads ``settings``, by its name without a backend."""
     from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 
+    known: dict[str, str] = IMAGE_PROCESSOR_MAPPING_NAMES.get(model_type, {})
     named = settings.get("image_processor_type") or settings.get("feature_extractor_type")
-    if named is None:
-        known: dict[str, str] = IMAGE_PROCESSOR_MAPPING_NAMES.get(model_type, {})
-        named = known.get("torchvision") or known.get("pil")
+    named = named or known.get("torchvision") or known.get("pil")
     if named is None:
         why = f"it names no image_processor_type, and transformers knows none for model_type {model_type or '(none)'}"
         raise StudyError(asked, why, "add image_processor_type to its preprocessor_config.json")
@@ -121,7 +121,7 @@ def _shapes(processor: Any, shape: Shape) -> set[tuple[int, ...]]:
     return {_made(processor, Image.new("RGB", size), shape).shape for size in ((96, 64), (64, 96))}
 
 
-def _one(values: Any) -> Any:
+def _of_one_channel(values: Any) -> Any:
     """Statistics of one channel, where those of several are the same."""
     return [values[0]] if isinstance(values, list | tuple) and len(set(values)) == 1 else values
 
@@ -133,7 +133,5 @@ def _scale(processor: Any, shape: Shape, found: tuple[int, ...]) -> None:
     for name in ("size", "crop_size", "pad_size"):
         size = getattr(processor, name, None)
         if size is not None:
-            lengths = {
-                key: round(value * factors.get(key, max(high, wide))) for key, value in dict(size).items() if value
-            }
-            setattr(processor, name, type(size)(**lengths))
+            lengths = {key: length * factors.get(key, max(high, wide)) for key, length in dict(size).items() if length}
+            setattr(processor, name, type(size)(**{key: round(length) for key, length in lengths.items()}))

@@ -7,6 +7,7 @@ to compare with, and its cells say so.
 import io
 import json
 import zipfile
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 
 from visionquant.bench import fidelity, inputs, loading, model_size, torch_flags, worker
 from visionquant.bench.backends import convert
-from visionquant.bench.fingerprint import measuring_sha256
+from visionquant.bench.pair_fingerprint import measuring_sha256
 from visionquant.core.errors import MachineMismatch, StudyError
 from visionquant.core.machine import Environment, require_declared
 from visionquant.core.paths import Project, write_atomically
@@ -46,12 +47,12 @@ class Reference:
     failed: bool = False
 
 
-def identity(params: Params, model: str, manifest: Manifest, machine: dict[str, object]) -> str:
+def identity(params: Params, model: str, manifest: Manifest, machine: Environment) -> str:
     """The digest of all that a reference depends on."""
     protocol = params.protocol
     asked = [protocol.fidelity_images, protocol.fidelity_gmacs, protocol.seed, protocol.attention]
     spec = params.models[model].model_dump(mode="json")
-    return sha256_of([spec, manifest.sha256(), machine, asked, measuring_sha256()])
+    return sha256_of([spec, manifest.sha256(), machine.key(FP32.libraries), asked, measuring_sha256(FP32)])
 
 
 def make(project: Project, params: Params, model: str) -> Reference:
@@ -65,67 +66,60 @@ def make(project: Project, params: Params, model: str) -> Reference:
     """
     environment = require_declared(project, params.study.device)
     manifest = hub.manifest_of(project, params, model)
-    key = identity(params, model, manifest, environment.key())
-    path = project.reference(model)
-    if path.is_file():
-        try:
-            found = read(project, model)
-            if found.identity == key and not found.failed:
-                return found
-        except StudyError:
-            pass  # an unreadable reference is made again
+    key = identity(params, model, manifest, environment)
+    with suppress(StudyError):  # one that is not there or unreadable is made
+        reference = read(project, model)
+        if reference.identity == key and not reference.failed:
+            return reference
     torch_flags.quiet(environment.device)
     torch_flags.default_threads()
     torch.set_num_threads(1)
-    spec, protocol = params.models[model], params.protocol
+    made = _made(project, params, model, manifest, environment.device, key)
+    write_atomically(project.reference(model), _packed(made))
+    return made
+
+
+def _made(project: Project, params: Params, model: str, manifest: Manifest, device: str, key: str) -> Reference:
+    spec, protocol, log = params.models[model], params.protocol, project.failure(model)
     facts = architectures.facts(project, model)
-    known_macs = facts.macs if facts else None
-    folder = hub.resolve(project, manifest) if manifest.weights == "pretrained" else None
+    net, without = None, Reference(key, None, "", facts.macs if facts else None)
 
-    def compute() -> tuple[fidelity.Outputs, float, str, int]:
-        torch_flags.require(environment.device)
+    def compute() -> Reference:
+        torch_flags.require(device)
         torch_flags.apply(FP32, protocol)
-        device = environment.device
-        assert net is not None
-        count = model_size.macs(net, prepared.shape) if known_macs is None else known_macs
-        images = fidelity.image_count(count, protocol.fidelity_images, protocol.fidelity_gmacs)
-        head, description = fidelity.head_of(project, manifest, protocol.seed)
-        converted = convert.convert(net, FP32, device)
-        batch = inputs.batch(images, prepared).to(device)
-        first = fidelity.outputs(converted, batch, head, blocks=True)
-        again = fidelity.outputs(converted, batch, head)
-        return first, fidelity.lowest_cosine(first.features, again.features), description, count
+        macs = model_size.macs(loaded, prepared.shape) if without.macs is None else without.macs
+        count = fidelity.image_count(macs, protocol.fidelity_images, protocol.fidelity_gmacs)
+        head, logits_from = fidelity.head_of(project, manifest, protocol.seed)
+        converted, batch = convert.convert(loaded, FP32, device), inputs.batch(count, prepared).to(device)
+        first, second = (fidelity.outputs(converted, batch, head, blocks=blocks) for blocks in (True, False))
+        made = replace(without, logits_from=logits_from, macs=macs)
+        if not (np.isfinite(first.features).all() and np.isfinite(first.logits).all()):
+            return replace(made, reason="FP32 outputs are not finite")
+        cosine = fidelity.lowest_cosine(first.features, second.features)
+        if not cosine >= REPEATS:
+            why = f"FP32 does not repeat itself: two passes over the same image agree to a cosine of {cosine:.6f}"
+            return replace(made, reason=why, fault=why)
+        return replace(made, outputs=first)
 
-    found, log, net = Reference(key, None, "", known_macs), project.failure(model), None
+    folder = hub.resolve(project, manifest) if manifest.weights == "pretrained" else None
     log.unlink(missing_ok=True)
     try:
         prepared = loading.preprocessing(project, model, spec, folder)
-        net = loading.load(project, model, spec, manifest, protocol.attention, protocol.seed)
-        outputs, cosine, logits_from, macs = worker.in_fork(compute)
-        found = replace(found, logits_from=logits_from, macs=macs)
-        if not (np.isfinite(outputs.features).all() and np.isfinite(outputs.logits).all()):
-            found = replace(found, reason="FP32 outputs are not finite")
-        elif not cosine >= REPEATS:
-            why = f"FP32 does not repeat itself: two passes over the same image agree to a cosine of {cosine:.6f}"
-            found = replace(found, reason=why, fault=why)
-        else:
-            found = replace(found, outputs=outputs)
+        loaded = net = loading.load(project, model, spec, manifest, protocol.attention, protocol.seed)
+        return worker.in_fork(compute)
     except worker.Failed as failure:
-        found = replace(found, reason=f"FP32: {failure.reason}")
+        return replace(without, reason=f"FP32: {failure.reason}")
     except MemoryError:
-        found = replace(found, reason="FP32: out of memory")
+        return replace(without, reason="FP32: out of memory")
     except MachineMismatch:
         raise
     except StudyError as error:
-        found = replace(found, reason=f"FP32: {error}", failed=True)
+        return replace(without, reason=f"FP32: {error}", failed=True)
     except Exception as error:
         defect = worker.Defect.of(error)
         write_atomically(log, f"{defect}\n")
-        place = log.relative_to(project.root)
-        reason = f"FP32: {_misfit(net, spec)}{defect.line}; traceback in {place}"
-        found = replace(found, reason=reason, failed=True)
-    write_atomically(path, _packed(found))
-    return found
+        reason = f"FP32: {_misfit(net, spec)}{defect.line}; traceback in {project.shown(log)}"
+        return replace(without, reason=reason, failed=True)
 
 
 def _misfit(net: torch.nn.Module | None, spec: ModelSpec) -> str:
@@ -133,16 +127,15 @@ def _misfit(net: torch.nn.Module | None, spec: ModelSpec) -> str:
     config = net.config.to_dict() if net is not None else {}  # type: ignore[union-attr, operator]
     if not config.get("image_size"):
         return ""
-    made, fed = (" x ".join(map(str, one[1:])) for one in (architectures.shape(config), spec.shape(3)))
+    made, fed = (" x ".join(map(str, shape[1:])) for shape in (architectures.shape(config), spec.shape(3)))
     return f"made for {made} pixels, fed {fed} (input_size of its row): " if made != fed else ""
 
 
-def _packed(found: Reference) -> bytes:
-    about = {name: value for name, value in vars(found).items() if name != "outputs"}
-    empty = fidelity.Outputs(np.empty(0), np.empty(0))
-    outputs, buffer = found.outputs or empty, io.BytesIO()
-    named: dict[str, Any] = {f"block{number:03}": value for number, value in enumerate(outputs.blocks)}
-    np.savez(buffer, about=np.array(json.dumps(about)), features=outputs.features, logits=outputs.logits, **named)
+def _packed(reference: Reference) -> bytes:
+    about = {name: value for name, value in vars(reference).items() if name != "outputs"}
+    outputs, buffer = reference.outputs or fidelity.Outputs(np.empty(0), np.empty(0)), io.BytesIO()
+    blocks: dict[str, Any] = {f"block{number:03}": value for number, value in enumerate(outputs.blocks)}
+    np.savez(buffer, about=np.array(json.dumps(about)), features=outputs.features, logits=outputs.logits, **blocks)
     return buffer.getvalue()
 
 
@@ -152,14 +145,10 @@ def require(project: Project, params: Params, model: str, manifest: Manifest, en
     Raises:
         StudyError: it is missing, broken, or belongs to other settings.
     """
-    found = read(project, model)
-    if found.identity != identity(params, model, manifest, environment.key()):
-        raise StudyError(
-            f"data/references/{model}.npz",
-            "made with other settings, weights, code or on another machine",
-            f"run `visionquant reference --model {model}`",
-        )
-    return found
+    reference = read(project, model)
+    if reference.identity != identity(params, model, manifest, environment):
+        raise _unusable(model, "made with other settings, weights, code or on another machine")
+    return reference
 
 
 def read(project: Project, model: str) -> Reference:
@@ -168,14 +157,15 @@ def read(project: Project, model: str) -> Reference:
     Raises:
         StudyError: it is missing or broken.
     """
-    path = project.reference(model)
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            about = json.loads(str(stored["about"]))
-            blocks = tuple(stored[name] for name in sorted(stored.files) if name.startswith("block"))
-            outputs = None if about["reason"] else fidelity.Outputs(stored["features"], stored["logits"], blocks)
+        with np.load(project.reference(model), allow_pickle=False) as arrays:
+            about = json.loads(str(arrays["about"]))
+            blocks = tuple(arrays[name] for name in sorted(arrays.files) if name.startswith("block"))
+            outputs = None if about["reason"] else fidelity.Outputs(arrays["features"], arrays["logits"], blocks)
             return Reference(outputs=outputs, **about)
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
-        raise StudyError(
-            f"data/references/{model}.npz", "missing or broken", f"run `visionquant reference --model {model}`"
-        ) from None
+        raise _unusable(model, "missing or broken") from None
+
+
+def _unusable(model: str, found: str) -> StudyError:
+    return StudyError(f"data/references/{model}.npz", found, f"run `visionquant reference --model {model}`")

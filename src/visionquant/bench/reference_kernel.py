@@ -10,17 +10,15 @@ from statistics import median
 
 import torch
 
+from visionquant.bench import device as devices
 from visionquant.bench import torch_flags, worker
-from visionquant.bench.clock import Clock, Step, clock_of, one_step
+from visionquant.bench.clock import Clock, Step, one_step
+from visionquant.records.cell import Sentinel
 from visionquant.settings.params import Protocol
 from visionquant.settings.precision import FP32
 
-SIDE = {"cpu": 512, "cuda": 4096}
 WARMUP, READS = 3, 15
 LAUNCHES = 200
-FIRST_S = {"cpu": 0.0, "cuda": 0.3}  # a GPU needs so long to leave its idle clock
-AGAIN_S = {"cpu": 0.0, "cuda": 0.05}  # after the timed passes it is warm
-CALIBRATIONS = {"cpu": 7, "cuda": 4}  # a GPU takes seconds to open
 Reading = tuple[float, float | None]
 
 
@@ -29,9 +27,9 @@ def read_ms(device: str, clock: Clock, again: bool = False) -> Reading:
 
     Rounded to a tenth of a microsecond; TF32 is off for it. ``again``: not the first reading of this process.
     """
-    side, tf32 = SIDE[device], torch.backends.cuda.matmul.allow_tf32
+    plan, tf32 = devices.of(device).kernel, torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = False
-    a = torch.ones(side, side, device=device)
+    a = torch.ones(plan.side, plan.side, device=device)
     b, out = torch.ones_like(a), torch.empty_like(a)
 
     def product(_: int) -> None:
@@ -39,38 +37,46 @@ def read_ms(device: str, clock: Clock, again: bool = False) -> Reading:
 
     def launches(_: int) -> None:
         for _ in range(LAUNCHES):
-            one.zero_()
+            number.zero_()
 
-    warm_s = (AGAIN_S if again else FIRST_S)[device]
-    begin_s = clock.now_s()
+    warm_s, begin_s = plan.again_s if again else plan.first_s, clock.now_s()
     while clock.now_s() - begin_s < warm_s:
         one_step(product, clock, 0)
-    wall_ms, gpu_ms = _medians(product, clock)
+    wall_ms, device_ms = _medians(product, clock)
     torch.backends.cuda.matmul.allow_tf32 = tf32
-    if gpu_ms is None:
+    if device_ms is None:
         return wall_ms, None
-    one = torch.ones(1, device=device)
-    return gpu_ms, _medians(launches, clock)[0]
+    number = torch.ones(1, device=device)
+    return device_ms, _medians(launches, clock)[0]
 
 
 def _medians(step: Step, clock: Clock) -> Reading:
     """Wall and device milliseconds."""
     times = [one_step(step, clock, i) for i in range(WARMUP + READS)][WARMUP:]
-    gpu = [ms for _, ms in times if ms is not None]
-    return round(median(ms for ms, _ in times), 4), round(median(gpu), 4) if gpu else None
+    on_device = [ms for _, ms in times if ms is not None]
+    return round(median(ms for ms, _ in times), 4), round(median(on_device), 4) if on_device else None
+
+
+def sentinel(before: Reading, after: Reading) -> Sentinel:
+    """Two readings as a record holds them."""
+    (kernel_before, host_before), (kernel_after, host_after), host = before, after, None
+    if host_before is not None and host_after is not None:
+        host = Sentinel(before_ms=host_before, after_ms=host_after)
+    return Sentinel(before_ms=kernel_before, after_ms=kernel_after, host=host)
 
 
 @cache
 def calibrate(device: str, protocol: Protocol) -> tuple[Reading, ...]:
-    """Readings in ``CALIBRATIONS`` processes of their own: the noise of :func:`read_ms`.
+    """Readings in processes of their own: the noise of :func:`read_ms`.
 
     Taken once by a process and by those forked from it afterwards: on a GPU, where it takes seconds, by a command for
     all its pairs, else by each pair's own process.
     """
+    used = devices.of(device)
 
     def reading() -> Reading:
-        torch_flags.require(device)
+        used.require()
         torch_flags.apply(FP32, protocol)
-        return read_ms(device, clock_of(device))
+        return read_ms(device, used.clock())
 
-    return tuple(worker.in_fork(reading) for _ in range(CALIBRATIONS[device]))
+    return tuple(worker.in_fork(reading) for _ in range(used.kernel.readings))

@@ -6,14 +6,15 @@ processes that compute there; inside a container it may not, which is "unknown".
 
 import os
 import time
-from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
+from visionquant.bench import device as devices
+from visionquant.bench.device import Device
 from visionquant.core.errors import StudyError
-from visionquant.core.machine import open_gpu
 from visionquant.records.cell import Conditions, Isolation, worst
 from visionquant.settings.params import Protocol
 
@@ -33,18 +34,12 @@ class Reading:
 
     @classmethod
     def now(cls, stat: Path = STAT) -> "Reading":
-        own = os.times()
-        return cls(_busy_s(stat), own.user + own.system + own.children_user + own.children_system, time.monotonic())
-
-
-def _busy_s(stat: Path) -> float | None:
-    """Seconds that all cores were not idle, stolen time included, or None off Linux."""
-    try:
-        fields = [int(field) for field in stat.read_text(encoding="utf-8").split("\n", 1)[0].split()[1:9]]
-    except (OSError, ValueError):
-        return None
-    user, nice, system, _idle, _iowait, irq, softirq, steal = fields
-    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+        """This moment; a kernel that tells nothing of its cores leaves ``busy_s`` None."""
+        own, busy_s = os.times(), None
+        with suppress(OSError, ValueError):
+            fields = [int(field) for field in stat.read_text(encoding="utf-8").split("\n", 1)[0].split()[1:9]]
+            busy_s = (sum(fields) - sum(fields[3:5])) / os.sysconf("SC_CLK_TCK")  # without idle and iowait
+        return cls(busy_s, own.user + own.system + own.children_user + own.children_system, time.monotonic())
 
 
 def others_share(before: Reading, after: Reading) -> float | None:
@@ -58,43 +53,30 @@ def others_share(before: Reading, after: Reading) -> float | None:
     return round(min(1.0, max(0.0, others_s / (wall_s * (os.cpu_count() or 1)))), 3)
 
 
-def since(before: Reading, device: str) -> Conditions:
+def since(before: Reading, device: Device) -> Conditions:
     """The conditions since ``before``, which this process took."""
     share = others_share(before, Reading.now())
+    frequency = None
+    with suppress(OSError, NotImplementedError, AttributeError):  # psutil's words for a kernel that does not tell
+        frequency = psutil.cpu_freq()
     return Conditions(
         isolation=isolation(share, device),
         others_share=share,
-        load_1m=_load(),
-        frequency_mhz=_frequency(),
+        load_1m=round(os.getloadavg()[0], 2),
+        frequency_mhz=round(float(frequency.current), 1) if frequency else None,
         omp_wait_policy=os.environ.get("OMP_WAIT_POLICY", "not set"),
     )
 
 
-def isolation(share: float | None, device: str, gpu: Callable[[], Isolation] | None = None) -> Isolation:
-    """The word for what others do on the CPU and, for a GPU study, on the GPU (``gpu`` replaces NVML's answer)."""
+def isolation(share: float | None, device: Device) -> Isolation:
+    """The worse of the words for what others do on the CPU and on the device, where this process is at work."""
     on_cpu: Isolation = "unknown" if share is None else "busy" if share > BUSY_SHARE else "clean"
-    on_gpu: Isolation = (gpu or _on_gpu)() if device == "cuda" else "clean"
-    return worst((on_cpu, on_gpu)) or "unknown"
-
-
-def _on_gpu() -> Isolation:
-    """Whether this process, which holds the GPU open, computes there alone."""
-    running = _running()
-    if running is None or os.getpid() not in running:
-        return "unknown"
-    return "clean" if len(running) == 1 else "busy"
-
-
-def _running() -> set[int] | None:
-    """The processes that compute on the GPU, None where NVML does not tell."""
-    with open_gpu() as opened:
-        if opened is None:
-            return None
-        nvml, handle = opened
-        try:
-            return {process.pid for process in nvml.nvmlDeviceGetComputeRunningProcesses(handle)}
-        except nvml.NVMLError:
-            return None
+    computing = device.computing()
+    if computing is None or os.getpid() not in computing:
+        on_device: Isolation = "unknown"
+    else:
+        on_device = "busy" if len(computing) > 1 else "clean"
+    return worst((on_cpu, on_device)) or "unknown"
 
 
 def require_quiet(protocol: Protocol, device: str, patience_s: float = PATIENCE_S) -> None:
@@ -105,18 +87,15 @@ def require_quiet(protocol: Protocol, device: str, patience_s: float = PATIENCE_
     """
     if protocol.busy == "allow":
         return
-    running = _running() if device == "cuda" else None
-    if running:
-        raise StudyError(
-            "measure",
-            f"other processes compute on the GPU ({', '.join(_named(pid) for pid in sorted(running))})",
-            "end them, or set busy: allow in the protocol",
-        )
+    if others := (devices.of(device).computing() or set()) - {os.getpid()}:
+        names = ", ".join(_named(pid) for pid in sorted(others))
+        remedy = "end them, or set busy: allow in the protocol"
+        raise StudyError("measure", f"other processes compute on the GPU ({names})", remedy)
     deadline = time.monotonic() + patience_s
     while True:
         watched = {one.pid: one for one in psutil.process_iter(["name"]) if one.pid != os.getpid()}
-        for one in watched.values():
-            _percent(one)
+        for process in watched.values():
+            _percent(process)
         before = Reading.now()
         time.sleep(LOOK_S)
         share = others_share(before, Reading.now())
@@ -124,8 +103,8 @@ def require_quiet(protocol: Protocol, device: str, patience_s: float = PATIENCE_
             return
         if time.monotonic() >= deadline:
             break
-    shares = [(_percent(one), str(one.info["name"])) for one in watched.values()]
-    names = ", ".join(f"{name} {percent:.0f} %" for percent, name in sorted(shares, reverse=True)[:3] if percent >= 1)
+    shares = sorted(((_percent(one), str(one.info["name"])) for one in watched.values()), reverse=True)
+    names = ", ".join(f"{name} {percent:.0f} %" for percent, name in shares[:3] if percent >= 1)
     raise StudyError(
         "measure",
         f"other processes keep {100 * share:.0f} % of the machine busy" + (f" ({names})" if names else ""),
@@ -146,18 +125,3 @@ def _percent(process: psutil.Process) -> float:
         return float(process.cpu_percent())
     except psutil.Error:
         return 0.0
-
-
-def _load() -> float | None:
-    try:
-        return round(os.getloadavg()[0], 2)
-    except OSError:
-        return None
-
-
-def _frequency() -> float | None:
-    try:
-        found = psutil.cpu_freq()
-    except (OSError, NotImplementedError, AttributeError):  # psutil's words for a kernel that does not tell
-        return None
-    return round(float(found.current), 1) if found else None

@@ -3,32 +3,32 @@
 import logging
 import os
 import warnings
-from contextlib import suppress
 from functools import cache
 
 import torch
 
-from visionquant.bench import messages
-from visionquant.core import driver, processors
-from visionquant.core.errors import MachineMismatch
+from visionquant.bench import device as devices
+from visionquant.core import processors
 from visionquant.settings.params import Protocol
-from visionquant.settings.precision import FloatPrecision, Precision
+from visionquant.settings.precision import PrecisionRow
+
+SETTINGS = {
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
 
 
 def quiet(device: str) -> None:
-    """Silence libraries that print per layer or per pass, and name the device; call before they are imported.
+    """Silence libraries that print per layer or per pass, and choose the device; call before they are imported.
 
-    What they have to say is collected by :mod:`messages` where a pair is prepared.
-    The GPU is the one that NVML lists first, as the environment probe reads it. A study on the CPU hides the GPUs, so
-    that no library opens one in the process that replicates are forked from. More threads than the affinity and a
+    What they have to say is collected by :mod:`messages` where a pair is prepared. More threads than the affinity and a
     container's quota carry are taken back: torch counts neither a quota nor, where OMP_NUM_THREADS is set, CPUs.
     """
-    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
-    if device == "cpu":
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    devices.of(device).choose()
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"(transformers|bitsandbytes)\..*")
     from transformers.utils import logging as transformers_logging
@@ -37,34 +37,6 @@ def quiet(device: str) -> None:
     transformers_logging.disable_progress_bar()
     if torch.get_num_threads() > processors.usable():
         torch.set_num_threads(processors.usable())
-
-
-def preload(device: str, with_bitsandbytes: bool) -> None:
-    """Import what every pair's process needs and takes seconds, once, before they are forked; after :func:`quiet`.
-
-    On a GPU bitsandbytes is left to each process, for its import opens the device; what that import takes long for, and
-    opens nothing, is imported here. ONNX Runtime, whose import starts a thread, is left to each process everywhere.
-    """
-    with messages.heard() as said:
-        import transformers.modeling_utils
-        import transformers.models.auto.modeling_auto  # noqa: F401
-
-        if with_bitsandbytes and device == "cpu":
-            import bitsandbytes  # noqa: F401
-        if with_bitsandbytes and device == "cuda":
-            import torch._dynamo
-            import torch._inductor.compile_fx  # noqa: F401
-
-            _close_nvml()
-    messages.AT_IMPORT.update(said)
-
-
-def _close_nvml() -> None:
-    """Close what torch 2.11 leaves open after its compiler is imported: a fork must not use its parent's."""
-    import pynvml
-
-    with suppress(pynvml.NVMLError):  # it was not open
-        pynvml.nvmlShutdown()
 
 
 @cache
@@ -76,32 +48,13 @@ def default_threads() -> int:
 
 
 def require(device: str) -> None:
-    """Insist that torch can use the device; opens the GPU, so call it in a process that forks nothing afterwards.
-
-    Raises:
-        MachineMismatch: it can't, e.g. because the driver is too old for this build of torch.
-    """
-    if device == "cuda":
-        try:  # is_available() would ask NVML alone, which knows the card and not whether its driver serves torch
-            float(torch.zeros(1, device=device))
-        except (RuntimeError, AssertionError) as error:
-            why = str(error).strip().split("\n")[0].split(". ")[0]
-            if "out of memory" in why:
-                raise
-            busy = "busy or unavailable" in why  # compute mode EXCLUSIVE_PROCESS
-            remedy = "end what else uses it" if busy else driver.remedy(torch.version.cuda)
-            found = f"torch {torch.__version__} can't use a GPU here ({why})"
-            raise MachineMismatch("study.device", found, f"{remedy}, or set it to cpu") from None
+    """Insist that torch can use the device; errors and what to mind as of ``Device.require``."""
+    devices.of(device).require()
 
 
 def alive(device: str) -> bool:
-    """Whether the device still works: after a kernel's failure every call to a GPU fails, after running out none."""
-    if device == "cuda":
-        try:
-            torch.cuda.synchronize()
-        except RuntimeError:
-            return False
-    return True
+    """Whether the device still works after an error."""
+    return devices.of(device).alive()
 
 
 def exact(tf32: bool = False) -> None:
@@ -123,11 +76,11 @@ def begin(device: str) -> None:
     exact()
 
 
-def apply(precision: Precision, protocol: Protocol) -> int:
+def apply(precision: PrecisionRow, protocol: Protocol) -> int:
     """Set threads and backend flags for this process, check them, and return the number of CPU threads."""
     threads = protocol.threads or default_threads()
     torch.set_num_threads(threads)
-    exact(tf32=isinstance(precision, FloatPrecision) and precision.tf32)
+    exact(precision.uses_tf32)
     torch.backends.cudnn.benchmark = protocol.cudnn_benchmark
     torch.set_grad_enabled(False)
     return threads

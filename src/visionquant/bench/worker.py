@@ -6,38 +6,29 @@ parent, so a killed sweep leaves nothing running.
 """
 
 import ctypes
+import faulthandler
 import os
 import pickle
+import re
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 from visionquant.core.errors import MachineMismatch, StudyError
 
 Result = TypeVar("Result")
 Cause = Literal["out_of_memory", "unsupported"]
 
-UNSUPPORTED = (
-    "not implemented for",
-    "not supported",
-    "not_supported",
-    "is not implemented",
-    "unsupported",
-    "no kernel",
-    "native library functionality",
+UNSUPPORTED = re.compile(
+    "not implemented for|not[ _]supported|is not implemented|unsupported|no kernel|native library functionality"
 )
-EXHAUSTED = (
-    "out of memory",
-    "can't allocate memory",
-    "cannot allocate memory",
-    "failed to allocate",
-    "bad_alloc",
-    "cublas_status_alloc_failed",
-    "cublas_status_not_initialized",
+EXHAUSTED = re.compile(
+    r"out of memory|can(not|'t) allocate memory|failed to allocate|bad_alloc|cublas_status_(alloc_failed|not_initiali)"
 )
 # What cuDNN and cuBLAS say where memory is short, and at other times too: they count where a GPU has little left.
 EXHAUSTED_IF_FULL = (
@@ -48,6 +39,8 @@ EXHAUSTED_IF_FULL = (
 )
 LITTLE, LITTLE_BYTES = 0.1, 2**30  # of a GPU's memory, whichever is more
 CUDA_NOT_INITIALIZED = 3  # cuda.h
+STACKS_S, LET_GO_S = 1.0, 10.0  # for a process to write down where it hangs; for the kernel to end one
+LONGEST_S = 4 * 3600.0  # for an answer of which nothing is foreseen: a model prepared, a reference computed
 
 
 class Failed(Exception):
@@ -55,8 +48,7 @@ class Failed(Exception):
 
     def __init__(self, cause: Cause, reason: str) -> None:
         super().__init__(reason)
-        self.cause: Cause = cause
-        self.reason = reason
+        self.cause, self.reason = cause, reason
 
 
 class Defect(Exception):
@@ -75,17 +67,10 @@ class Defect(Exception):
         return cls(lines[0][:300], "".join(traceback.format_exception(error)))
 
 
-def in_fork(task: Callable[[], Result]) -> Result:
-    """Run ``task`` in a forked process and return what it returns (it must pickle).
-
-    Raises:
-        Failed: it ran out of memory (or was killed, as the kernel does then), or used what this machine lacks.
-        StudyError: it raised one.
-        Defect: any other exception or death.
-    """
+def in_fork(task: Callable[[], Result], limit_s: float = LONGEST_S) -> Result:
+    """Run ``task`` in a forked process and return what it returns (it must pickle); see :meth:`Worker.call`."""
     with Worker(lambda: lambda _: task()) as worker:
-        result: Result = worker.call(None)
-        return result
+        return cast(Result, worker.call(None, limit_s))
 
 
 class Worker:
@@ -103,6 +88,7 @@ class Worker:
         sys.stderr.flush()
         self._death: Exception | None = None
         self._here, there = Pipe()
+        self._stacks = os.memfd_create("stacks")  # where the process stands, if it has to be ended
         parent = os.getpid()
         try:
             self._child = os.fork()
@@ -113,7 +99,8 @@ class Worker:
             try:  # nothing may unwind the frames of the parent here
                 self._here.close()
                 sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__  # a bar's would wait for a thread left behind
-                _die_with(parent)
+                faulthandler.register(signal.SIGUSR1, self._stacks)
+                die_with(parent)
                 _answer_all(serve, there)
                 code = 0
             except KeyboardInterrupt:
@@ -122,32 +109,56 @@ class Worker:
                 os._exit(code)
         there.close()
 
-    def call(self, request: Any) -> Any:
-        """Send ``request`` and wait for its answer; errors as of :func:`in_fork`, of ``serve`` too."""
+    def call(self, request: Any, limit_s: float = LONGEST_S) -> Any:
+        """Send ``request`` and wait for its answer, for ``limit_s`` at most.
+
+        Raises:
+            Failed: the process ran out of memory (or was killed, as the kernel does then), or used what is not here.
+            StudyError: it raised one.
+            Defect: any other exception or death, or no answer in time: the process is ended then, and the defect's text
+                is where each of its threads stood.
+        """
         if self._death is not None:
             raise self._death
         try:
             self._here.send_bytes(pickle.dumps(request))
-            kind, value = pickle.loads(self._here.recv_bytes())
+            if not self._here.poll(limit_s):
+                self._death = self._ended(limit_s)
+                raise self._death
+            error, value = pickle.loads(self._here.recv_bytes())
         except (EOFError, OSError):
             _, status = os.waitpid(self._child, 0)
             self._child = 0
             self._death = _death(os.waitstatus_to_exitcode(status))
             raise self._death from None
-        if kind == "value":
-            return value
-        if kind == "study":
-            mistake, text = value
-            raise mistake.of(text)
-        raise Defect(*value) if kind == "defect" else Failed(kind, value)
+        if error is not None:
+            raise error(*value)
+        return value
+
+    def _ended(self, limit_s: float) -> Defect:
+        """What is told of a process that hangs, once it is ended."""
+        os.kill(self._child, signal.SIGUSR1)
+        time.sleep(STACKS_S)
+        self._kill()
+        stacks = os.pread(self._stacks, 2**20, 0).decode(errors="replace")
+        return Defect(
+            f"no answer in {limit_s:g} s, so the process was ended", f"it hung, most recent call first\n{stacks}"
+        )
+
+    def _kill(self) -> None:
+        """Kill the process; one that the kernel does not let go (a GPU's driver hangs) is not waited for."""
+        os.kill(self._child, signal.SIGKILL)
+        until_s = time.monotonic() + LET_GO_S
+        while not os.waitpid(self._child, os.WNOHANG)[0] and time.monotonic() < until_s:
+            time.sleep(0.001)
+        self._child = 0
 
     def close(self) -> None:
         """End the process; one that is at work is killed."""
         self._here.close()
         if self._child:
-            os.kill(self._child, signal.SIGKILL)
-            os.waitpid(self._child, 0)
-            self._child = 0
+            self._kill()
+        os.close(self._stacks)
 
     def __enter__(self) -> "Worker":
         return self
@@ -161,15 +172,11 @@ def classify(error: BaseException) -> Cause | None:
     text = str(error).lower()
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return "out_of_memory"
-    if isinstance(error, RuntimeError):
-        if any(phrase in text for phrase in EXHAUSTED):
+    if isinstance(error, RuntimeError):  # NotImplementedError is one
+        if EXHAUSTED.search(text) or (any(words in text for words in EXHAUSTED_IF_FULL) and _gpu_is_full()):
             return "out_of_memory"
-        if any(phrase in text for phrase in EXHAUSTED_IF_FULL) and _gpu_is_full():
-            return "out_of_memory"
-    if isinstance(error, NotImplementedError) or (
-        isinstance(error, RuntimeError) and any(phrase in text for phrase in UNSUPPORTED)
-    ):
-        return "unsupported"
+        if isinstance(error, NotImplementedError) or UNSUPPORTED.search(text):
+            return "unsupported"
     return None
 
 
@@ -189,13 +196,9 @@ def driver_answer() -> int | None:
 def _require_unopened() -> None:
     if os.environ.get("CUDA_VISIBLE_DEVICES") == "":  # hidden, as for a study on the CPU
         return
-    answer = driver_answer()
-    if answer not in (None, CUDA_NOT_INITIALIZED):
-        raise MachineMismatch(
-            "measure",
-            f"CUDA was opened in the process that forks (cuDeviceGetCount answers {answer})",
-            "report this defect, or set study.device: cpu",
-        )
+    if (answer := driver_answer()) not in (None, CUDA_NOT_INITIALIZED):
+        opened = f"CUDA was opened in the process that forks (cuDeviceGetCount answers {answer})"
+        raise MachineMismatch("measure", opened, "report this defect, or set study.device: cpu")
 
 
 def _gpu_is_full() -> bool:
@@ -211,6 +214,7 @@ def _gpu_is_full() -> bool:
 
 
 def _answer_all(serve: Callable[[], Callable[[Any], Any]], there: Connection) -> None:
+    """Answer requests until there are no more: with None and the answer, or what makes an error and its arguments."""
     answer: Callable[[Any], Any] | None = None
     while True:
         try:
@@ -218,18 +222,18 @@ def _answer_all(serve: Callable[[], Callable[[Any], Any]], there: Connection) ->
         except EOFError:
             return
         try:
-            if answer is None:
-                answer = serve()
-            message = pickle.dumps(("value", answer(request)))
+            answer = answer or serve()
+            message = pickle.dumps((None, answer(request)))
         except KeyboardInterrupt:
             raise
         except StudyError as error:
-            message = pickle.dumps(("study", (type(error), str(error))))
+            message = pickle.dumps((type(error).of, (str(error),)))
         except Failed as error:
-            message = pickle.dumps((error.cause, error.reason))
+            message = pickle.dumps((Failed, (error.cause, error.reason)))
         except BaseException as error:
             cause, defect = classify(error), Defect.of(error)
-            message = pickle.dumps((cause, first_line(error)) if cause else ("defect", (defect.line, str(defect))))
+            failed = (Failed, (cause, first_line(error)))
+            message = pickle.dumps(failed if cause else (Defect, (defect.line, str(defect))))
         there.send_bytes(message)
 
 
@@ -250,7 +254,8 @@ def _death(code: int) -> Exception:
     return Defect(f"the process ended with code {code} and no answer{exits}")
 
 
-def _die_with(parent: int) -> None:
+def die_with(parent: int) -> None:
+    """Have the kernel kill this process when ``parent``, which has just started it, is gone."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
         if os.getppid() != parent:

@@ -1,7 +1,7 @@
 """The command line. Thin verbs: each checks its arguments, calls one function and says what came of it.
 
-The stages of dvc.yaml call the same verbs. Libraries are imported when a verb needs them, so that ``--help`` and the
-environment probe answer at once.
+The stages of dvc.yaml call the same verbs. Libraries that take long to import are imported when a verb needs them, so
+that ``--help`` and the environment probe answer at once.
 """
 
 import io

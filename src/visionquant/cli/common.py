@@ -1,23 +1,39 @@
 """What every verb shares: the command itself, its options, and the study that it opens."""
 
+import inspect
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import psutil
 import typer
+from typer.core import TyperGroup
 
 from visionquant.core import lock, machine
 from visionquant.core.errors import PairsFailed, StudyError
-from visionquant.core.machine import Environment, require_linux
 from visionquant.core.paths import Project
 from visionquant.records import record
 from visionquant.settings import params as parameters
 from visionquant.settings.params import Params
 
+
+class Verbs(TyperGroup):
+    """The verbs; one that is interrupted by Ctrl-C says in a line what is kept and ends with 130."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            text = "interrupted; finished cells are kept, the same command goes on from there"
+            print(f"visionquant: {text}", file=sys.stderr)
+            raise SystemExit(130) from None
+
+
 app = typer.Typer(
+    cls=Verbs,
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -27,38 +43,58 @@ app = typer.Typer(
 Model = Annotated[str, typer.Option("--model", help="A row of `models` in params.yaml.")]
 Precision = Annotated[str, typer.Option("--precision", help="A row of `precisions` in params.yaml.")]
 Models = Annotated[list[str] | None, typer.Option("--model", help="A row of `models`; may be given several times.")]
-Precisions = Annotated[
-    list[str] | None, typer.Option("--precision", help="A row of `precisions`; may be given several times.")
-]
-BatchSizes = Annotated[
-    list[int] | None, typer.Option("--batch-size", min=1, help="Images per batch; may be given several times.")
-]
+Precisions = Annotated[list[str] | None, typer.Option("--precision", help="A row of `precisions`; may be repeated.")]
+BatchSizes = Annotated[list[int] | None, typer.Option("--batch-size", min=1, help="Images per batch; may be repeated.")]
+Network = Annotated[str, typer.Option("--network", help="A row of `training.networks` in params.yaml.")]
+AllFolds = Annotated[bool, typer.Option("--all-folds", help="Every fold, not only those of training.run.")]
 Again = Annotated[bool, typer.Option("--again", help="Measure anew what is already measured.")]
-
-KeepGoing = Annotated[
-    bool, typer.Option("--keep-going", help="Exit code 0 though it failed: later stages of a pipeline show the row.")
-]
-
+KeepGoing = Annotated[bool, typer.Option("--keep-going", help="Exit code 0 though it failed: the pages show it.")]
+SET = typer.Option("--set", metavar="KEY=VALUE", help="For params.yaml's value, e.g. study.device=cpu; repeatable.")
+Overrides = Annotated[list[str] | None, SET]
+RESULTS = typer.Option("--results", metavar="DIR", help="Where all goes that is measured, in place of data/.")
+Results = Annotated[Path | None, RESULTS]
+Use = Literal["read", "write", "measure", "submit"]
 
 ending = ExitStack()  # what a command holds until it ends
 
 
-def opened(to: Literal["read", "write", "measure"] = "read") -> tuple[Project, Params]:
-    """The checkout around the working directory and its settings.
+def opened(
+    to: Use = "read", overrides: Sequence[str] | None = None, results: Path | None = None
+) -> tuple[Project, Params]:
+    """The checkout around the working directory and its settings, as --set and --results have them.
 
-    Args:
-        to: what the command does; until it ends, no other writes records there or measures. Measuring needs Linux.
+    ``to`` is what the command does: if it writes or measures, no other does until it ends. Measuring needs Linux; so
+    does to "submit", which leaves the lock to what it begins.
     """
-    project = Project.find()
-    params = parameters.load(project)
-    if to == "measure":
-        require_linux("".join(sys.argv[1:2]))
-    if to != "read":
+    project = Project(Project.find().root, results=results.absolute() if results else None)
+    params = parameters.load(project, overrides or ())
+    if to in ("measure", "submit"):
+        machine.require_linux("".join(sys.argv[1:2]))
+    if to in ("write", "measure"):
         ending.enter_context(lock.held(project))
     return project, params
 
 
-def machine_of(params: Params) -> Environment:
+def verb(to: Use) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a command whose first two arguments are the opened study, as its options --set and --results have it."""
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        def command(**given: Any) -> None:
+            function(*opened(to, given.pop("overrides"), given.pop("results")), **given)
+
+        own = list(inspect.signature(function).parameters.values())[2:]
+        shared = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
+            for name, kind in (("overrides", Overrides), ("results", Results))
+        ]
+        command.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
+        command.__name__, command.__doc__ = function.__name__, function.__doc__
+        return app.command()(command)
+
+    return register
+
+
+def machine_of(params: Params) -> machine.Environment:
     """This machine, as study.device wants it; a GPU that is there and can't be used is named on stderr."""
     left_out = machine.left_out(params.study.device)
     if left_out:
@@ -66,12 +102,12 @@ def machine_of(params: Params) -> Environment:
     return machine.probe(params.study.device)
 
 
-def chosen(option: str, named: list[str] | None, everything: bool, rows: tuple[str, ...]) -> list[str]:
-    """The rows named, or all of them; one of the two must be asked for."""
+def chosen(option: str, named: list[str] | None, everything: bool) -> list[str] | None:
+    """The rows named, None for all of them; one of the two must be asked for."""
     if bool(named) == everything:
-        found = f"--{option} and --all-{option}s together" if everything else "nothing chosen"
-        raise StudyError(f"sweep: {option}s", found, f"give --all-{option}s, or --{option} NAME once or more")
-    return list(dict.fromkeys(named)) if named else list(rows)
+        wrong = f"--{option} and --all-{option}s together" if everything else "nothing chosen"
+        raise StudyError(f"sweep: {option}s", wrong, f"give --all-{option}s, or --{option} NAME once or more")
+    return named and list(dict.fromkeys(named))
 
 
 def require_none_failed(project: Project, pairs: Sequence[tuple[str, str]]) -> None:
@@ -85,11 +121,11 @@ def require_none_failed(project: Project, pairs: Sequence[tuple[str, str]]) -> N
         model, precision = next(iter(failed))
         raise PairsFailed(
             f"{len(failed)} of {len(pairs)} pairs failed",
-            "each row says why, tracebacks are in data/failures",
+            f"each row says why, tracebacks are in {project.shown(project.failure('').parent)}",
             f"the next sweep tries them again, or `visionquant measure --model {model} --precision {precision}`",
         )
 
 
-def process_begun_s() -> float:
-    """When this process began, in seconds since the epoch."""
-    return min(psutil.Process().create_time(), time.time())
+def untimed_s() -> float:
+    """Seconds since this process began."""
+    return max(0.0, time.time() - psutil.Process().create_time())

@@ -1,262 +1,238 @@
 """The verbs that measure, and those that prepare for it."""
 
+import json
+import math
+import operator
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Annotated
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from typing import Annotated, Literal
 
 import typer
 
+import visionquant.cli.common as common
+from visionquant.bench import executor as executors
 from visionquant.bench import plan as plans
-from visionquant.cli.common import (
-    Again,
-    BatchSizes,
-    KeepGoing,
-    Model,
-    Models,
-    Precision,
-    Precisions,
-    app,
-    chosen,
-    machine_of,
-    opened,
-    process_begun_s,
-    require_none_failed,
-)
+from visionquant.bench.command import Command, Matrix
+from visionquant.cli.common import machine_of, verb
+from visionquant.core import machine
 from visionquant.core.errors import PairsFailed, StudyError
-from visionquant.settings.params import known
+from visionquant.core.paths import Project, write_atomically
+from visionquant.records import archive, labelled, predictions
+from visionquant.settings.params import Params, known
+from visionquant.weights import hub
+from visionquant.weights import sources as weights
+
+PROGRAM = (sys.executable, "-c", "from visionquant.cli import main; main()")
 
 
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Ctrl-C while measuring: one line, exit code 130."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        print("visionquant: interrupted; finished cells are kept, the same command goes on from there", file=sys.stderr)
-        raise SystemExit(130) from None
-
-
-@app.command()
-def environment() -> None:
+@verb("write")
+def environment(project: Project, params: Params) -> None:
     """Write data/environment.json: what this machine is, what sets its speed, and the versions that matter.
 
     Limits of the instruction set (ATEN_CPU_CAPABILITY and the like) are part of it, though ONNX Runtime and
     bitsandbytes read the processor itself and ignore them.
     """
-    from visionquant.core import machine
-
-    project, params = opened("write")
-    found = machine_of(params)
-    machine.declare(project, found)
-    print(f"{found.device}: {found.title}\nspeed: {found.speed}")
+    here = machine_of(params)
+    machine.declare(project, here)
+    print(f"{here.device}: {here.title}\nspeed: {here.speed}")
 
 
-@app.command()
-def sources() -> None:
+@verb("write")
+def sources(project: Project, params: Params) -> None:
     """Write data/sources.json: have the weights' files changed since they were downloaded? `dvc repro` asks first."""
-    import json
-
-    from visionquant.core.paths import write_atomically
-    from visionquant.weights import sources as weights
-
-    project, params = opened("write")
-    found = weights.sources(project, params)
-    write_atomically(project.sources, json.dumps(found, indent=1) + "\n")
-    print(f"data/sources.json: {len(found)} models")
+    digests = weights.sources(project, params)
+    write_atomically(project.sources, json.dumps(digests, indent=1) + "\n")
+    print(f"{project.shown(project.sources)}: {len(digests)} models")
 
 
-@app.command()
-def download(model: Model) -> None:
+@verb("write")
+def download(project: Project, params: Params, model: common.Model) -> None:
     """Fetch the weights of one model at their pinned revision, or say that they will be seeded."""
-    from visionquant.weights import hub
-
-    project, params = opened("write")
     known("models", [model], params.models)
     manifest = hub.download(project, params, model)
     print(f"{model}: {manifest.weights}, {manifest.source}" + (f" ({manifest.reason})" if manifest.reason else ""))
 
 
-@app.command()
-def reference(model: Model, keep_going: KeepGoing = False) -> None:
+@verb("measure")
+def reference(project: Project, params: Params, model: common.Model, keep_going: common.KeepGoing = False) -> None:
     """Compute the FP32 outputs of one model that every precision of it is compared with."""
-    project, params = opened("measure")
     from visionquant.bench import reference as references
 
     known("models", [model], params.models)
-    found = references.make(project, params, model)
-    if found.failed and not keep_going:
-        raise PairsFailed(f"reference of {model}", found.reason, "the same command tries again")
-    print(f"{model}: data/references/{model}.npz" + (f" ({found.reason})" if found.reason else ""))
+    outputs = references.make(project, params, model)
+    if outputs.failed and not keep_going:
+        raise PairsFailed(f"reference of {model}", outputs.reason, "the same command tries again")
+    print(f"{model}: {project.shown(project.reference(model))}" + (f" ({outputs.reason})" if outputs.reason else ""))
 
 
-@app.command()
+@verb("measure")
 def measure(
-    model: Model,
-    precision: Precision,
-    batch_size: BatchSizes = None,
-    again: Again = False,
-    keep_going: KeepGoing = False,
+    project: Project,
+    params: Params,
+    model: common.Model,
+    precision: common.Precision,
+    batch_size: common.BatchSizes = None,
+    again: common.Again = False,
+    keep_going: common.KeepGoing = False,
 ) -> None:
     """Measure one pair: all batch sizes that it lacks; exit code 3 where one failed unexpectedly."""
-    project, params = opened("measure")
-    from visionquant.bench import measure as pair
+    from visionquant.bench import measure as pairs
     from visionquant.cli import progress
 
-    before_s = time.time() - process_begun_s()
-    with _interruptible():
-        (record,) = pair.measure(project, params, model, [precision], batch_size, again, before_s=before_s)
+    matrix = Matrix.of(params, [model], [precision], batch_size, again)
+    (record,) = pairs.measure(project, params, matrix, Command(before_s=common.untimed_s()))
     print(progress.line(record))
     if record.failure and not keep_going:
         raise PairsFailed(f"{model} {precision}", record.failure, "the same command tries again")
 
 
-@app.command()
+@common.app.command()
 def sweep(
-    model: Models = None,
-    precision: Precisions = None,
-    batch_size: BatchSizes = None,
+    model: common.Models = None,
+    precision: common.Precisions = None,
+    batch_size: common.BatchSizes = None,
     all_models: Annotated[bool, typer.Option("--all-models", help="Every model of study.models.")] = False,
     all_precisions: Annotated[bool, typer.Option("--all-precisions", help="Every one of study.precisions.")] = False,
-    again: Again = False,
+    again: common.Again = False,
     minutes: Annotated[
-        float | None, typer.Option(min=0, help="Stop after so long, exit code 75; the same command goes on.")
+        float, typer.Option(min=0, help="Stop after so long, exit code 75; the same command goes on.")
+    ] = math.inf,
+    executor: Annotated[
+        Literal["local"] | None, typer.Option(help="Measure each model by a command of its own, with a log of its own.")
     ] = None,
+    overrides: common.Overrides = None,
+    results: common.Results = None,
 ) -> None:
     """Measure many pairs without DVC, e.g. `visionquant sweep --all-models --all-precisions`.
 
     Exit code 3: all was tried, and a pair failed unexpectedly; its row says why.
     """
-    project, params = opened("measure")
-    from visionquant.bench.fingerprint import measuring_sha256
+    project, params = common.opened("submit", overrides, results)
+    models = common.chosen("model", model, all_models)
+    precisions = common.chosen("precision", precision, all_precisions)
+    matrix = Matrix.of(params, models, precisions, batch_size, again)
+    machine_of(params)
+    print(f"plan: {plans.summary(plans.of_study(project, params, matrix))}")
+    if executor is None:
+        _measure_here(project, params, matrix, minutes)
+    elif again or minutes < math.inf:
+        raise StudyError("sweep --executor", "it takes neither --again nor --minutes", "leave them out")
+    else:
+        _submit(project, params, matrix, {"--set": overrides or (), "--results": [results] if results else ()})
+    common.require_none_failed(project, matrix.pairs)
+
+
+def _measure_here(project: Project, params: Params, matrix: Matrix, minutes: float) -> None:
+    from visionquant.bench import measure as pairs
     from visionquant.cli import progress
 
-    models = chosen("model", model, all_models, params.study.models)
-    precisions = chosen("precision", precision, all_precisions, params.study.precisions)
-    known("study.models", models, params.models)
-    known("study.precisions", precisions, params.precisions)
-    machine_of(params)
-    batch_sizes = sorted(set(batch_size or params.study.batch_sizes))
-    planned = plans.of_study(project, params, models, precisions, batch_sizes, measuring_sha256(), again)
-    print(f"plan: {planned.text}")
-    with _interruptible():
-        done = progress.sweep(project, params, models, precisions, batch_sizes, again, process_begun_s(), minutes)
+    with progress.Bar(matrix) as bar:
+        command = Command(bar, common.untimed_s(), time.monotonic() + 60 * minutes)
+        done = pairs.sweep(project, params, matrix, command)
     if not done:
         print(f"visionquant: {minutes:g} minutes are over; the same command goes on from here", file=sys.stderr)
         raise SystemExit(75)
-    require_none_failed(project, [(model, precision) for model in models for precision in precisions])
 
 
-@app.command()
-def plan(model: Models = None, precision: Precisions = None, batch_size: BatchSizes = None) -> None:
-    """Say which cells a run would measure, and about how long and in how much memory; measures nothing."""
-    from visionquant.bench.fingerprint import measuring_sha256
-
-    project, params = opened()
-    models, precisions = model or list(params.study.models), precision or list(params.study.precisions)
-    known("study.models", models, params.models)
-    known("study.precisions", precisions, params.precisions)
-    sizes = sorted(set(batch_size or params.study.batch_sizes))
-    found = plans.of_study(project, params, models, precisions, sizes, measuring_sha256())
-    for pair in found.pairs:
-        if pair.batch_sizes:
-            time_ = "time unknown" if pair.seconds is None else f"about {pair.seconds:.0f} s"
-            memory = "memory unknown" if pair.memory is None else f"{pair.memory / 2**30:.2f} GiB"
-            listed = " ".join(map(str, pair.batch_sizes))
-            print(f"{pair.model} {pair.precision}: batch {listed}; {time_}; {memory}")
-    print(found.text)
+def _submit(project: Project, params: Params, matrix: Matrix, options: dict[str, Sequence[object]]) -> None:
+    """Measure each model by a command that an executor runs, and say which of them left no valid records."""
+    logs = project.local / "jobs"
+    options = {"--precision": matrix.precisions, "--batch-size": matrix.batch_sizes, **options}
+    words = [word for option, values in options.items() for value in values for word in (option, str(value))]
+    tasks = {part: [*PROGRAM, "sweep", "--model", *part.models, *words] for part in matrix.by_model()}
+    fault_of = partial(executors.record_fault, project, params)
+    faults = executors.run(executors.Local(logs), tasks, fault_of, print)
+    for part, why in faults.items():
+        failed = f"{len(faults)} of {len(tasks)} models left no valid records, e.g. {part.models[0]}: {why}"
+        raise StudyError("sweep --executor", failed, f"see the logs in {project.shown(logs)}, then run it again")
 
 
-@app.command()
-def train(
-    network: Annotated[str, typer.Option("--network", help="A row of `training.networks` in params.yaml.")],
-    all_folds: Annotated[bool, typer.Option("--all-folds", help="Every fold, not only those of training.run.")] = False,
+@verb("read")
+def plan(
+    project: Project,
+    params: Params,
+    model: common.Models = None,
+    precision: common.Precisions = None,
+    batch_size: common.BatchSizes = None,
 ) -> None:
+    """Say which cells a run would measure, and about how long and in how much memory; measures nothing."""
+    planned = plans.of_study(project, params, Matrix.of(params, model, precision, batch_size))
+    print("\n".join([*(pair.text for pair in planned), plans.summary(planned)]))
+
+
+@verb("measure")
+def train(project: Project, params: Params, network: common.Network, all_folds: common.AllFolds = False) -> None:
     """Train a small network on scikit-learn's digits, a fold at a time; a minute or so each."""
-    project, params = opened("measure")
     from visionquant.accuracy import digits, training
 
     known("training.networks", [network], params.training.networks)
     spec = params.training.networks[network]
     data = digits.load(spec.image_size)
     for fold in range(params.training.folds) if all_folds else params.training.run:
-        with _interruptible():
-            done = training.train(spec, params.training, data, fold)
+        done = training.train(spec, params.training, data, fold)
         training.save(project, network, fold, done.net)
         print(f"{network} fold {fold}: {done.correct} of {done.held_out} held-out images, {done.seconds:.0f} s")
 
 
-@app.command()
-def accuracy(
-    network: Annotated[str, typer.Option("--network", help="A row of `training.networks` in params.yaml.")],
-    all_folds: Annotated[bool, typer.Option("--all-folds", help="Every fold, not only those of training.run.")] = False,
-) -> None:
-    """Name the held-out images with a trained network in every precision of the study."""
-    project, params = opened("measure")
+@verb("measure")
+def evaluate(project: Project, params: Params, network: common.Network, all_folds: common.AllFolds = False) -> None:
+    """Classify the held-out images with a trained network in every precision of the study."""
     from visionquant.accuracy import evaluation
-    from visionquant.records import predictions
 
     known("training.networks", [network], params.training.networks)
     folds = tuple(range(params.training.folds)) if all_folds else params.training.run
-    found = evaluation.evaluate(project, params, network, folds, machine_of(params))
-    path = predictions.write(project, found)
-    right = {
-        name: sum(a == b for a, b in zip(one.classes, found.labels, strict=True))
-        for name, one in found.precisions.items()
-    }
-    counted = ", ".join(f"{name} {count}" for name, count in right.items())
-    print(f"{path.relative_to(project.root)}: right of {len(found.labels)}: {counted}")
+    scores = evaluation.evaluate(project, params, network, folds, machine_of(params))
+    path, labels, counted = predictions.write(project, scores), scores.labels, []
+    for name, predicted in scores.precisions.items():
+        counted.append(f"{name} {sum(map(operator.eq, predicted.classes, labels))}")
+    print(f"{project.shown(path)}: right of {len(labels)}: {', '.join(counted)}")
 
 
-@app.command()
-def judge() -> None:
-    """Ask the models that have pretrained weights for the labels of evaluation.images, in every precision."""
-    project, params = opened("measure")
-    from visionquant.records import labelled
-
+@verb("measure")
+def evaluate_pretrained(project: Project, params: Params) -> None:
+    """Classify the images of evaluation.images with the models that have pretrained weights, in every precision."""
     if params.evaluation.images is None:
-        found = labelled.write_off(project, params.study.models)
+        results = labelled.write_off(project, params.study.models)
     else:
         from visionquant.accuracy import pretrained
 
-        found = pretrained.judge(project, params, machine_of(params), print)
-    for why in sorted(set(found.missing.values())):
-        print(f"not judged, {sum(one == why for one in found.missing.values())} models: {why}")
+        results = pretrained.judge(project, params, machine_of(params), print)
+    for reason, count in sorted(Counter(results.missing.values()).items()):
+        print(f"not evaluated, {count} models: {reason}")
 
 
-@app.command()
+@verb("write")
 def record(
+    project: Project,
+    params: Params,
     platform: Annotated[str, typer.Option("--platform", help="A name for this machine, e.g. rtx-4090.")],
     partial: Annotated[bool, typer.Option("--partial", help="Though pairs of the study are missing.")] = False,
 ) -> None:
     """Pack what this machine measured into data/recorded, with hashes, for a pull request."""
-    from visionquant.records import archive
-
-    project, params = opened("write")
     folder = archive.pack(project, params, platform, partial)
-    count = len(archive.manifest_of(folder).files)
-    print(f"{folder.relative_to(project.root)}: {count} records and a manifest")
+    print(f"{project.shown(folder)}: {len(archive.manifest_of(folder).files)} records and a manifest")
 
 
-@app.command()
-def aa(
-    model: Models = None,
-    precision: Precisions = None,
-    protocol: Annotated[str | None, typer.Option(help="A row of `protocols`; the study's if none.")] = None,
-    again: Again = False,
+@verb("measure")
+def aa_test(
+    project: Project,
+    params: Params,
+    model: common.Models = None,
+    precision: common.Precisions = None,
+    again: common.Again = False,
 ) -> None:
     """Measure at least 20 cells twice: how many does the verdict call different, and how fine can this machine tell?"""
-    project, params = opened("measure")
     from visionquant.analysis import aa_shift
     from visionquant.analysis import study as evidence
-    from visionquant.bench import aa_test
+    from visionquant.bench import aa_test as test
 
-    with _interruptible():
-        aa_test.measure(project, params, model, precision, protocol, again, print)
+    test.measure(project, params, test.matrix_of(project, params, model, precision, again), print)
     study = evidence.gather(project, params)
     outcome = aa_shift.judge(study, study.local)
-    for line in outcome.lines:
-        print(line)
+    print("\n".join(outcome.lines))
     if not outcome.passed:
-        raise StudyError("aa", outcome.text, "end other work on this machine, or use a protocol with more processes")
+        remedy = "end other work on this machine, or use a protocol with more processes"
+        raise StudyError("aa-test", outcome.text, remedy)

@@ -1,80 +1,59 @@
 """What a person sees of a sweep: a bar with the time left, and a line for each finished pair."""
 
 import statistics
-from collections.abc import Sequence
+from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from visionquant.bench import sweep as sweeps
-from visionquant.bench.cell_run import CONFIDENCE, Course
+from visionquant.bench.cell_run import CONFIDENCE, CellRun
+from visionquant.bench.command import Matrix, Observer
 from visionquant.core.intervals import half_width, log_medians
-from visionquant.core.paths import Project
 from visionquant.records.cell import Cell
 from visionquant.records.record import Record
-from visionquant.settings.params import Params
 
 
-def sweep(
-    project: Project,
-    params: Params,
-    models: Sequence[str],
-    precisions: Sequence[str],
-    batch_sizes: Sequence[int],
-    again: bool,
-    begun_s: float,
-    minutes: float | None = None,
-) -> bool:
-    """Run a sweep with a bar; see :func:`visionquant.bench.sweep.sweep`."""
-    console = Console(highlight=False, soft_wrap=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("cells", total=len(models) * len(precisions) * len(batch_sizes))
-        fresh = [0]
+class Bar(Observer):
+    """A bar over the cells of a matrix, and a line for each finished pair; use as a context."""
 
-        def on_cell(model: str, precision: str, found: Cell) -> None:
-            bar.update(task, description=f"{model} {precision} {found.batch_size}")
-            bar.advance(task)
-            fresh[0] += 1
+    def __init__(self, matrix: Matrix) -> None:
+        columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+        console = Console(highlight=False, soft_wrap=True)
+        self.progress = Progress(TextColumn("{task.description}"), *columns, console=console)
+        self._batch_sizes, self._done = matrix.batch_sizes, set[tuple[str, str, int]]()
+        self.task = self.progress.add_task("cells", total=len(matrix.pairs) * len(matrix.batch_sizes))
 
-        def on_pair(record: Record) -> None:
-            bar.advance(task, len(batch_sizes) - fresh[0])
-            fresh[0] = 0
-            console.print(line(record), markup=False)
+    def __enter__(self) -> Self:
+        self.progress.start()
+        return self
 
-        def on_replicate(model: str, precision: str, course: Course) -> None:
-            bar.update(task, description=f"{model} {precision} {running(course)}")
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
 
-        return sweeps.sweep(
-            project,
-            params,
-            models,
-            precisions,
-            batch_sizes,
-            again,
-            on_cell,
-            on_replicate,
-            on_pair,
-            begun_s,
-            minutes,
-        )
+    def cell(self, pair: tuple[str, str], cell: Cell) -> None:
+        self._done.add((*pair, cell.batch_size))
+        self._show(pair, str(cell.batch_size))
+
+    def replicate(self, pair: tuple[str, str], course: CellRun) -> None:
+        self._show(pair, running(course))
+
+    def pair(self, record: Record) -> None:
+        self._done |= {(record.model, record.precision, batch_size) for batch_size in self._batch_sizes}
+        self.progress.update(self.task, completed=len(self._done))
+        self.progress.console.print(line(record), markup=False)
+
+    def _show(self, pair: tuple[str, str], text: str) -> None:
+        self.progress.update(self.task, completed=len(self._done), description=f"{' '.join(pair)} {text}")
 
 
-def running(course: Course) -> str:
+def running(course: CellRun) -> str:
     """A cell on its way: batch size, the median so far and, from two processes on, its 95 % interval's half-width."""
     if not course.runs:
         return f"{course.batch_size}: again, the machine moved"
     processes = [run.replicate.wall_ms for run in course.runs]
     width = half_width(log_medians(processes), CONFIDENCE)
     spread = "" if width is None else f" ±{100 * width:.1f} %"
-    median = statistics.median(ms for one in processes for ms in one)
+    median = statistics.median(ms for process in processes for ms in process)
     return f"{course.batch_size}: {median:.2f} ms{spread} ({len(processes)})"
 
 

@@ -111,11 +111,11 @@ def compare(
 @app.command()
 def verify() -> None:
     """Prove that records, settings, code, tables, notebooks and pages belong together; exit code 1 where they don't."""
-    from visionquant.bench.fingerprint import measuring_sha256
+    from visionquant.bench.pair_fingerprint import measuring_sha256
     from visionquant.report import verify as verifying
 
     project, params = opened()
-    faults = verifying.verify(project, params, measuring_sha256())
+    faults = verifying.verify(project, params, measuring_sha256)
     for fault in faults:
         print(fault.text)
     if faults:

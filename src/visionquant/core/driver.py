@@ -5,7 +5,10 @@ lifts that. torch 2.13 from PyPI is built for CUDA 13.
 Source: https://docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html
 """
 
+import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -43,7 +46,7 @@ def _major(cuda: str) -> int:
     return int(cuda.split(".")[0])
 
 
-def handle(nvml: Any, visible: str | None) -> Any | None:
+def handle_of(nvml: Any, visible: str | None) -> Any | None:
     """NVML's handle of the GPU that CUDA takes first, None if there is none.
 
     Args:
@@ -65,3 +68,46 @@ def divided(nvml: Any, gpu: Any) -> bool:
         return bool(nvml.nvmlDeviceGetMigMode(gpu)[0])
     except (nvml.NVMLError, AttributeError):
         return False  # not a kind that can be divided, or an instance itself
+
+
+@contextmanager
+def open_gpu() -> Iterator[tuple[Any, Any] | None]:
+    """NVML and the handle of the GPU that the study uses, None where there is none."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None and visible.split(",")[0].strip() in ("", "-1"):
+        yield None
+        return
+    try:
+        import pynvml as nvml
+
+        nvml.nvmlInit()
+    except Exception:  # no driver, or no NVML: the machine has no usable GPU, which is a fact and no error
+        yield None
+        return
+    try:
+        handle = handle_of(nvml, visible)
+    except nvml.NVMLError:
+        handle = None
+    try:
+        yield None if handle is None else (nvml, handle)
+    finally:
+        nvml.nvmlShutdown()
+
+
+def gpu() -> dict[str, str] | None:
+    """Name, memory in MiB, driver, CUDA and whether it is divided, of the GPU that CUDA takes first; None for none."""
+    with open_gpu() as opened:
+        if opened is None:
+            return None
+        nvml, handle = opened
+        try:
+            cuda = nvml.nvmlSystemGetCudaDriverVersion()
+            return {
+                "name": str(nvml.nvmlDeviceGetName(handle)),
+                "memory_mib": str(int(nvml.nvmlDeviceGetMemoryInfo(handle).total) // 2**20),
+                "driver": str(nvml.nvmlSystemGetDriverVersion()),
+                "cuda": f"{cuda // 1000}.{cuda % 1000 // 10}",
+                "divided": "yes" if divided(nvml, handle) else "",
+            }
+        except nvml.NVMLError:
+            return None

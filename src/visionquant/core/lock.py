@@ -31,7 +31,7 @@ def held(project: Project) -> Iterator[None]:
     Raises:
         StudyError: another process has them (one line: which, doing what, since when), or data/ can't be written.
     """
-    path = project.root / "data" / ".lock"
+    path = project.lock
     holder = path.with_name(".lock.json")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,7 +39,9 @@ def held(project: Project) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         again = "run this again when it has ended, or end it"
-        raise StudyError("data/.lock", f"{_described(holder)} is measuring here or writing records", again) from None
+        raise StudyError(
+            project.shown(path), f"{_described(holder)} is measuring here or writing records", again
+        ) from None
     except OSError as error:
         remedy = "make the folder writable, then run again"
         raise StudyError(f"write {path}", error.strerror or str(error), remedy) from None

@@ -4,27 +4,26 @@ Versions come from package metadata, the GPU from NVML, the CPU from the kernel:
 and initialises no device. What identifies the machine (``KEYS``) is what pairs are measured again for; host names,
 serial numbers, times and temperatures are no part of it.
 
-A fact that is None among those ``SINCE_3`` was not recorded, for the file is older than the fact: it counts as equal to
-nothing, not even to another that was not recorded.
+A fact of ``SPEED``, or a library's version, that is None was not recorded, for the file is older than the fact: it
+counts as equal to nothing, not even to another that was not recorded. The libraries are those that the engines of
+precisions name (:func:`record_version_of`); one that no engine of a pair uses is no part of that pair's key.
 """
 
 import json
 import os
 import platform
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from importlib import metadata
 from typing import Annotated, Any, Literal
 
 import psutil
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from visionquant.core import driver, processors
 from visionquant.core.errors import MachineMismatch, StudyError
 from visionquant.core.paths import Project, write_atomically
 
 SPEED = ("affinity", "cpu_quota", "variables", "isa_limits")  # of the same hardware
-SINCE_3 = (*SPEED, "onnxruntime")
 LABELS = {
     "affinity": "CPU affinity",
     "cpu_quota": "CPU quota",
@@ -45,17 +44,24 @@ KEYS = (
     "python",
     "torch",
     "transformers",
-    "bitsandbytes",
-    *SINCE_3,
+    *SPEED,
 )
 HARDWARE = ("device", "gpu", "gpu_memory_mib", "cpu", "cores")
+FORMER_FIELDS = ("bitsandbytes", "onnxruntime")  # of libraries, in files before schema 4
+_engine_libraries: set[str] = set()
+
+
+def record_version_of(*packages: str) -> None:
+    """Let every probe from now on record the versions of ``packages``: rows of precisions name their engines' so."""
+    _engine_libraries.update(packages)
 
 
 class Environment(BaseModel):
     """What the measurements depend on. Memory in MiB; ``cores`` are those this process may use.
 
     ``affinity`` names these CPUs, ``cpu_quota`` how many CPUs' worth of time a container gets; ``variables`` and
-    ``isa_limits`` are environment variables as NAME=value, see :mod:`~visionquant.core.processors`. None: not recorded.
+    ``isa_limits`` are environment variables as NAME=value, see :mod:`~visionquant.core.processors`. ``libraries``:
+    versions of those that engines use, by package, "absent" for one that is not installed. None: not recorded.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -73,33 +79,51 @@ class Environment(BaseModel):
     python: str
     torch: str
     transformers: str
-    bitsandbytes: str
     numpy: str
     affinity: str | None = None
     cpu_quota: Annotated[float, Field(gt=0)] | Literal["none"] | None = None
     variables: tuple[str, ...] | None = None
     isa_limits: tuple[str, ...] | None = None
-    onnxruntime: str | None = None
+    libraries: dict[str, str | None]
 
-    def key(self) -> dict[str, object]:
-        """The facts that identify the machine."""
+    @model_validator(mode="before")
+    @classmethod
+    def _libraries_by_name(cls, raw: Any) -> Any:
+        if not isinstance(raw, dict) or "libraries" in raw:
+            return raw
+        rest = {name: value for name, value in raw.items() if name not in FORMER_FIELDS}
+        return rest | {"libraries": {name: raw.get(name) for name in FORMER_FIELDS}}
+
+    def key(self, libraries: Collection[str] | None = None) -> dict[str, object]:
+        """The facts that identify the machine; of ``libraries`` those, or all."""
         values = self.model_dump(mode="json")
-        return {name: values[name] for name in KEYS}
+        versions = {name: version for name, version in self.libraries.items() if libraries is None or name in libraries}
+        return {name: values[name] for name in KEYS} | {"libraries": versions}
 
     @property
     def unrecorded(self) -> tuple[str, ...]:
         """Identifying facts that were not recorded."""
-        return tuple(name for name in SINCE_3 if getattr(self, name) is None)
+        names = (*SPEED, *self.libraries)
+        return tuple(name for name in names if self._fact(name) is None)
 
-    def differs_from(self, other: "Environment", names: tuple[str, ...] = KEYS) -> list[str]:
-        """One phrase for each identifying fact that both recorded and that is not the same."""
-        unknown = {*self.unrecorded, *other.unrecorded}
-        pairs = [(name, getattr(self, name), getattr(other, name)) for name in names if name not in unknown]
+    def _fact(self, name: str) -> object:
+        return self.libraries[name] if name in self.libraries else getattr(self, name, None)
+
+    def differs_from(self, other: "Environment", names: tuple[str, ...] | None = None) -> list[str]:
+        """One phrase for each identifying fact that both recorded and that is not the same; ``names``: of these."""
+        names = (*KEYS, *self.libraries) if names is None else names
+        unknown = {*self.unrecorded, *other.unrecorded, *(self.libraries.keys() ^ other.libraries.keys())}
+        pairs = [(name, self._fact(name), other._fact(name)) for name in names if name not in unknown]
         return [f"{name} {_said(mine)} (not {_said(theirs)})" for name, mine, theirs in pairs if mine != theirs]
 
-    def same_machine(self, other: "Environment") -> bool:
-        """Whether what was measured on one holds for the other: every identifying fact was recorded and is the same."""
-        return not (self.differs_from(other) or self.unrecorded or other.unrecorded)
+    def same_machine(self, other: "Environment", libraries: Collection[str] | None = None) -> bool:
+        """Whether what was measured on one holds for the other: every identifying fact was recorded and is the same.
+
+        Of ``libraries`` those count, or all.
+        """
+        counted = {*self.libraries, *other.libraries} if libraries is None else set(libraries)
+        recorded = all(one._fact(name) is not None for one in (self, other) for name in (*SPEED, *counted))
+        return recorded and not self.differs_from(other, (*KEYS, *counted))
 
     def same_hardware(self, other: "Environment") -> bool:
         """Whether both have the same GPU, or the same CPU with as many cores."""
@@ -142,7 +166,7 @@ def probe(device: str = "auto") -> Environment:
     Raises:
         StudyError: CUDA is asked for and there is none.
     """
-    gpu = _gpu() if device != "cpu" else None
+    gpu = driver.gpu() if device != "cpu" else None
     obstacle = _obstacle(gpu)
     if device == "cuda" and obstacle:
         raise StudyError("study.device: cuda", obstacle[0], f"{obstacle[1]}, or set it to auto or cpu")
@@ -163,19 +187,18 @@ def probe(device: str = "auto") -> Environment:
         python=platform.python_version(),
         torch=_version("torch"),
         transformers=_version("transformers"),
-        bitsandbytes=_version("bitsandbytes"),
         numpy=_version("numpy"),
         affinity=processors.affinity(allowed, os.cpu_count() or 1),
         cpu_quota=processors.quota() or "none",
         variables=processors.variables(os.environ),
         isa_limits=processors.isa_limits(os.environ),
-        onnxruntime=_version("onnxruntime"),
+        libraries={name: _version(name) for name in sorted(_engine_libraries)},
     )
 
 
 def left_out(device: str = "auto") -> str:
     """The GPU that is there and that :func:`probe` does not take, in a sentence; "" where nothing is left out."""
-    gpu = _gpu() if device == "auto" else None
+    gpu = driver.gpu() if device == "auto" else None
     obstacle = _obstacle(gpu)
     return f"{gpu['name']} is not used: {obstacle[0]}; {obstacle[1]}" if gpu and obstacle else ""
 
@@ -225,7 +248,8 @@ def require_declared(project: Project, device: str) -> Environment:
         MachineMismatch: another machine, or other versions, than ``data/environment.json`` says.
     """
     here, said = probe(device), declared(project)
-    differences = here.differs_from(said) or [f"{name}, which it does not record" for name in said.unrecorded]
+    unsaid = [*said.unrecorded, *sorted(here.libraries.keys() - said.libraries.keys())]
+    differences = here.differs_from(said) or [f"{name}, which it does not record" for name in unsaid]
     if differences:
         raise MachineMismatch(
             "measure", f"this machine has {'; '.join(differences)}", "run `visionquant environment`, then measure again"
@@ -252,45 +276,3 @@ def _version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "absent"
-
-
-@contextmanager
-def open_gpu() -> Iterator[tuple[Any, Any] | None]:
-    """NVML and the handle of the GPU that the study uses, None where there is none."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None and visible.split(",")[0].strip() in ("", "-1"):
-        yield None
-        return
-    try:
-        import pynvml as nvml
-
-        nvml.nvmlInit()
-    except Exception:  # no driver, or no NVML: the machine has no usable GPU, which is a fact and no error
-        yield None
-        return
-    try:
-        handle = driver.handle(nvml, visible)
-    except nvml.NVMLError:
-        handle = None
-    try:
-        yield None if handle is None else (nvml, handle)
-    finally:
-        nvml.nvmlShutdown()
-
-
-def _gpu() -> dict[str, str] | None:
-    with open_gpu() as opened:
-        if opened is None:
-            return None
-        nvml, handle = opened
-        try:
-            cuda = nvml.nvmlSystemGetCudaDriverVersion()
-            return {
-                "name": str(nvml.nvmlDeviceGetName(handle)),
-                "memory_mib": str(int(nvml.nvmlDeviceGetMemoryInfo(handle).total) // 2**20),
-                "driver": str(nvml.nvmlSystemGetDriverVersion()),
-                "cuda": f"{cuda // 1000}.{cuda % 1000 // 10}",
-                "divided": "yes" if driver.divided(nvml, handle) else "",
-            }
-        except nvml.NVMLError:
-            return None

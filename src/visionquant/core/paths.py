@@ -24,11 +24,12 @@ class Project:
     """A checkout of the study; all files are found from its root.
 
     ``side`` names a measurement beside the study's own ("aa/first"): everything that measuring writes has another
-    place then, so that neither touches the other.
+    place then, so that neither touches the other. ``results`` is that place for all that is measured, if not data/.
     """
 
     root: Path
     side: str = ""
+    results: Path | None = None
 
     @classmethod
     def find(cls, start: Path | None = None) -> "Project":
@@ -48,17 +49,27 @@ class Project:
         return self.root / "params.yaml"
 
     @property
+    def local(self) -> Path:
+        """What is measured, and what measuring needs, on this machine."""
+        return self.results or self.root / "data"
+
+    @property
+    def lock(self) -> Path:
+        """Whoever holds it measures or writes records here."""
+        return self.local / ".lock"
+
+    @property
     def environment(self) -> Path:
         return self._state / "environment.json"
 
     @property
     def sources(self) -> Path:
         """What lies behind each model now, by digest."""
-        return self.root / "data" / "sources.json"
+        return self.local / "sources.json"
 
     @property
     def _state(self) -> Path:
-        return self.root / "data" / self.side
+        return self.local / self.side
 
     @property
     def architectures(self) -> Path:
@@ -70,7 +81,7 @@ class Project:
 
     @property
     def measured(self) -> Path:
-        return self.root / "data" / "measured" / self.side
+        return self.local / "measured" / self.side
 
     @property
     def recorded(self) -> Path:
@@ -79,12 +90,12 @@ class Project:
     @property
     def evaluated(self) -> Path:
         """Scores of the trained networks on this machine."""
-        return self.root / "data" / "evaluated"
+        return self.local / "evaluated"
 
     @property
     def labelled(self) -> Path:
         """What models with pretrained weights answered to labelled images."""
-        return self.root / "data" / "labelled.json"
+        return self.local / "labelled.json"
 
     @property
     def accuracy(self) -> Path:
@@ -94,7 +105,7 @@ class Project:
     @property
     def recipes(self) -> Path:
         """What the guide's recipes gave when they were run, a folder a platform."""
-        return self.root / "data" / "recipes"
+        return self.local / "recipes"
 
     @property
     def reports(self) -> Path:
@@ -116,6 +127,10 @@ class Project:
     def executed(self) -> Path:
         return self.reports / "notebooks"
 
+    def shown(self, path: Path) -> str:
+        """A path as messages name it: from the root, where it lies below that."""
+        return (path.relative_to(self.root) if path.is_relative_to(self.root) else path).as_posix()
+
     def manifest(self, model: str) -> Path:
         """Where the download stage says which weights ``model`` has."""
         return self._state / "models" / f"{model}.json"
@@ -126,7 +141,7 @@ class Project:
 
     def weights(self, network: str, fold: int) -> Path:
         """The weights of a network that was trained on all folds but one."""
-        return self.root / "data" / "trained" / network / f"fold{fold}.safetensors"
+        return self.local / "trained" / network / f"fold{fold}.safetensors"
 
     def record(self, model: str, precision: str) -> Path:
         """The record of a finished pair."""

@@ -57,7 +57,17 @@ def read(path: Path, named: str) -> Any:
     """
     restore = "restore it from git"
     try:
-        loader = _Loader(path.read_text(encoding="utf-8-sig"))
+        return parse(path.read_text(encoding="utf-8-sig"), named, restore)
+    except OSError as error:
+        raise StudyError(named, error.strerror or "unreadable", restore) from None
+    except UnicodeDecodeError:
+        raise StudyError(named, "unreadable: no UTF-8 text", f"save it as UTF-8, or {restore}") from None
+
+
+def parse(text: str, named: str, otherwise: str) -> Any:
+    """The value that a YAML text stands for; see :func:`read`. ``otherwise`` is what to do but to mend it."""
+    try:
+        loader = _Loader(text)
         try:
             node = loader.get_single_node()
             for key, first, second in _doubled(node, (), set()):
@@ -65,14 +75,10 @@ def read(path: Path, named: str) -> Any:
             return None if node is None else loader.construct_document(node)
         finally:
             loader.dispose()
-    except OSError as error:
-        raise StudyError(named, error.strerror or "unreadable", restore) from None
-    except UnicodeDecodeError:
-        raise StudyError(named, "unreadable: no UTF-8 text", f"save it as UTF-8, or {restore}") from None
     except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f" at line {mark.line + 1}" if mark else ""
-        raise StudyError(named, f"not YAML{line}", f"mend it there, or {restore}") from None
+        raise StudyError(named, f"not YAML{line}", f"mend it there, or {otherwise}") from None
 
 
 def _doubled(node: yaml.Node | None, path: tuple[str, ...], seen: set[int]) -> Iterator[tuple[str, int, int]]:

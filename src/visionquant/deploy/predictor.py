@@ -101,11 +101,11 @@ class QuantizedModelServer:
         self.labels = _labels(subject) if self.logits_from == fidelity.OWN_HEAD else {}
         with messages.heard() as said:
             self.net = convert.convert(net, self.row, subject.device, subject.shape)
-            with kernels.Watch(self.net) as watch:
+            with kernels.watched(self.net) as counted:
                 for size in sorted({1, batch_size}):
                     for _ in range(WARMUPS):
                         self.batch_predict(np.zeros((size, *subject.shape), np.float32))
-        found = {"kernels": watch.counted(), "messages": dict(said)}
+        found = {"kernels": counted(), "messages": dict(said)}
         self.conversion = convert.prove(self.net, self.row, subject.device).model_copy(update=found)
 
     def predict(self, image: Input) -> torch.Tensor:

@@ -20,8 +20,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from visionquant.bench.backends import bnb as layers
 from visionquant.bench.backends import convert
+from visionquant.bench.kernels import QUANTISED
 from visionquant.core.errors import StudyError
 from visionquant.core.frozen import Size, height_width
 from visionquant.core.paths import new_folder, write_atomically
@@ -155,7 +155,7 @@ def _skeleton(folder: Path, found: Description) -> nn.Module:
 
 
 def _fill(net: nn.Module, tensors: dict[str, torch.Tensor], folder: str) -> None:
-    quantised = {name: one for name, one in net.named_modules() if type(one).__name__ in layers.QUANTISED}
+    quantised = {name: one for name, one in net.named_modules() if type(one).__name__ in QUANTISED}
     try:
         for name, layer in quantised.items():
             _fill_layer(layer, name, tensors)
@@ -198,4 +198,4 @@ def _tensors(net: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _dtype(precision: Precision, device: str) -> Dtype:
-    return precision.cpu_dtype if device == "cpu" else precision.dtype
+    return precision.dtype_on(device)

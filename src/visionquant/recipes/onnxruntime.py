@@ -61,7 +61,7 @@ def run(project: Project, params: Params, machine: Environment) -> Recipe:
         StudyError: ONNX Runtime is not installed, or params.yaml lacks a row.
     """
     begun = time.monotonic()
-    why = onnx_graph.unsupported("cpu")
+    why = convert.backend_of("ort").unsupported("cpu")
     if why:
         raise StudyError(f"recipe {NAME}", why.partition(": ")[0], why.partition(": ")[2])
     known("models", [MODEL], params.models)

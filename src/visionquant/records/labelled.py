@@ -90,7 +90,9 @@ def read(project: Project) -> Labelled | None:
         return Labelled.model_validate_json(project.labelled.read_bytes())
     except (OSError, ValidationError) as error:
         first = str(error).splitlines()[0]
-        raise StudyError(_name(project.labelled), f"broken: {first}", "delete it, run `visionquant judge`") from None
+        raise StudyError(
+            _name(project.labelled), f"broken: {first}", "delete it, run `visionquant evaluate-pretrained`"
+        ) from None
 
 
 def _name(path: Path) -> str:

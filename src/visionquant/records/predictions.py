@@ -60,10 +60,10 @@ def read(path: Path) -> Scores:
     try:
         return Scores.model_validate_json(path.read_bytes())
     except OSError as error:
-        raise StudyError(path.name, error.strerror or "unreadable", "run `visionquant accuracy`") from None
+        raise StudyError(path.name, error.strerror or "unreadable", "run `visionquant evaluate`") from None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        raise StudyError(path.name, f"no scores: {first['msg']}", "run `visionquant accuracy`") from None
+        raise StudyError(path.name, f"no scores: {first['msg']}", "run `visionquant evaluate`") from None
 
 
 def write(project: Project, scores: Scores) -> Path:

@@ -8,6 +8,7 @@ Schema history
     2  in every replicate a throughput window, order, time, drift sentinel, conditions and a checked warm-up; of each
        cell audit, energy, GPU-busy time and earlier attempts; of each pair the operations of a pass
     3  of the machine what sets the speed of the same hardware, and the version of ONNX Runtime
+    4  of the machine the versions of the engines' libraries by name; the code's digest is that of the pair's own path
 """
 
 import hashlib
@@ -26,7 +27,7 @@ from visionquant.records.cell import Cell, Pending, Row
 from visionquant.settings.params import ModelSpec, Params, Protocol
 from visionquant.settings.precision import Precision
 
-SCHEMA: Literal[3] = 3
+SCHEMA: Literal[4] = 4
 EARLIER = "measured by an earlier version of this code"
 
 
@@ -111,7 +112,7 @@ class Record(Row):
     empty where there is some, or where earlier versions did not record it.
     """
 
-    schema_version: Literal[3]
+    schema_version: Literal[4]
     model: str
     precision: str
     settings: Settings
@@ -128,11 +129,13 @@ class Record(Row):
 
     def identity(self) -> str:
         """The digest that two measurements must share to stand in one record."""
-        return sha256_of([SCHEMA, self.settings.digest(), self.environment.key(), self.code.measuring_sha256])
+        machine = self.environment.key(self.settings.precision.libraries)
+        return sha256_of([SCHEMA, self.settings.digest(), machine, self.code.measuring_sha256])
 
     def goes_on_as(self, other: "Record") -> bool:
         """Whether cells of both may stand in one record: one identity, on a machine of which both say all."""
-        return self.environment.same_machine(other.environment) and self.identity() == other.identity()
+        libraries = self.settings.precision.libraries
+        return self.environment.same_machine(other.environment, libraries) and self.identity() == other.identity()
 
     def cell(self, batch_size: int) -> Cell | None:
         """The cell of ``batch_size``, or None if it was not measured."""
@@ -145,10 +148,10 @@ class Record(Row):
 
 
 class Progress(Row):
-    """An unfinished pair: its record so far, and the cell in flight."""
+    """An unfinished pair: its record so far, and the cells in flight."""
 
     record: Record
-    pending: Pending | None
+    pending: tuple[Pending, ...] = ()
 
 
 def sha256_of(value: Any) -> str:

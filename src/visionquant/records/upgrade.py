@@ -70,4 +70,9 @@ def _from_2(raw: Raw) -> Raw:
     return raw
 
 
-STEPS: Mapping[int, Callable[[Raw], Raw]] = {1: _from_1, 2: _from_2}
+def _from_3(raw: Raw) -> Raw:
+    """Schema 4 keeps libraries by name; an environment reads its former fields wherever it is written."""
+    return raw
+
+
+STEPS: Mapping[int, Callable[[Raw], Raw]] = {1: _from_1, 2: _from_2, 3: _from_3}

@@ -6,7 +6,7 @@ set's manifest, and this machine's ``dvc.lock``.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from visionquant.records import archive
 from visionquant.records import record as records
 from visionquant.report import notebooks, pages
 from visionquant.settings.params import Params
+from visionquant.settings.precision import PrecisionRow
 from visionquant.weights import sources as weights
 from visionquant.weights.manifest import Manifest
 
@@ -39,10 +40,10 @@ class Fault:
         return f"{self.file}: {self.found}"
 
 
-def verify(project: Project, params: Params, measuring_sha256: str) -> list[Fault]:
+def verify(project: Project, params: Params, measuring_sha256: Callable[[PrecisionRow], str]) -> list[Fault]:
     """Everything that does not belong together, in the order of the pipeline; empty where all does.
 
-    ``measuring_sha256`` is the digest of the measuring code as it is now.
+    ``measuring_sha256``: the digest of the code that measures a pair in this precision, as it is now.
     """
     faults: list[Fault] = []
     try:
@@ -79,7 +80,7 @@ def _manifests(project: Project, params: Params) -> dict[str, Manifest]:
     return {model: Manifest.load(project.manifest(model), row.source) for model, row in rows.items()}
 
 
-def _measured(project: Project, params: Params, measuring_sha256: str) -> Iterator[Fault]:
+def _measured(project: Project, params: Params, measuring_sha256: Callable[[PrecisionRow], str]) -> Iterator[Fault]:
     if not project.measured.is_dir():
         return
     pairs = {project.record(*pair).name: pair for pair in (*params.pairs(), *params.other_pairs())}
@@ -102,8 +103,9 @@ def _measured(project: Project, params: Params, measuring_sha256: str) -> Iterat
         manifest = manifests.get(record.model)
         if manifest is not None and record.settings.weights.manifest_sha256 != manifest.sha256():
             yield Fault(name, f"stale: measured with other weights than data/models/{record.model}.json has")
-        if record.code.measuring_sha256 != measuring_sha256:
-            yield Fault(name, f"stale: measured by code {record.code.measuring_sha256[:8]}, not {measuring_sha256[:8]}")
+        code = measuring_sha256(record.settings.precision)
+        if record.code.measuring_sha256 != code:
+            yield Fault(name, f"stale: measured by code {record.code.measuring_sha256[:8]}, not {code[:8]}")
         if name in locked and hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() != locked[name]:
             yield Fault(name, "not the file that dvc.lock knows: altered, or measured outside the pipeline")
 

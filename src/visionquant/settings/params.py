@@ -155,8 +155,8 @@ class Params(Row):
         return tuple((model, precision) for model in self.study.models for precision in others)
 
 
-def load(project: Project) -> Params:
-    """Read and check ``params.yaml``.
+def load(project: Project, overrides: Iterable[str] = ()) -> Params:
+    """Read and check ``params.yaml``, with values in place of its own: KEY=VALUE, a dotted key and YAML.
 
     Raises:
         StudyError: one line naming the key at fault and what is allowed.
@@ -164,7 +164,24 @@ def load(project: Project) -> Params:
     raw = yaml12.read(project.params, "params.yaml")
     if not isinstance(raw, dict):
         raise StudyError("params.yaml", "no top-level keys", f"it needs {', '.join(Params.model_fields)}")
+    for override in overrides:
+        _put(raw, override)
     return parse(raw)
+
+
+def _put(raw: dict[str, Any], override: str) -> None:
+    key, given, text = override.partition("=")
+    if not given or not all(names := key.split(".")):
+        raise StudyError(f"--set {override}", "no key and value", "write e.g. --set study.device=cuda")
+    row = raw
+    for number, name in enumerate(names[:-1], 1):
+        row = row.setdefault(name, {})
+        if not isinstance(row, dict):
+            whole = ".".join(names[:number])
+            raise StudyError(
+                f"--set {override}", f"{whole} has no keys of its own", f"give all of it: --set {whole}=..."
+            )
+    row[names[-1]] = yaml12.parse(text, f"--set {key}", "put it into quotes")
 
 
 def parse(raw: dict[str, Any]) -> Params:

@@ -1,25 +1,71 @@
 """The precisions: every knob that decides what becomes of a model's parameters, as rows of params.yaml."""
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
 from visionquant.core.frozen import Row
+from visionquant.core.machine import record_version_of
 
 Dtype = Literal["float32", "float16", "bfloat16"]
+Blocksize = Literal[64, 128, 256, 512, 1024, 2048, 4096]
+Threshold = Annotated[float, Field(ge=0.0)]
+FIELD_NAMES = ("fp32", "fp16", "bf16", "tf32", "int8", "nf4")
 
 
-class FloatPrecision(Row):
+def label_of(name: str) -> str:
+    """How a precision is written: the field's own names in capitals, others as in params.yaml."""
+    return name.upper() if name in FIELD_NAMES else name
+
+
+class PrecisionRow(Row):
+    """What a row of any method says of itself.
+
+    ``engine`` is the module of :mod:`visionquant.bench.backends` that puts it into effect, ``libraries`` are what that
+    needs beyond torch and transformers: their versions are part of the machine's key. ``family`` groups rows that
+    quantise alike.
+    """
+
+    engine: ClassVar[str]
+    family: ClassVar[str]
+    libraries: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        record_version_of(*cls.libraries)
+
+    @property
+    def quantizes(self) -> bool:
+        """Whether any weight is in fewer than 16 bits."""
+        return self.family != "float"
+
+    @property
+    def uses_tf32(self) -> bool:
+        return bool(getattr(self, "tf32", False))
+
+    @property
+    def planted_outliers(self) -> int:
+        """Channels of every normalisation to be scaled up before conversion."""
+        return int(getattr(self, "outliers", 0))
+
+    def dtype_on(self, device: str) -> Dtype:
+        """The type of inputs, and of everything that is not quantised, on a kind of device."""
+        dtype: Dtype = getattr(self, "cpu_dtype" if device == "cpu" else "dtype")
+        return dtype
+
+
+class FloatPrecision(PrecisionRow):
     """Every parameter in one floating-point type."""
 
+    engine, family = "eager", "float"
     method: Literal["float"]
     dtype: Dtype
     cpu_dtype: Dtype
     tf32: bool = False
 
 
-class Int8Precision(Row):
+class Int8Precision(PrecisionRow):
     """bitsandbytes LLM.int8(): row-wise INT8 weights; input columns that exceed ``threshold`` stay in 16 bit.
 
     ``threshold: 0.0`` switches the outlier path off. Linear layers with part of their name in ``skip`` keep ``dtype``.
@@ -27,24 +73,26 @@ class Int8Precision(Row):
     down, so that seeded weights meet outliers as trained ones do.
     """
 
+    engine, family, libraries = "bnb", "int8", ("bitsandbytes",)
     method: Literal["bitsandbytes_int8"]
     dtype: Dtype
     cpu_dtype: Dtype
-    threshold: Annotated[float, Field(ge=0.0)]
+    threshold: Threshold
     outliers: Annotated[int, Field(ge=0, le=16)] = 0
     skip: tuple[str, ...] = ()
 
 
-class Nf4Precision(Row):
+class Nf4Precision(PrecisionRow):
     """bitsandbytes NF4: 4-bit codes, one scale per ``blocksize`` weights, in 8 bit with ``double_quantization``.
 
     Layers with that are not repacked on a CPU with BF16 instructions, where repacking would undo it.
     """
 
+    engine, family, libraries = "bnb", "nf4", ("bitsandbytes",)
     method: Literal["bitsandbytes_nf4"]
     dtype: Dtype
     cpu_dtype: Dtype
-    blocksize: Literal[64, 128, 256, 512, 1024, 2048, 4096]
+    blocksize: Blocksize
     double_quantization: bool
     skip: tuple[str, ...] = ()
 
@@ -68,41 +116,38 @@ class Rule(Row):
         return value
 
 
-class MixedPrecision(Row):
+class MixedPrecision(PrecisionRow):
     """A policy: the first of ``rules`` that matches a module decides, and what none matches takes ``dtype``.
 
     Values are converted where a module stands in another type than what surrounds it; on a CPU ``fp16`` stays FP16.
     ``threshold`` is INT8's, ``blocksize`` and ``double_quantization`` are NF4's.
     """
 
+    engine, family, libraries = "mixed", "mixed", ("bitsandbytes",)
     method: Literal["mixed"]
     dtype: Dtype
     cpu_dtype: Dtype
     rules: Annotated[tuple[Rule, ...], Field(min_length=1)]
-    threshold: Annotated[float, Field(ge=0.0)] = 6.0
-    blocksize: Literal[64, 128, 256, 512, 1024, 2048, 4096] = 64
+    threshold: Threshold = 6.0
+    blocksize: Blocksize = 64
     double_quantization: bool = False
 
     @property
-    def int8(self) -> Int8Precision:
-        """The row of the layers that a rule sends to INT8."""
-        return Int8Precision(
-            method="bitsandbytes_int8", dtype=self.dtype, cpu_dtype=self.cpu_dtype, threshold=self.threshold
-        )
+    def quantizes(self) -> bool:
+        return any(rule.to in ("int8", "nf4") for rule in self.rules)
 
     @property
-    def nf4(self) -> Nf4Precision:
-        """The row of the layers that a rule sends to NF4."""
-        return Nf4Precision(
-            method="bitsandbytes_nf4",
-            dtype=self.dtype,
-            cpu_dtype=self.cpu_dtype,
-            blocksize=self.blocksize,
-            double_quantization=self.double_quantization,
-        )
+    def quantized_rows(self) -> dict[str, Int8Precision | Nf4Precision]:
+        """The rows of the layers that a rule sends to INT8 or to NF4."""
+        dtypes: dict[str, Any] = {"dtype": self.dtype, "cpu_dtype": self.cpu_dtype}
+        scales: dict[str, Any] = {"blocksize": self.blocksize, "double_quantization": self.double_quantization}
+        return {
+            "int8": Int8Precision(method="bitsandbytes_int8", threshold=self.threshold, **dtypes),
+            "nf4": Nf4Precision(method="bitsandbytes_nf4", **scales, **dtypes),
+        }
 
 
-class OnnxRuntimePrecision(Row):
+class OnnxRuntimePrecision(PrecisionRow):
     """ONNX Runtime on a CPU: the network as a graph in FP32, or with its matrix products in INT8.
 
     ``int8`` is dynamic: weights are quantised before, symmetrically, by output channel or as a whole; activations to
@@ -111,6 +156,7 @@ class OnnxRuntimePrecision(Row):
     ``execution_mode`` whether branches of the graph run one after the other; threads are the protocol's.
     """
 
+    engine, family, libraries = "ort", "onnxruntime", ("onnx", "onnxruntime")
     method: Literal["onnxruntime"]
     weights: Literal["float32", "int8"]
     per_channel: bool
@@ -119,13 +165,11 @@ class OnnxRuntimePrecision(Row):
     execution_mode: Literal["sequential", "parallel"]
 
     @property
-    def dtype(self) -> Dtype:
-        """What inputs and outputs are."""
-        return "float32"
+    def quantizes(self) -> bool:
+        return self.weights == "int8"
 
-    @property
-    def cpu_dtype(self) -> Dtype:
-        return self.dtype
+    def dtype_on(self, device: str) -> Dtype:
+        return "float32"
 
 
 FP32 = FloatPrecision(method="float", dtype="float32", cpu_dtype="float32", tf32=False)  # what all is compared with

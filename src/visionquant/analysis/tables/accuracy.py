@@ -32,7 +32,7 @@ def pretrained(evidence: Evidence) -> Table:
     """Models of the study with pretrained weights on the reader's labelled images."""
     found = labelled.read(evidence.project)
     judged = found.judged if found else ()
-    not_run = dict.fromkeys(evidence.params.study.models, "`visionquant judge` has not run")
+    not_run = dict.fromkeys(evidence.params.study.models, "`visionquant evaluate-pretrained` has not run")
     reasons = not_run if found is None else found.missing
     rows: list[tuple[Item, ...]] = []
     for one in accuracy.named(judged, evidence.params.statistics.confidence):

@@ -60,14 +60,18 @@ def conditions(evidence: Evidence, records_: RecordSet) -> Table:
         return "no limit" if value is None else str(value)
 
     def seen(name: str) -> str:
-        value = getattr(machine, name) if machine else "not measured"
+        value = {**vars(machine), **machine.libraries}[name] if machine else "not measured"
         return "none" if value is None else str(value)
 
     rows = [
         ("Device", setup["gpu"], machine.title.split(",")[0] if machine else "not measured"),
         ("torch", setup["torch"], seen("torch")),
         ("CUDA", setup["cuda"], f"driver {seen('cuda_driver')}" if machine and machine.gpu else "none"),
-        ("bitsandbytes", setup["bitsandbytes"], seen("bitsandbytes")),
+        (
+            "bitsandbytes",
+            setup["bitsandbytes"],
+            seen("bitsandbytes"),
+        ),
         ("transformers", "not said", seen("transformers")),
         ("System", setup["os"], seen("system")),
         ("Python", setup["python"], seen("python")),

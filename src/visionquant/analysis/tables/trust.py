@@ -124,7 +124,7 @@ def repeated(evidence: Evidence, records_: RecordSet) -> Table:
         css = {"agrees": "good", "differs": "bad"}.get(one.word, "text")
         label = blocks.precision_label(one.precision)
         rows.append((table.text(one.model), table.text(label), ratio, Item(one.word, one.word, css=css)))
-    said = "This set has no A/A run; `visionquant aa` makes one."
+    said = "This set has no A/A run; `visionquant aa-test` makes one."
     if outcome:
         counts = " to ".join(map(str, sorted({outcome.processes[0], outcome.processes[-1]})))
         said = (

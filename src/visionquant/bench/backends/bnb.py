@@ -1,15 +1,104 @@
-"""bitsandbytes' layers made from Linear layers, with the weights of these, and what such a layer really is."""
+"""bitsandbytes: its layers made from Linear layers, with the weights of these, and what such a layer really is.
 
-from collections.abc import Iterable
+Weights are wrapped in bitsandbytes' own parameter classes, and quantised by the move to the device.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 import torch
 from torch import nn
 
+from visionquant.bench import device as devices
+from visionquant.bench import kernels, outliers
+from visionquant.bench.backends import convert
+from visionquant.bench.backends.eager import Eager
+from visionquant.bench.kernels import QUANTISED
 from visionquant.core.errors import StudyError
 from visionquant.settings.precision import Int8Precision, Nf4Precision
 
-QUANTISED = ("Linear8bitLt", "Linear4bit")  # by name, so that other precisions do not wait for a library
+LAYERS = "visionquant.bench.backends.bnb_layers"
+
+
+class BitsAndBytes(Eager):
+    """Linear layers in INT8 or NF4, the rest in the row's type."""
+
+    def preload(self, device: str) -> None:
+        """A GPU is opened by the import; what that takes long for, and opens nothing, is imported there.
+
+        torch 2.11 leaves NVML open after its compiler is imported, and a fork must not use its parent's.
+        """
+        if devices.of(device).forks_warm:
+            import bitsandbytes  # noqa: F401
+        else:
+            import pynvml
+            import torch._dynamo
+            import torch._inductor.compile_fx  # noqa: F401
+
+            with suppress(pynvml.NVMLError):  # it was not open
+                pynvml.nvmlShutdown()
+
+    def plant_outliers(self, net: nn.Module, row: Any, image: torch.Tensor) -> None:
+        if row.planted_outliers:
+            outliers.plant(net, row.planted_outliers, image)
+
+    def replace_layers(self, net: nn.Module, row: Any, dtype: torch.dtype) -> None:
+        names = [name for name, module in net.named_modules() if type(module) is nn.Linear]
+        chosen = [name for name in names if not any(part in row.skip for part in name.split("."))]
+        if not chosen:
+            found = f"no Linear layer was quantised, of {len(names)} in the model"
+            remedy = "shorten `skip` in its row" if names else "study the model in other precisions"
+            raise StudyError(f"precision {row.method}", found, remedy)
+        for name in chosen:
+            replace(net, name, quantised(net.get_submodule(name), row, dtype))
+
+    def quantised_layers(self, net: nn.Module) -> dict[str, Any]:
+        return {name: module for name, module in net.named_modules() if type(module).__name__ in QUANTISED}
+
+    def parts(self, net: nn.Module, row: Any, plain: str) -> Iterator[tuple[str, str, str]]:
+        layers, wanted = self.quantised_layers(net), asked(row)
+        if not layers:
+            found = f"no layer is quantised, asked was {wanted}"
+            raise StudyError(convert.subject_of(row), found, "report this defect")
+        yield from ((name, kind_of(layer), wanted) for name, layer in layers.items())
+        yield from (part for part in super().parts(net, row, plain) if not part[1].startswith("quantised"))
+
+    def skipped_layers(self, net: nn.Module, modules: dict[str, str] | None) -> tuple[str, ...]:
+        return tuple(name for name, module in net.named_modules() if type(module) is nn.Linear)
+
+    def knobs(self, row: Any) -> dict[str, Any]:
+        return row.model_dump(include={"threshold", "blocksize", "double_quantization"})
+
+    def settle(self, build: Callable[[], convert.Converted], image: torch.Tensor) -> None:
+        """On CPUs with BF16 instructions each NF4 layer is repacked at its first pass, which takes seconds."""
+        net = build().net
+        if any(type(module).__name__ == "Linear4bit" for module in net.modules()):
+            with torch.inference_mode():
+                net(image)
+
+    def watch(self, net: nn.Module) -> AbstractContextManager[Callable[[], dict[str, int]]]:
+        return kernels.watched(net)
+
+    def outlier_layers(self, net: nn.Module) -> int | None:
+        return outliers.layers_meeting(net)
+
+    def stored_tensors(self, net: nn.Module) -> Iterator[torch.Tensor]:
+        """Also what bitsandbytes hangs beside its parameters."""
+        yield from super().stored_tensors(net)
+        for module in net.modules():
+            weight, state = getattr(module, "weight", None), getattr(module, "state", None)
+            quant = getattr(weight, "quant_state", None)
+            held = [getattr(weight, "SCB", None), getattr(state, "CB", None), getattr(state, "SCB", None)]
+            held += [getattr(quant, name, None) for name in ("absmax", "code", "offset")]
+            held += [getattr(getattr(quant, "state2", None), name, None) for name in ("absmax", "code")]
+            yield from (tensor for tensor in held if isinstance(tensor, torch.Tensor))
+
+
+def replace(net: nn.Module, name: str, layer: nn.Module) -> None:
+    """Put ``layer`` in the place of the module of that dotted name."""
+    parent, _, leaf = name.rpartition(".")
+    setattr(net.get_submodule(parent), leaf, layer)
 
 
 def quantised(linear: nn.Module, precision: Int8Precision | Nf4Precision, dtype: torch.dtype) -> nn.Module:
@@ -30,16 +119,10 @@ def quantised(linear: nn.Module, precision: Int8Precision | Nf4Precision, dtype:
         layer = bnb_layers.Linear8bitLt(**shape, has_fp16_weights=False, threshold=precision.threshold)
         layer.weight = bnb.nn.Int8Params(linear.weight.data, requires_grad=False, has_fp16_weights=False)
     else:
-        layer = bnb_layers.Linear4bit(
-            **shape, compute_dtype=dtype, compress_statistics=precision.double_quantization, quant_type="nf4"
-        )
+        kind: dict[str, Any] = {"compress_statistics": precision.double_quantization, "quant_type": "nf4"}
+        layer = bnb_layers.Linear4bit(**shape, **kind, compute_dtype=dtype)
         layer.weight = bnb.nn.Params4bit(
-            linear.weight.data,
-            requires_grad=False,
-            compress_statistics=precision.double_quantization,
-            blocksize=precision.blocksize,
-            quant_type="nf4",
-            module=layer,
+            linear.weight.data, requires_grad=False, blocksize=precision.blocksize, module=layer, **kind
         )
         # The repacked CPU kernel wants whole blocks in a row, and rows by 32. Repacking also takes the quantisation of
         # the scales back, for good: that would be another precision than the row's.
@@ -51,16 +134,16 @@ def quantised(linear: nn.Module, precision: Int8Precision | Nf4Precision, dtype:
 
 
 def asked(precision: Int8Precision | Nf4Precision) -> str:
-    """What a layer in ``precision`` has to be, in the words of :func:`found`."""
+    """What a layer in ``precision`` has to be, in the words of :func:`kind_of`."""
     if isinstance(precision, Int8Precision):
         return f"int8 with threshold {precision.threshold:g}"
     return _nf4("nf4", precision.blocksize, precision.double_quantization)
 
 
-def found(layer: Any) -> str:
+def kind_of(layer: Any) -> str:
     """What a quantised layer is, read off its weight and its state."""
     weight = layer.weight
-    if type(layer).__module__ != "visionquant.bench.backends.bnb_layers":
+    if type(layer).__module__ != LAYERS:
         return f"a layer of {type(layer).__module__}, which misreads inputs that are not contiguous"
     if type(layer).__name__ == "Linear4bit":
         state = weight.quant_state
@@ -81,14 +164,4 @@ def _nf4(kind: str, blocksize: int, double: bool) -> str:
     return f"{kind} in blocks of {blocksize}, scales {'quantised' if double else 'not quantised'}"
 
 
-def require(subject: str, parts: Iterable[tuple[str, str, str]]) -> None:
-    """Insist that of each (name, what it is, what was asked) the last two agree.
-
-    Raises:
-        StudyError: names the first that differs, both values, and how many do.
-    """
-    wrong = [(name, is_, wanted) for name, is_, wanted in parts if is_ != wanted]
-    if wrong:
-        name, is_, wanted = wrong[0]
-        more = f" (and so on, {len(wrong)} in all)" if len(wrong) > 1 else ""
-        raise StudyError(subject, f"{name} is {is_}, asked was {wanted}{more}", "report this defect")
+ENGINE = BitsAndBytes()

@@ -20,7 +20,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,6 @@ OPSET = 20  # the first with Gelu as one node
 INPUT, MODEL, WEIGHTS = "pixel_values", "model.onnx", "weights"
 APART = 1024  # bytes from which an initialiser lies outside the graph's own message
 SCRATCH = "visionquant-onnx-"
-INSTALL = 'ONNX Runtime is not installed: pip install --editable ".[onnx]"'
 
 
 @dataclass(frozen=True)
@@ -71,30 +69,17 @@ class Graph:
         """Every initialiser by name, the larger ones as views of ``weights``."""
         import onnx
 
-        found = {}
+        arrays = {}
         for tensor in self.message().graph.initializer:
             if tensor.data_location != onnx.TensorProto.EXTERNAL:
-                found[tensor.name] = onnx.numpy_helper.to_array(tensor)
+                arrays[tensor.name] = onnx.numpy_helper.to_array(tensor)
                 continue
             place = {entry.key: entry.value for entry in tensor.external_data}
             begin = int(place.get("offset", 0))
             raw = self.weights[begin : begin + int(place["length"])]
-            found[tensor.name] = raw.view(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).reshape(tensor.dims)
-        return found
-
-
-def unsupported(device: str) -> str:
-    """Why ONNX Runtime can't run here, empty where it can."""
-    if device != "cpu":
-        return "ONNX Runtime is measured on a CPU alone"
-    return "" if _installed("onnxruntime") and _installed("onnx") else INSTALL
-
-
-def _installed(name: str) -> bool:
-    try:
-        return find_spec(name) is not None
-    except ValueError:  # its import was blocked
-        return False
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+            arrays[tensor.name] = raw.view(dtype).reshape(tensor.dims)
+        return arrays
 
 
 def export(net: nn.Module, precision: OnnxRuntimePrecision, images: torch.Tensor) -> Graph:
@@ -104,7 +89,7 @@ def export(net: nn.Module, precision: OnnxRuntimePrecision, images: torch.Tensor
         images: two of the size that the graph will take, shape (2, channels, height, width).
 
     Raises:
-        isolate.Failed: memory ran out, or an operation has no counterpart in ONNX.
+        worker.Failed: memory ran out, or an operation has no counterpart in ONNX.
     """
     with scratch() as folder:
         outputs = worker.in_fork(lambda: _export(net, precision, images, folder))
@@ -157,15 +142,7 @@ def _export(net: nn.Module, precision: OnnxRuntimePrecision, images: torch.Tenso
         )
     if precision.weights == "int8":
         path = _quantised(path, precision, folder)
-    model = onnx.load(path)
-    onnx.save_model(
-        model,
-        folder / MODEL,
-        save_as_external_data=True,
-        all_tensors_to_one_file=True,
-        location=WEIGHTS,
-        size_threshold=APART,
-    )
+    onnx.save_model(onnx.load(path), folder / MODEL, save_as_external_data=True, location=WEIGHTS, size_threshold=APART)
     return outputs
 
 
@@ -174,9 +151,9 @@ def _quantised(path: Path, precision: OnnxRuntimePrecision, folder: Path) -> Pat
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    prepared, found = folder / "prepared" / MODEL, folder / "quantised" / MODEL
-    for one in (prepared, found):
-        one.parent.mkdir()
+    prepared, quantised = folder / "prepared" / MODEL, folder / "quantised" / MODEL
+    for place in (prepared, quantised):
+        place.parent.mkdir()
     quant_pre_process(
         str(path),
         str(prepared),
@@ -188,11 +165,11 @@ def _quantised(path: Path, precision: OnnxRuntimePrecision, folder: Path) -> Pat
     )
     quantize_dynamic(
         prepared,
-        found,
+        quantised,
         op_types_to_quantize=["MatMul", "Gemm"],
         per_channel=precision.per_channel,
         reduce_range=precision.reduce_range,
         weight_type=QuantType.QInt8,
         use_external_data_format=True,
     )
-    return found
+    return quantised

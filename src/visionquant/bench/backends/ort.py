@@ -1,25 +1,38 @@
-"""An ONNX graph that runs as a torch module does: a tensor of images in, an answer with named tensors out.
+"""ONNX Runtime on a CPU: a graph that runs as a torch module does, a tensor of images in, named tensors out.
 
 A session brings its own thread pools, which do not survive a fork, so it is made where it runs. Inputs share memory
-with torch, and what the runtime answers becomes tensors as it is.
+with torch, and what the runtime answers becomes tensors as it is. The proof reads the graph that the session was made
+of, not the flags that were passed to its making.
 """
 
 import json
 from collections import Counter
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import nn
 
-from visionquant.bench.backends.onnx_graph import INPUT, WEIGHTS, Graph, scratch
+from visionquant.bench.backends.convert import Backend, Converted, Shape, require_all, subject_of
+from visionquant.bench.backends.onnx_graph import INPUT, OPSET, WEIGHTS, Graph, export, scratch
 from visionquant.core.errors import StudyError
+from visionquant.records.record import Conversion
 from visionquant.settings.precision import OnnxRuntimePrecision
+from visionquant.weights import architectures
 
+INSTALL = 'ONNX Runtime is not installed: pip install --editable ".[onnx]"'
 LEVELS = {"disable": "DISABLE_ALL", "basic": "ENABLE_BASIC", "extended": "ENABLE_EXTENDED", "all": "ENABLE_ALL"}
 _ERRORS = 3  # severity from which the runtime speaks
+INTEGER_PRODUCT = "MatMulInteger"  # what the quantiser makes of MatMul and Gemm; the session fuses it with others
+FLOAT_PRODUCTS = ("MatMul", "Gemm", "Conv")
+SCALE = "_scale"  # the quantiser's names: weight_quantized, weight_scale
+REDUCED = 64  # the largest magnitude of a 7-bit weight
 
 
 @dataclass(frozen=True)
@@ -41,12 +54,8 @@ class Options:
 def options_of(precision: OnnxRuntimePrecision) -> Options:
     """What a row asks for, with as many threads as torch has in this process."""
     threads = torch.get_num_threads()
-    return Options(
-        threads,
-        branches=threads if precision.execution_mode == "parallel" else 1,
-        execution_mode=precision.execution_mode,
-        graph_optimization=precision.graph_optimization,
-    )
+    branches = threads if precision.execution_mode == "parallel" else 1
+    return Options(threads, branches, precision.execution_mode, precision.graph_optimization)
 
 
 class Network(nn.Module):
@@ -64,10 +73,8 @@ class Network(nn.Module):
         try:
             values = self.session.run(None, {INPUT: images.numpy()})
         except InvalidArgument as error:
-            first = str(error).splitlines()[0]
-            raise StudyError(
-                "ONNX Runtime", f"images {tuple(images.shape)}: {first}", "feed the size exported"
-            ) from None
+            found = f"images {tuple(images.shape)}: {str(error).splitlines()[0]}"
+            raise StudyError("ONNX Runtime", found, "feed the size exported") from None
         except RuntimeException as error:  # no RuntimeError of Python's; memory that ran out is told by its text
             raise RuntimeError(str(error)) from None
         return SimpleNamespace(**dict(zip(self.graph.outputs, map(torch.from_numpy, values), strict=True)))
@@ -78,9 +85,8 @@ class Network(nn.Module):
             profiled = Network(self.graph, replace(self.options, profile_to=str(folder / "profile")))
             profiled(images)
             events = json.loads(Path(profiled.session.end_profiling()).read_bytes())
-        return Counter(
-            event["args"]["op_name"] for event in events if event["cat"] == "Node" and "_kernel_time" in event["name"]
-        )
+        nodes = (one for one in events if one["cat"] == "Node" and "_kernel_time" in one["name"])
+        return Counter(event["args"]["op_name"] for event in nodes)
 
 
 def _session(graph: Graph, options: Options) -> Any:
@@ -105,3 +111,109 @@ def _session(graph: Graph, options: Options) -> Any:
         raise NotImplementedError(str(error)) from None
     except (Fail, RuntimeException) as error:
         raise RuntimeError(str(error)) from None
+
+
+class OnnxRuntime(Backend):
+    """Networks as graphs; the device is the CPU."""
+
+    def unsupported(self, device: str) -> str:
+        if device != "cpu":
+            return "ONNX Runtime is measured on a CPU alone"
+        return "" if _installed("onnxruntime") and _installed("onnx") else INSTALL
+
+    def convert(self, net: nn.Module, row: Any, device: str, shape: Shape | None) -> nn.Module:
+        return Network(_exported(net, row, shape), options_of(row))
+
+    def builder(self, net: nn.Module, row: Any, device: str, shape: Shape) -> Callable[[], Converted]:
+        """The graph is inherited and its session made in the replicate; the weights of ``net`` are let go."""
+        graph = _exported(net, row, shape)
+        net.to("meta")
+        return lambda: Converted(Network(graph, options_of(row)), None)
+
+    def prove(self, net: nn.Module, row: Any, device: str) -> Conversion:
+        if not isinstance(net, Network):
+            raise StudyError(subject_of(row), "the model is no graph", "report this defect")
+        return _proof(net, row)
+
+    def operations(self, net: nn.Module, image: torch.Tensor, dispatched: int) -> int:
+        assert isinstance(net, Network)
+        return net.kernels(image).total()
+
+    def stored_bytes(self, net: nn.Module) -> int:
+        """Of all initialisers."""
+        assert isinstance(net, Network)
+        return net.graph.stored_bytes
+
+    def file_bytes(self, net: nn.Module) -> int:
+        """Of the graph's file and that of its weights."""
+        assert isinstance(net, Network)
+        return net.graph.file_bytes
+
+
+def _installed(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ValueError:  # its import was blocked
+        return False
+
+
+def _exported(net: nn.Module, row: OnnxRuntimePrecision, shape: Shape | None) -> Graph:
+    sizes = shape or architectures.shape(net.config.to_dict())  # type: ignore[union-attr, operator]
+    return export(net, row, torch.zeros(2, *sizes))
+
+
+def _proof(net: Network, row: OnnxRuntimePrecision) -> Conversion:
+    """What the initialisers of a graph really are; a precision that quantises nothing is refused.
+
+    ``skipped_modules`` are the nodes with weights that stay FP32. Shapes and axes (int64) count as no weights.
+    """
+    subject, held, nodes = subject_of(row), net.graph.initialisers(), net.graph.message().graph.node
+    products = {node.input[1]: node.name for node in nodes if node.op_type == INTEGER_PRODUCT}
+    weights = {name: held[name] for name in products if name in held}
+    if row.weights == "int8":
+        asked = f"int8 with {'a scale an output' if row.per_channel else 'one scale'}"
+        if not products:
+            raise StudyError(subject, f"no product is quantised, asked was {asked}", "report this defect")
+        parts = [(node, _kind_of(held, name, row), asked) for name, node in products.items()]
+        largest = max((int(np.abs(array.astype(np.int16)).max()) for array in weights.values()), default=0)
+        bits = [f"of {7 if small else 8} bit" for small in (largest <= REDUCED, row.reduce_range)]
+        parts.append(("the largest weight", bits[0], bits[1]))
+    else:
+        parts = [(node, "quantised", "float32") for node in products.values()]
+        small = [(name, str(array.dtype)) for name, array in held.items()]
+        parts += [(name, dtype, "float32") for name, dtype in small if dtype in ("int8", "uint8")]
+    require_all(subject, parts)
+    dtypes: Counter[str] = Counter()
+    for array in held.values():
+        dtypes[str(array.dtype)] += array.size
+    options = asdict(net.options)
+    kept = tuple(node.name for node in nodes if node.op_type in FLOAT_PRODUCTS and node.input[1] in held)
+    return Conversion(
+        quantized_modules=len(weights),
+        quantized_share=sum(array.size for array in weights.values()) / (dtypes.total() - dtypes["int64"]),
+        skipped_modules=kept if weights else (),
+        dtypes=dict(dtypes),
+        knobs={
+            **{name: getattr(row, name) for name in ("method", "weights", "per_channel", "reduce_range")},
+            **{name: options[name] for name in ("graph_optimization", "execution_mode")},
+            "dtype": row.dtype_on("cpu"),
+            "attention": net.graph.attention,
+            "intra_op_threads": net.options.threads,
+            "opset": OPSET,
+            "exporter": "torchscript",
+            **{name: metadata.version(name) for name in row.libraries},
+        },
+    )
+
+
+def _kind_of(held: dict[str, np.ndarray], weight: str, row: OnnxRuntimePrecision) -> str:
+    """What a product's weight (inputs, outputs) is, in the words of what is asked; of one output both are the same."""
+    if weight not in held:
+        return "without weights of its own"
+    outputs = held[weight].shape[-1]
+    own = held[weight.removesuffix("_quantized") + SCALE].size == outputs
+    each = row.per_channel if outputs == 1 else own
+    return f"{held[weight].dtype} with {'a scale an output' if each else 'one scale'}"
+
+
+ENGINE = OnnxRuntime()

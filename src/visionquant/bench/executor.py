@@ -1,0 +1,188 @@
+"""Commands that leave verified records, run by an executor: here as processes, scripted in tests, on a cluster later.
+
+A task is a command line that measures one model's group of a matrix (later a round of it): what is compared never comes
+from two machines. An executor starts, watches and ends commands and no more: whether one has done its work is told by
+the records that it left, never by an exit code or a scheduler's word. How it measures, forks included, is its affair.
+"""
+
+import itertools
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from os import getpid
+from pathlib import Path
+from typing import Literal, Protocol
+
+from visionquant.bench import plan, worker
+from visionquant.bench.command import Matrix
+from visionquant.core.errors import StudyError
+from visionquant.core.paths import Project
+from visionquant.records.record import current, stale
+from visionquant.settings.params import Params
+from visionquant.weights import hub
+
+State = Literal["queued", "running", "ended"]  # a job that the executor does not know any more has ended
+END_S = 30.0  # for a command to end when it is interrupted: it writes down what is finished
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command that was submitted; ``id`` is the executor's own name of it, text that can be written down."""
+
+    id: str
+    command: tuple[str, ...]
+
+
+class Executor(Protocol):
+    """Runs command lines; that a command fails is no error of it."""
+
+    def submit(self, command: Sequence[str]) -> Job:
+        """Take a command on, to run now or later."""
+
+    def poll(self, job: Job) -> State:
+        """How far a job is."""
+
+    def cancel(self, job: Job) -> None:
+        """End a job, or never begin it; one that has ended is left alone."""
+
+    def log(self, job: Job) -> str:
+        """What its command has written so far, errors included."""
+
+
+class Local:
+    """Processes of this machine, one at a time, since they time it; what they write goes to files in ``folder``."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._numbers = folder, itertools.count(1)
+        self._queued: list[Job] = []
+        self._processes: dict[Job, subprocess.Popen[bytes]] = {}
+
+    def submit(self, command: Sequence[str]) -> Job:
+        self._queued.append(Job(str(next(self._numbers)), tuple(command)))
+        return self._queued[-1]
+
+    def poll(self, job: Job) -> State:
+        if self._queued and all(process.poll() is not None for process in self._processes.values()):
+            self._begin(self._queued.pop(0))
+        if job in self._queued:
+            return "queued"
+        process = self._processes.get(job)
+        return "running" if process is not None and process.poll() is None else "ended"
+
+    def cancel(self, job: Job) -> None:
+        if job in self._queued:
+            self._queued.remove(job)
+        elif (process := self._processes.get(job)) is not None:
+            process.send_signal(signal.SIGINT)  # nothing where it has ended
+            try:
+                process.wait(END_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def log(self, job: Job) -> str:
+        path = self._folder / f"{job.id}.log"
+        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+    def _begin(self, job: Job) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        parent = getpid()
+        with (self._folder / f"{job.id}.log").open("wb") as log:
+            self._processes[job] = subprocess.Popen(
+                job.command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                process_group=0,  # a terminal's Ctrl-C is for this process, which cancels its jobs
+                preexec_fn=lambda: worker.die_with(parent),
+            )
+
+
+class Scripted:
+    """For tests: polls of a job give its command's ``states`` in turn; once it has ended, ``work`` does what it would.
+
+    ``work`` is given the command and returns the log; ``cancelled`` are the jobs that were.
+    """
+
+    def __init__(
+        self, states: Mapping[tuple[str, ...], Sequence[State]], work: Callable[[tuple[str, ...]], str]
+    ) -> None:
+        self._states, self._work = {command: list(given) for command, given in states.items()}, work
+        self._logs: dict[Job, str] = {}
+        self.cancelled: list[Job] = []
+
+    def submit(self, command: Sequence[str]) -> Job:
+        return Job(" ".join(command), tuple(command))
+
+    def poll(self, job: Job) -> State:
+        if states := self._states.get(job.command):
+            return states.pop(0)
+        if job not in self._logs:
+            self._logs[job] = self._work(job.command)
+        return "ended"
+
+    def cancel(self, job: Job) -> None:
+        self.cancelled.append(job)
+
+    def log(self, job: Job) -> str:
+        return self._logs.get(job, "")
+
+
+def run(
+    executor: Executor,
+    tasks: Mapping[Matrix, Sequence[str]],
+    fault_of: Callable[[Matrix], str],
+    tell: Callable[[str], None] = lambda line: None,
+    poll_s: float = 1.0,
+) -> dict[Matrix, str]:
+    """Submit the command of each part of a study and wait for all; what is under way is cancelled at an interruption.
+
+    Args:
+        fault_of: what is wrong with the records of a part, empty where nothing is; see :func:`record_fault`.
+        tell: takes a line on each part that has ended.
+
+    Returns:
+        Of each part that left no valid records what is wrong, and the last line of its log.
+    """
+    jobs: dict[Matrix, Job] = {}
+    faults: dict[Matrix, str] = {}
+    try:
+        for part, command in tasks.items():
+            jobs[part] = executor.submit(command)
+        while jobs:
+            for part, job in [(part, job) for part, job in jobs.items() if executor.poll(job) == "ended"]:
+                del jobs[part]
+                if fault := fault_of(part):
+                    last = executor.log(job).strip().rpartition("\n")[2]
+                    faults[part] = f"{fault}; {last or 'its log is empty'}"
+                tell(f"{' '.join(part.models)}: {faults.get(part, 'measured')}")
+            time.sleep(poll_s if jobs else 0.0)
+    finally:
+        for job in jobs.values():
+            executor.cancel(job)
+    return faults
+
+
+def record_fault(project: Project, params: Params, part: Matrix) -> str:
+    """Why the records of a part are not all there, of these settings, weights and code; empty where they are.
+
+    The machine is whichever they name: it is the executor's choice. A cell that failed is there.
+    """
+    for pair in part.pairs:
+        name = "-".join(pair)
+        try:
+            record = current(project.record(*pair))
+            if record is None:
+                return f"{name}: no record"
+            if why := stale(record, params):
+                return f"{name}: {why}"
+            manifest = hub.manifest_of(project, params, record.model)
+        except StudyError as error:
+            return str(error)
+        if not record.goes_on_as(plan.blank(project, params, pair, manifest, record.environment)):
+            return f"{name}: measured by other code, or with other weights"
+        if missing := [size for size in part.batch_sizes if record.cell(size) is None]:
+            return f"{name}: batch sizes {' '.join(map(str, missing))} are missing"
+    return ""
