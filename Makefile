@@ -39,7 +39,7 @@ accuracy: setup ## train and evaluate every fold of every network, about 15 minu
 	  $(BIN)/visionquant train --network $$network --all-folds && $(BIN)/visionquant evaluate --network $$network --all-folds || exit 1; done
 
 recipes: setup ## run and measure every recipe of the guide, about 45 minutes on two cores
-	@for recipe in $$($(BIN)/python -c 'from visionquant.cli.deploying import RECIPES; print(*RECIPES)'); do \
+	@for recipe in $$($(BIN)/python -c 'from visionquant.recipes import NAMES; print(*NAMES)'); do \
 	  $(BIN)/visionquant recipe $$recipe || exit 1; done
 
 test: setup lint ## lint, types and all fast tests

@@ -21,7 +21,7 @@ from visionquant.bench.clock import TimingPlan, time_steps
 from visionquant.core import machine
 from visionquant.core.paths import Project
 from visionquant.settings import params
-from visionquant.weights import hub
+from visionquant.weights import checkpoint
 
 CELLS = tuple(
     (model, precision)
@@ -45,7 +45,8 @@ def compare(project: Project, model: str, precision: str) -> tuple[float, float]
     torch_flags.quiet(device)
     torch_flags.require(device)
     torch.set_num_threads(1)
-    net = loading.load(project, model, spec, hub.download(project, study, model), protocol.attention, protocol.seed)
+    manifest = checkpoint.download(project, study, model)
+    net = loading.load(project, model, spec, manifest, protocol.attention, protocol.seed)
     net = convert.convert(net, row, device)
     threads = torch_flags.apply(row, protocol)
     prepared = loading.preprocessing(project, model, spec, None)

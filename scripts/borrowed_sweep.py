@@ -6,7 +6,7 @@
 ``run`` measures in the order of ``STEPS`` until all is done (exit code 0) or the minutes are over (75); give it the
 results of the last chunk with ``--resume`` and it goes on from the replicate it had reached, on this machine or another
 of the same kind. What the machine lacks (pydantic, ...) is taken from a folder of wheels: ``--wheels``. ``pack``, at
-home, makes record sets of the results. Needs nothing but Python 3.11; the package is that of this checkout.
+home, makes sets for ``data/machines`` of them. Needs nothing but Python 3.11; the package is that of this checkout.
 """
 
 import argparse
@@ -29,7 +29,7 @@ STEPS = (*((protocol, *group) for protocol in ("borrowed", "adaptive") for group
 # In a lender's container the load of others can't be told from one's own: cells are marked instead of refused.
 SETTINGS = "--set study.protocol={0} --set protocols.{0}.busy=allow --set study.weights=seeded --set study.device={1}"
 DONE, TIME_IS_UP, MARGIN_S = (0, 3), 75, 20.0  # exit codes, 3: pairs failed; seconds for packing
-KEPT = ("measured", "progress", "failures", "environment.json")  # of what a sweep leaves
+KEPT = ("latency", "progress", "failures", "environment.json")  # of what a sweep leaves
 
 
 def main() -> int:
@@ -87,7 +87,7 @@ def pack(asked: argparse.Namespace, work: Path) -> int:
     """Make a record set of each protocol's records: NAME for borrowed, NAME-<protocol> for another."""
     unpack(asked.results, work)
     prepare(work, None)
-    for place in sorted(path.parent for path in (work / "study").glob("*/measured")):
+    for place in sorted(path.parent for path in (work / "study").glob("*/latency")):
         name = asked.platform if place.name == STEPS[0][0] else f"{asked.platform}-{place.name}"
         if code := visionquant(asked, place, "auto", ["record", "--partial", "--platform", str(name)]):
             return code

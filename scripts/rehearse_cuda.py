@@ -124,13 +124,13 @@ def pairs(folder: Path, rows: dict[str, tuple[str, ...]], batch_sizes: tuple[int
     from visionquant.bench import measure, reference
     from visionquant.bench.command import Matrix
     from visionquant.core import machine
-    from visionquant.weights import hub
+    from visionquant.weights import checkpoint
 
     project, params = tiny_study(folder, ROWS)
     machine.declare(project, machine.probe("cuda"))
     records = []
     for model, precisions in rows.items():
-        hub.download(project, params, model)
+        checkpoint.download(project, params, model)
         reference.make(project, params, model)
         records += measure.measure(project, params, Matrix.of(params, [model], precisions, batch_sizes))
     for record in records:
@@ -164,15 +164,15 @@ def recipes(folder: Path) -> str:
     """The recipes that use the device, in this process, and the accuracy stages."""
     import test_judging
 
-    from visionquant.accuracy import digits, evaluation, pretrained, training
+    from visionquant.accuracy import digits, evaluation, training
     from visionquant.core import machine
     from visionquant.recipes import checkpointing, half, storage, validation
 
     project, params = tiny_study(folder, ("fp32", "fp16", "int8", "nf4"))
     here = machine.probe("cuda")
     spec = params.training.networks["tiny-digits"]
-    net = training.train(spec, params.training, digits.load(spec.image_size), 0).net
-    training.save(project, "tiny-digits", 0, net)
+    net = training.train(spec, params.training, digits.load_digits(spec.image_size), 0).net
+    training.save_trained(project, "tiny-digits", 0, net)
     half.NETWORK, half.EPOCHS, half.MODEL = "tiny-digits", 1, "tiny-vit"
     storage.MODELS = checkpointing.MODELS = ("tiny-vit",)
     done = []
@@ -181,9 +181,9 @@ def recipes(folder: Path) -> str:
             done.append(run(project, params, here))
     assert all(one.environment.device == "cuda" and one.rows for one in done), done
     with defaults(), without_tf32():
-        scores = evaluation.evaluate(project, params, "tiny-digits", (0,), here)
+        scores = evaluation.evaluate_trained(project, params, "tiny-digits", (0,), here)
     with defaults(), without_tf32():
-        judged = pretrained.judge(*test_judging.opened(folder / "labelled"), here, lambda line: None)
+        judged = evaluation.evaluate_labelled(*test_judging.opened(folder / "labelled"), here, lambda line: None)
     assert scores.environment.device == judged.judged[0].environment.device == "cuda"
     return f"{', '.join(one.name for one in done)}, evaluate, judge; no pass with TF32"
 
@@ -207,7 +207,7 @@ def batch(folder: Path) -> str:
         if size > 37:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    found = batch_size.adaptive(run, "cuda")
+    found = batch_size.largest_that_fits(run, "cuda")
     assert found == 37, found
     return "37 of 37"
 
@@ -218,10 +218,10 @@ def serve(folder: Path) -> str:
     import requests
     import serving_process
 
-    from visionquant.weights import hub
+    from visionquant.weights import checkpoint
 
     project, params = tiny_study(folder, ("int8",))
-    hub.download(project, params, "tiny-vit")
+    checkpoint.download(project, params, "tiny-vit")
     os.environ["REHEARSAL_LOST"] = str(folder / "lost")
     options = ("--model", "tiny-vit", "--precision", "int8", "--timeout-s", "60")
     with serving_process.running(project.root, *options) as server:
@@ -332,14 +332,14 @@ def collection(stubs: Path, work: Path) -> str:
 def old_driver(stubs: Path, work: Path) -> str:
     """A driver for CUDA 12.4 under a torch for 13: auto takes the CPU and says so, cuda is one line, in every verb."""
     from visionquant.accuracy import digits, training
-    from visionquant.weights import hub
+    from visionquant.weights import checkpoint
 
     for device in ("auto", "cuda"):
         project, params = tiny_study(work / device, ("int8",), device=device)
-        hub.download(project, params, "tiny-vit")
+        checkpoint.download(project, params, "tiny-vit")
     spec = params.training.networks["tiny-digits"]
-    net = training.train(spec, params.training, digits.load(spec.image_size), 0).net
-    training.save(project, "tiny-digits", 0, net)
+    net = training.train(spec, params.training, digits.load_digits(spec.image_size), 0).net
+    training.save_trained(project, "tiny-digits", 0, net)
 
     def ask(device: str, words: str, driver: dict[str, str]) -> tuple[int, str, str]:
         done = subprocess.run(

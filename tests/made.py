@@ -1,7 +1,6 @@
 """Records made of chosen samples, so that what the analysis derives from them is known beforehand."""
 
 import functools
-import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 import tiny
 
 from visionquant.analysis import study as evidence
-from visionquant.analysis.study import Evidence
+from visionquant.analysis.study import Study
 from visionquant.core.machine import Environment
 from visionquant.core.paths import Project
 from visionquant.records import archive
@@ -17,6 +16,7 @@ from visionquant.records import record as records
 from visionquant.records.cell import Cell, Conditions, Memory, Replicate, Sentinel, Throughput
 from visionquant.records.record import SCHEMA, Code, Conversion, Fidelity, Record, Settings, Size, Weights
 from visionquant.settings import params as parameters
+from visionquant.weights import architectures
 
 Processes = Sequence[Sequence[float]]
 CPU = Environment(
@@ -124,7 +124,7 @@ def record(
 ) -> Record:
     """A record of the committed settings with these cells; stored bytes are the committed arithmetic's."""
     params = _committed()
-    facts = evidence.architectures.facts(Project(tiny.ROOT), model)
+    facts = architectures.facts(Project(tiny.ROOT), model)
     assert facts is not None
     stored = facts.model_bytes.get(precision, facts.model_bytes["fp16"])
     return Record(
@@ -172,26 +172,16 @@ def record(
 
 def recorded_set(found: Project, platform: str, contents: Sequence[Record]) -> Path:
     """A recorded set with its manifest, whatever the records are."""
-    folder = found.recorded / platform
-    for one in contents:
-        records.write(folder / f"{one.model}-{one.precision}.json", one)
-    hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
-    manifest = archive.SetManifest(
-        platform=platform,
-        environment=contents[0].environment,
-        weights=("seeded",),
-        measuring_sha256=("c0de" * 16,),
-        protocol="quick",
-        files=hashes,
-    )
-    (folder / archive.MANIFEST).write_text(manifest.model_dump_json())
-    return folder
+    with archive.new_machine(found.machines / platform) as folder:
+        for one in contents:
+            records.write(folder / "latency" / f"{one.model}-{one.precision}.json", one)
+    return found.machines / platform
 
 
 STEADY = (0.99, 1.0, 1.01)
 
 
-def study(root: Path, factors: Mapping[str, float], environment: Environment = CPU, base_ms: float = 100.0) -> Evidence:
+def study(root: Path, factors: Mapping[str, float], environment: Environment = CPU, base_ms: float = 100.0) -> Study:
     """A whole study in which precision p takes ``factors[p]`` x ``base_ms`` an image."""
     root.mkdir(parents=True, exist_ok=True)
     found = project(root)

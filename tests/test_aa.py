@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import tiny
 
-from visionquant.analysis import aa_shift
+from visionquant.analysis import comparison
 from visionquant.analysis import study as evidence
 from visionquant.bench import aa_test
 from visionquant.bench.command import Matrix
@@ -30,17 +30,17 @@ def test_twenty_cells_are_measured_twice_and_packed_with_the_set(tmp_path: Path)
     aa_test.measure(project, params, matrix, said.append)
     assert said == ["aa/first: 20 cells, protocol tiny", "aa/second: 20 cells, protocol tiny"]
     found = evidence.gather(project, params)
-    outcome = aa_shift.judge(found, found.local)
+    outcome = comparison.repeated_run(found, found.local)
     assert len(outcome.cells) == 20
     assert outcome.protocol == "tiny"
     assert found.local.records == {}  # the study's own records are another matter
     assert not project.environment.exists()
-    first = sorted((project.measured / "aa" / "first").glob("*.json"))
+    first = sorted((project.local / "aa" / "first").glob("*.json"))
     before = [path.read_bytes() for path in first]
     aa_test.measure(project, params, matrix)  # nothing is lacking
     assert [path.read_bytes() for path in first] == before
     with pytest.raises(StudyError, match="20 of 20 pairs are missing"):
-        archive.pack(project, params, "machine")
+        archive.record(project, params, "machine")
 
 
 def test_fewer_than_twenty_cells_are_refused(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 import tiny
 
 from visionquant.core.paths import Project
-from visionquant.records import archive as recorded
+from visionquant.records import archive
 from visionquant.settings import params as parameters
 
 SCRIPT = tiny.ROOT / "scripts" / "borrowed_sweep.py"
@@ -54,12 +54,13 @@ def test_chunks_go_on_from_one_another_and_are_packed_as_a_set(tmp_path: Path) -
     assert all(step["done"] for step in json.loads((second / "status.json").read_text()))
     done = script("--project", project.root, "pack", "--results", second, "--platform", "made-up-card")
     assert done.returncode == 0, done.stderr
-    found = recorded.read(project.recorded / "made-up-card")
+    sets = {machine.name: machine.records for machine in archive.recorded(project)}
+    found = sets["made-up-card"]
     bracket = {"int8-threshold-0", "int8-outliers", "int8-outliers-threshold-0"}
     assert {pair[1] for pair in found} == {"fp32", "int8", *bracket}
     assert [cell.batch_size for cell in found["tiny-vit", "fp32"].cells] == [1, 4, 8, 16, 32]
     assert {record.settings.weights.kind for record in found.values()} == {"seeded"}
-    paper = recorded.read(project.recorded / "made-up-card-paper")
+    paper = sets["made-up-card-paper"]
     assert {(pair[1], len(record.cells)) for pair, record in paper.items()} == {("fp32", 1), ("int8", 1)}
     again = script("--project", project.root, "pack", "--results", second, "--platform", "made-up-card")
     assert again.returncode == 1

@@ -169,7 +169,7 @@ def test_overrides_are_what_the_record_says_was_asked_and_results_go_where_they_
     assert "1 cells to measure" in run(tmp_path, "plan", "--set", "study.batch_sizes=[3]", "--results", "out")[1]
     assert "2 cells to measure" in run(tmp_path, "plan")[1]
     code, out, _ = run(tmp_path, "record", "--platform", "tiny-box", *words)
-    assert (code, out) == (0, "data/recorded/tiny-box: 1 records and a manifest\n")
+    assert (code, out) == (0, "data/machines/tiny-box: 1 files and a manifest\n")
     assert "2 of 2 pairs" not in run(tmp_path, "record", "--platform", "tiny-two", "--results", "out")[2]
 
 
@@ -274,7 +274,7 @@ def test_a_record_of_an_earlier_version_is_measured_again(swept: Project, run: R
     before = path.read_bytes()
     for verb in ("analyse", "validate"):
         assert run(swept.root, verb)[0] == 0
-    assert "tiny-vit,nf4,1,latency_median,ms,local" in (swept.tables / "latency.csv").read_text()
+    assert "local,tiny-vit,nf4,1,latency_median" in (swept.tables / "cells.csv").read_text()
     assert path.read_bytes() == before
     assert "2 cells to measure" in run(swept.root, "plan", "--precision", "nf4")[1]
     assert run(swept.root, "measure", "--model", "tiny-vit", "--precision", "nf4")[0] == 0
@@ -329,11 +329,11 @@ def test_a_read_only_folder_is_one_line(swept: Project) -> None:
     plain = [sys.executable, "-c", "from visionquant.cli import main; main()"]
     limited = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
     arguments = ["measure", "--model", "tiny-vit", "--precision", "nf4", "--again"]
-    swept.measured.chmod(0o500)
+    (swept.local / "latency").chmod(0o500)
     try:
         done = subprocess.run([*limited, *plain, *arguments], cwd=swept.root, capture_output=True, text=True)
     finally:
-        swept.measured.chmod(0o700)
+        (swept.local / "latency").chmod(0o700)
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
     assert "Permission denied; free space or make the folder writable" in last
@@ -417,7 +417,7 @@ def test_a_plan_says_what_is_missing_and_measures_nothing(swept: Project, run: R
 def test_a_set_is_recorded_and_compared(swept: Project, run: Run) -> None:
     code, out, err = run(swept.root, "record", "--platform", "tiny-box")
     assert (code, err) == (0, "")
-    assert out == "data/recorded/tiny-box: 1 records and a manifest\n"
+    assert out == "data/machines/tiny-box: 1 files and a manifest\n"
     code, out, _ = run(swept.root, "compare", "local", "tiny-box")
     assert code == 0
     assert re.fullmatch(
@@ -433,7 +433,7 @@ def test_verify_names_what_is_missing_and_exits_with_one(swept: Project, run: Ru
     (swept.root / "notebooks" / "01_study.ipynb").write_text((tiny.ROOT / "notebooks" / "01_study.ipynb").read_text())
     code, out, err = run(swept.root, "verify")
     assert code == 1
-    assert "reports/tables/latency.csv: missing" in out
+    assert "reports/tables/cells.csv: missing" in out
     assert "reports/notebooks/01_study.ipynb: missing" in out
     assert re.search(r"verify: \d+ files do not belong; run `dvc repro`", err)
     for verb in ("analyse", "claims", "notebooks", "report"):

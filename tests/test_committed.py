@@ -5,18 +5,21 @@ import subprocess
 import pytest
 import tiny
 
-from visionquant.analysis import render
 from visionquant.analysis import study as evidence
-from visionquant.analysis.tables import summary
 from visionquant.bench.pair_fingerprint import measuring_sha256
 from visionquant.core.paths import Project
 from visionquant.records import archive
+from visionquant.report.pages import index_page
 from visionquant.report.verify import verify
 from visionquant.settings import params as parameters
 from visionquant.weights import architectures
 
-RECORDED = sorted(path.name for path in (tiny.ROOT / "data" / "recorded").iterdir() if path.is_dir())
+RECORDED = [folder.name for folder in archive.folders(Project(tiny.ROOT))]
 PARTIAL = {"cpu-2-core-amd-epyc-avx2"}  # policies and graphs of ONNX Runtime on two models
+
+
+def records_of(platform: str) -> archive.Records:
+    return next(machine.records for machine in archive.recorded(Project(tiny.ROOT)) if machine.name == platform)
 
 
 @pytest.fixture(scope="module")
@@ -32,14 +35,14 @@ def test_a_clone_has_the_committed_bytes_whatever_git_is_told_of_line_ends(clean
     listed = subprocess.run(["git", "-C", clean.root, "ls-files", "--eol"], capture_output=True, text=True, check=True)
     ends = {line.split()[1] for line in listed.stdout.splitlines()}
     assert ends <= {"w/lf", "w/none", "w/-text"}
-    assert set(archive.read_all(clean)) == set(RECORDED)
+    assert [machine.name for machine in archive.recorded(clean)] == RECORDED
 
 
 @pytest.mark.parametrize("platform", RECORDED)
 def test_a_recorded_set_is_a_whole_study_by_one_version_of_the_code(platform: str) -> None:
     project = Project(tiny.ROOT)
     params = parameters.load(project)
-    found = archive.read_all(project)[platform]
+    found = records_of(platform)
     assert len({record.code.measuring_sha256 for record in found.values()}) == 1
     for (model, precision), record in found.items():
         assert record.settings.model == params.models[model]
@@ -57,7 +60,7 @@ def test_every_recorded_precision_is_what_it_says(platform: str) -> None:
     """Stored bytes are the arithmetic's within 1 %, layers were quantised, and outputs are FP32's far above chance."""
     project = Project(tiny.ROOT)
     floors = {"fp32": 0.999999, "fp16": 0.99, "int8": 0.99, "nf4": 0.9}
-    for (model, precision), record in archive.read_all(project)[platform].items():
+    for (model, precision), record in records_of(platform).items():
         facts = architectures.facts(project, model)
         if facts is None or precision not in floors:
             continue
@@ -78,5 +81,5 @@ def test_the_readmes_answer_is_the_recorded_sets(clean: Project) -> None:
     study = evidence.gather(clean, parameters.load(clean))
     readme = (tiny.ROOT / "README.md").read_text()
     block = readme.split("<!-- answers -->")[1].split("<!-- /answers -->")[0].strip()
-    table = summary.answers(study, study.measured)
-    assert block == f"{render.markdown(table).strip()}\n\n{table.source}".strip()
+    table = index_page.answers(study, study.measured)
+    assert block == f"{table.markdown.strip()}\n\n{table.source}".strip()

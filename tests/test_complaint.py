@@ -8,8 +8,7 @@ import pytest
 import tiny
 
 from visionquant.analysis.claims.claim import File
-from visionquant.core.complaint import checked
-from visionquant.core.errors import StudyError
+from visionquant.core.errors import StudyError, checked
 from visionquant.settings import params
 
 RULE = {"method": "mixed", "dtype": "float16", "cpu_dtype": "bfloat16", "rules": [{"modules": ".", "to": "int8"}]}

@@ -75,7 +75,7 @@ def test_a_gpu_that_torch_can_not_use_is_named_in_one_line(
     assert done.returncode == (0 if says else 1), done.stderr
     assert done.stdout.startswith(says)
     assert done.stderr.rstrip("\n") == warns
-    assert (tmp_path / "study" / "data" / "environment.json").is_file() is bool(says)
+    assert (tmp_path / "study" / "data/machines/local/environment.json").is_file() is bool(says)
 
 
 def test_the_build_that_is_installed_tells_its_cuda() -> None:

@@ -10,7 +10,7 @@ import made
 import pytest
 import tiny
 
-from visionquant.analysis import longform, study
+from visionquant.analysis import frame_files, study
 from visionquant.settings import params
 
 SOURCES = [
@@ -61,7 +61,7 @@ def test_a_study_is_rendered_in_a_locale_of_ascii_alone(tmp_path: Path) -> None:
     for arguments in (("analyse",), ("notebooks", "06_groups"), ("validate",)):
         done = subprocess.run([*COMMAND, *arguments], cwd=project.root, env=os.environ | ASCII, capture_output=True)
         assert (done.returncode, done.stderr) == (0, b""), (arguments, done)
-    for path, content in longform.contents(study.gather(project, params.load(project))).items():
+    for path, content in frame_files.contents(study.gather(project, params.load(project))).items():
         assert path.read_bytes().decode() == content
     assert not (project.executed / "06_groups.ipynb").read_text(encoding="utf-8").isascii()
 

@@ -15,6 +15,7 @@ import tiny
 import torch
 from loopback_hub import Hub, serving
 
+from visionquant.accuracy import model_source
 from visionquant.bench import loading, measure, reference
 from visionquant.bench.command import Matrix
 from visionquant.core import machine
@@ -23,6 +24,7 @@ from visionquant.core.paths import Project
 from visionquant.settings.params import Params, parse
 from visionquant.weights import hub as hubs
 from visionquant.weights import sources as weights
+from visionquant.weights.checkpoint import download
 from visionquant.weights.manifest import Manifest
 
 REPO, REVISION = "tiny/tiny-vit", "1234567890" * 4
@@ -56,7 +58,7 @@ class Place:
         return parse(self.raw)
 
     def download(self, weights: str = "pretrained") -> Manifest:
-        return hubs.download(self.project, self.params(weights), "tiny-vit")
+        return download(self.project, self.params(weights), "tiny-vit")
 
     @property
     def snapshot(self) -> Path:
@@ -111,7 +113,7 @@ def test_the_model_has_the_checkpoints_weights(place: Place) -> None:
     expected = ViTForImageClassification.from_pretrained(place.snapshot).base_model.state_dict()
     assert expected.keys() == {name for name in own if not name.startswith("pooler.")}
     assert all(torch.equal(own[name], value) for name, value in expected.items())
-    seeded = hubs.download(place.project, place.params("seeded"), "tiny-vit")
+    seeded = download(place.project, place.params("seeded"), "tiny-vit")
     other = loading.load(place.project, "tiny-vit", place.params().models["tiny-vit"], seeded, "sdpa", 0)
     assert not torch.equal(next(net.parameters()), next(other.parameters()))
 
@@ -174,7 +176,7 @@ def test_a_sharded_checkpoint_is_fetched_whole(place: Place, checkpoint: dict[st
         ({"altered": {"model.safetensors"}}, r"model\.safetensors has another hash than the hub announced"),
         ({"altered": {"config.json"}}, r"config\.json has another hash"),
         ({"cut": {"model.safetensors"}}, r"the download of model\.safetensors broke off"),
-        ({"lost": {"model.safetensors"}}, r"model\.safetensors is listed but not there"),
+        ({"lost": {"model.safetensors"}}, r"model\.safetensors is not there"),
         ({"claimed_bytes": {"model.safetensors": 10**15}}, r"1000000000 MB to download, \d+ MB free .*HF_HOME"),
     ],
     ids=["503", "gated", "wrong hash", "wrong hash of a small file", "cut", "missing file", "no disk space"],
@@ -279,9 +281,9 @@ def test_files_are_checked_again_when_they_are_used(place: Place, damage: str) -
     else:
         blob.write_bytes(content[:-64] if damage == "cut" else content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(StudyError, match=r"model\.safetensors: .*visionquant download --model tiny-vit"):
-        hubs.resolve(place.project, manifest)
+        weights.resolve(place.project, manifest)
     assert place.download() == manifest  # fetched anew
-    assert hubs.resolve(place.project, manifest) == place.snapshot
+    assert weights.resolve(place.project, manifest) == place.snapshot
 
 
 def test_a_local_folder_is_a_model_too(place: Place, checkpoint: dict[str, bytes]) -> None:
@@ -292,7 +294,7 @@ def test_a_local_folder_is_a_model_too(place: Place, checkpoint: dict[str, bytes
     place.raw["models"]["tiny-vit"] = {"path": "mine", "input_size": 32}
     manifest = place.download("auto")
     assert (manifest.weights, manifest.path) == ("pretrained", "mine")
-    assert hubs.resolve(place.project, manifest) == folder
+    assert weights.resolve(place.project, manifest) == folder
     assert loading.load(place.project, "tiny-vit", place.params().models["tiny-vit"], manifest, "sdpa", 0)
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(StudyError, match="only a pickle"):
@@ -317,7 +319,6 @@ def test_a_changed_byte_in_a_local_folder_is_a_changed_model(
     place: Place, checkpoint: dict[str, bytes], name: str
 ) -> None:
     """Wherever weights are used; a file that came later is a change as well."""
-    from visionquant.deploy import predictor
 
     folder = place.project.root / "mine"
     folder.mkdir()
@@ -334,8 +335,8 @@ def test_a_changed_byte_in_a_local_folder_is_a_changed_model(
     machine.declare(place.project, machine.probe("cpu"))
     params = place.params()
     for use in (
-        lambda: hubs.manifest_of(place.project, params, "tiny-vit"),
-        lambda: predictor.model(place.project, params, "tiny-vit", "fp32", "cpu"),
+        lambda: weights.manifest_of(place.project, params, "tiny-vit"),
+        lambda: model_source.open_model(place.project, params, "tiny-vit"),
         lambda: reference.make(place.project, params, "tiny-vit"),
         lambda: measure.measure(place.project, params, Matrix.of(params, ["tiny-vit"], ["fp32"])),
     ):
@@ -365,7 +366,7 @@ def test_a_broken_manifest_names_itself(place: Place) -> None:
         Manifest.load(path, place.params().models["tiny-vit"].source)
     path.parent.mkdir(parents=True)
     path.write_text('{"model": "tiny-vit"')
-    with pytest.raises(StudyError, match=r"data/models/tiny-vit\.json: broken"):
+    with pytest.raises(StudyError, match=r"data/machines/local/models/tiny-vit\.json: broken"):
         Manifest.load(path, place.params().models["tiny-vit"].source)
 
 
@@ -386,7 +387,7 @@ def test_fidelity_goes_through_the_checkpoints_own_head(place: Place) -> None:
     assert description == "the checkpoint's own head"
     net = loading.load(place.project, "tiny-vit", place.params().models["tiny-vit"], manifest, "sdpa", 0)
     images = tiny.pictures(3, 32)
-    full = AutoModelForImageClassification.from_pretrained(hubs.resolve(place.project, manifest)).eval()
+    full = AutoModelForImageClassification.from_pretrained(weights.resolve(place.project, manifest)).eval()
     with torch.inference_mode():
         expected = full(images).logits
     found = fidelity.outputs(net, images, head).logits

@@ -37,8 +37,8 @@ def study(root: Path) -> Project:
 def finished(project: Project) -> set[tuple[str, str, int]]:
     """The cells that are on disk, in records and in the progress of pairs under way; every file must be whole."""
     found = set()
-    read = [records.read(path) for path in project.measured.glob("*.json")]
-    read += [records.read_progress(path).record for path in (project.root / "data" / "progress").glob("*.json")]
+    read = [records.read(path) for path in (project.local / "latency").glob("*.json")]
+    read += [records.read_partial(path).record for path in (project.local / "progress").glob("*.json")]
     for record in read:
         found |= {(record.model, record.precision, cell.batch_size) for cell in record.cells}
     return found
@@ -62,9 +62,9 @@ def test_twenty_kills_lose_no_finished_cell(tmp_path: Path) -> None:
     calm = study(tmp_path / "calm")
     subprocess.run(COMMAND, cwd=calm.root, check=True, stdout=subprocess.DEVNULL)
     assert finished(project) == finished(calm)
-    assert not list((project.root / "data" / "progress").glob("*.json"))
-    for path in calm.measured.glob("*.json"):
-        here, there = records.read(project.measured / path.name), records.read(path)
+    assert not list((project.local / "progress").glob("*.json"))
+    for path in (calm.local / "latency").glob("*.json"):
+        here, there = records.read((project.local / "latency") / path.name), records.read(path)
         assert [cell.status for cell in here.cells] == [cell.status for cell in there.cells]
         assert [len(cell.replicates) for cell in here.cells] == [len(cell.replicates) for cell in there.cells]
         assert here.identity() == there.identity()

@@ -82,7 +82,7 @@ def test_commands_that_do_not_measure_never_load_torch() -> None:
     script = (
         "import sys\n"
         "import visionquant.cli, visionquant.weights.hub, visionquant.core.machine, visionquant.records.record\n"
-        "import visionquant.analysis.study, visionquant.report.pages, visionquant.report.notebooks\n"
+        "import visionquant.analysis.study, visionquant.report.site, visionquant.report.notebooks\n"
         "visionquant.core.machine.probe('cpu')\n"
         f"print(sorted({TORCH!r} & set(sys.modules)))"
     )

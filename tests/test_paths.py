@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 
 from visionquant.core.errors import StudyError
-from visionquant.core.paths import new_folder, write_atomically
+from visionquant.core.files import new_folder, save
 
 # Stops half way through a write, with its partial file on disk.
 STALLED = (
     "import os, sys\n"
     "from pathlib import Path\n"
-    "from visionquant.core.paths import write_atomically\n"
+    "from visionquant.core.files import save\n"
     "os.fsync = lambda handle: (print('half', flush=True), sys.stdin.read())\n"
-    "write_atomically(Path(sys.argv[1]), 'x')\n"
+    "save(Path(sys.argv[1]), 'x')\n"
 )
 
 
@@ -29,7 +29,7 @@ def test_writers_of_one_file_do_not_disturb_each_other(tmp_path: Path) -> None:
     def write(letter: str) -> None:
         for _ in range(100):
             try:
-                write_atomically(path, 1000 * letter)
+                save(path, 1000 * letter)
                 assert path.read_text() in (1000 * "a", 1000 * "b")
             except Exception as error:
                 faults.append(error)
@@ -51,14 +51,14 @@ def test_what_a_killed_writer_left_goes_with_the_next_write_and_what_a_live_one_
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as writer:
         assert writer.stdout is not None
         assert writer.stdout.readline() == "half\n"
-        write_atomically(path, "first")
+        save(path, "first")
         (half,) = tmp_path.glob("*.partial")
         assert f".{writer.pid}-" in half.name
         writer.send_signal(signal.SIGKILL)
     assert half.exists()
     again = half.with_name(half.name.replace(f".{writer.pid}-", f".{os.getpid()}-"))
     again.write_text("by a process of this number in an earlier container")
-    write_atomically(path, "second")
+    save(path, "second")
     assert sorted(tmp_path.iterdir()) == [other, path]
     assert path.read_text() == "second"
 

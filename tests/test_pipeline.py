@@ -51,13 +51,13 @@ def clone(folder: Path, raw: dict[str, Any]) -> Path:
     root = folder / "clone"
     command = ["git", "-C", str(tiny.ROOT), "ls-files", "-co", "--exclude-standard", "-z"]
     for name in subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\0"):
-        skipped = name.startswith(("reports/", "data/recorded/", "tests/")) or name == "dvc.lock"
+        skipped = name.startswith(("reports/", "data/machines/", "tests/")) or name == "dvc.lock"
         if name and not skipped and (tiny.ROOT / name).is_file():
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(tiny.ROOT / name, root / name)
     _keep_one_notebook(root)
-    (root / "data" / "recorded").mkdir()
-    (root / "data" / "recorded" / "README.md").touch()
+    (root / "data" / "machines").mkdir()
+    (root / "data" / "machines" / "README.md").touch()
     tiny.architectures(root)
     tiny.write_settings(root, raw)
     identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
@@ -146,8 +146,9 @@ def test_an_edit_runs_exactly_the_pairs_that_it_touches_and_what_depends_on_them
     kept = {key: value for key, value in samples.items() if key[0] == "tiny-deit"}
     assert kept.items() <= _samples(root).items()  # a batch size is added to a record, and none is taken out of it
     assert (root / "reports" / "index.html").is_file()
-    table = (root / "reports" / "tables" / "throughput.csv").read_text()
-    assert {row.split(",")[2] for row in table.splitlines()[1:]} == {"1", "3"}
+    table = (root / "reports" / "tables" / "cells.csv").read_text()
+    rates = [row.split(",") for row in table.splitlines() if ",throughput," in row and row.startswith("local,")]
+    assert {row[3] for row in rates} == {"1", "3"}
     assert stages_run(dvc(root, "repro")) == set()
 
 
@@ -160,7 +161,7 @@ def _edited(root: Path, raw: dict[str, Any], edit: Edit) -> dict[str, Any]:
 
 def _samples(root: Path) -> dict[tuple[str, str, int], Any]:
     found = {}
-    for path in sorted((root / "data" / "measured").glob("*.json")):
+    for path in sorted((root / "data/machines/local" / "latency").glob("*.json")):
         record = records.read(path)
         for cell in record.cells:
             found[record.model, record.precision, cell.batch_size] = cell.replicates
@@ -176,7 +177,10 @@ def test_other_weights_in_a_local_folder_are_another_model(tmp_path: Path) -> No
     root = clone(tmp_path, raw)
     config = ViTConfig(**{name: value for name, value in tiny.CONFIGS["tiny-vit"].items() if name != "model_type"})
     ViTModel(config).save_pretrained(root / "models" / "mine")
-    weights, manifest = root / "models" / "mine" / "model.safetensors", root / "data" / "models" / "mine.json"
+    weights, manifest = (
+        root / "models" / "mine" / "model.safetensors",
+        root / "data/machines/local" / "models" / "mine.json",
+    )
     assert stages_run(dvc(root, "repro", "download@mine")) == {"download@mine"}
     before, content = manifest.read_text(), weights.read_bytes()
     weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
@@ -191,7 +195,7 @@ def test_a_pair_that_fails_is_a_row_and_a_stage_that_fails_leaves_old_records_an
     raw["precisions"]["nf4"]["skip"] = ["layers", "layer", "encoder", "pooler"]
     root = clone(tmp_path, raw)
     assert measured(("tiny-vit",), ("fp32", "nf4")) <= stages_run(dvc(root, "repro", "measure"))
-    record = records.read(root / "data" / "measured" / "tiny-vit-nf4.json")
+    record = records.read(root / "data/machines/local" / "latency" / "tiny-vit-nf4.json")
     assert {cell.status for cell in record.cells} == {"failed"}
     assert "no Linear layer was quantised, of 13 in the model" in record.failure
     assert not stages_run(dvc(root, "repro", "measure"))
@@ -200,14 +204,14 @@ def test_a_pair_that_fails_is_a_row_and_a_stage_that_fails_leaves_old_records_an
     assert done.returncode == 3
     assert done.stderr.startswith("visionquant: 1 of 2 pairs failed: each row says why")
 
-    before = {path.name: path.read_bytes() for path in (root / "data" / "measured").iterdir()}
+    before = {path.name: path.read_bytes() for path in (root / "data/machines/local" / "latency").iterdir()}
     raw["models"]["tiny-vit"] = {"path": "mine", "input_size": 32}
     tiny.write_settings(root, raw | {"study": raw["study"] | {"weights": "pretrained"}})
     output = dvc(root, "repro", "measure@tiny-vit-fp32", ok=False)
     lines = [line for line in output.splitlines() if line.startswith("visionquant: ")]
     assert len(lines) == 1
     assert "models.tiny-vit.path: no folder mine" in lines[0]
-    assert {path.name: path.read_bytes() for path in (root / "data" / "measured").iterdir()} == before
+    assert {path.name: path.read_bytes() for path in (root / "data/machines/local" / "latency").iterdir()} == before
 
 
 def test_every_pair_of_the_committed_study_has_its_own_stage() -> None:

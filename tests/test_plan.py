@@ -7,6 +7,7 @@ import pytest
 
 from visionquant.bench import plan
 from visionquant.bench.command import Matrix
+from visionquant.core import files
 from visionquant.core.machine import Environment
 from visionquant.core.paths import Project
 from visionquant.records import record as records
@@ -49,12 +50,13 @@ def test_only_what_a_run_would_keep_counts_as_done(
     """Same settings, weights, machine and code; of a pair under way what is written down so far."""
     project, params = study
     manifest = Manifest(model=MODEL, weights="seeded", source="made up", config_sha256="0")
-    manifest.save(project.manifest(MODEL))
+    files.save(project.manifest(MODEL), manifest)
     one = record(sizes=(1,))
     used = one.settings.weights.model_copy(update={"manifest_sha256": manifest.sha256()})
     one = one.model_copy(update={"settings": one.settings.model_copy(update={"weights": used})})
     under_way = one.model_copy(update={"cells": record(sizes=(1, 4)).cells})
     records.write(project.record(MODEL, "fp32"), one)
+    files.save(project.progress(MODEL, "fp32"), records.PartialRecord(record=under_way, pending=()))
 
     def kept(code: str = "c0de" * 16, machine: Environment = made.CPU, with_params: Params = params) -> set[int]:
         monkeypatch.setattr(plan, "probe", lambda device: machine)
@@ -67,13 +69,13 @@ def test_only_what_a_run_would_keep_counts_as_done(
         return set(SIZES) - {size for pair in planned for size in pair.batch_sizes}
 
     assert kept() == {1}
-    records.write_progress(project.progress(MODEL, "fp32"), records.Progress(record=under_way))
+    files.save(project.progress(MODEL, "fp32"), records.PartialRecord(record=under_way))
     assert kept() == {1, 4}
     assert kept(code="beef" * 16) == set()
     assert kept(machine=made.CPU.model_copy(update={"torch": "2.11.0"})) == set()
     other = params.protocols["quick"].model_copy(update={"iterations": 999})
     assert kept(with_params=params.model_copy(update={"protocols": {**params.protocols, "quick": other}})) == set()
-    manifest.model_copy(update={"config_sha256": "1"}).save(project.manifest(MODEL))
+    files.save(project.manifest(MODEL), manifest.model_copy(update={"config_sha256": "1"}))
     assert kept() == set()
 
 

@@ -12,8 +12,8 @@ import made
 import pytest
 import tiny
 
-from visionquant.analysis import evidence_digest
 from visionquant.core.paths import Project
+from visionquant.records import archive
 
 SCRIPT = """
 import json, sys
@@ -107,7 +107,7 @@ def test_records_are_rendered_verified_and_compared_there(recorded: Project) -> 
 
 
 def test_the_committed_evidence_is_read_there() -> None:
-    sets = sorted(path.name for path in (tiny.ROOT / "data" / "recorded").iterdir() if path.is_dir())[:2]
+    sets = sorted(path.name for path in (tiny.ROOT / "data" / "machines").iterdir() if path.is_dir())[:2]
     done = run("Windows", tiny.ROOT, ["compare", *sets], ["recommend", "--device", sets[0]], ["validate"])
     assert codes(done.stdout) == {"compare": 0, "recommend": 0, "validate": 0}, done.stderr
     assert re.search(r"^\d+ of \d+ compared cells agree", done.stdout, re.M)
@@ -137,7 +137,7 @@ def test_file_names_can_be_had_there() -> None:
 def test_files_are_hashed_in_the_same_order_there() -> None:
     """Windows sorts paths without regard to case; digests go over files in order."""
     root = tiny.ROOT / "src"
-    files = [*evidence_digest._files(Project(tiny.ROOT)), *root.rglob("*.py")]
+    files = [*archive.evidence_files(Project(tiny.ROOT)), *root.rglob("*.py")]
     names = [path.relative_to(tiny.ROOT).as_posix() for path in files]
     here, there = (sorted(map(kind, names)) for kind in (PurePosixPath, PureWindowsPath))
     assert [path.as_posix() for path in here] == [path.as_posix() for path in there]

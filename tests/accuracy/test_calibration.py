@@ -10,16 +10,16 @@ import tiny
 import torch
 from torch import nn
 
-from visionquant.accuracy import digits, networks, static_int8, training
+from visionquant.accuracy import digits, static_int8, training
 from visionquant.analysis import study as evidence
-from visionquant.analysis.figures import sweeps
-from visionquant.analysis.tables import calibration as tables
 from visionquant.core import machine
 from visionquant.core.errors import StudyError
 from visionquant.core.paths import Project
 from visionquant.recipes import calibration as contest
-from visionquant.records import recipe
+from visionquant.records import archive, recipe
 from visionquant.records.recipe import Recipe
+from visionquant.report.pages import calibration_page
+from visionquant.report.recipe_tables import tables
 from visionquant.settings.params import Params
 from visionquant.settings.trained_networks import NetworkSpec
 
@@ -41,15 +41,15 @@ def steps(net: nn.Module) -> tuple[float, float, float]:
 @pytest.fixture(scope="module")
 def small() -> tuple[nn.Module, torch.Tensor]:
     spec = NetworkSpec.model_validate(tiny.settings()["training"]["networks"][NETWORK] | {"family": "beit"})
-    return networks.build(spec, seed=0).eval(), digits.load(16).images
+    return training.build_network(spec, seed=0).eval(), digits.load_digits(16).images
 
 
 def test_min_max_is_the_range_of_the_values_and_of_zero() -> None:
     values = torch.from_numpy(np.random.default_rng(0).normal(1.0, 2.0, (500, 8)).astype(np.float32))
-    scale, low, high = steps(static_int8.calibrate(one_layer(), values.split(100), "min-max"))
+    scale, low, high = steps(static_int8.calibrated(one_layer(), values.split(100), "min-max"))
     assert scale == pytest.approx((float(values.max()) - float(values.min())) / 255, rel=1e-5)
     assert (low, high) == pytest.approx((float(values.min()), float(values.max())), abs=scale)
-    above = steps(static_int8.calibrate(one_layer(), [values.abs() + 3], "min-max"))
+    above = steps(static_int8.calibrated(one_layer(), [values.abs() + 3], "min-max"))
     assert above[1] == 0.0
 
 
@@ -57,7 +57,7 @@ def test_min_max_is_the_range_of_the_values_and_of_zero() -> None:
 def test_the_percentile_is_that_of_the_values(percentile: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(static_int8, "PERCENTILE", percentile)
     values = np.random.default_rng(1).laplace(0.5, 1.0, (20_000, 8)).astype(np.float32)
-    scale, low, high = steps(static_int8.calibrate(one_layer(), torch.from_numpy(values).split(4000), "percentile"))
+    scale, low, high = steps(static_int8.calibrated(one_layer(), torch.from_numpy(values).split(4000), "percentile"))
     expected = np.percentile(values, [(100 - percentile) / 2, (100 + percentile) / 2])
     assert expected[1] < 0.8 * values.max()
     assert (low, high) == pytest.approx(tuple(expected), abs=scale + 2 * float(np.ptp(values)) / 2048)
@@ -76,7 +76,7 @@ def test_mse_is_close_to_the_best_of_all_ranges(draw: str) -> None:
 
     ends, shares = (float(values.min()), float(values.max())), np.linspace(0.3, 1, 15)
     best = min(error(a * ends[0], b * ends[1]) for a in shares for b in shares)
-    found = error(*steps(static_int8.calibrate(one_layer(), [values], "mse"))[1:])
+    found = error(*steps(static_int8.calibrated(one_layer(), [values], "mse"))[1:])
     assert best < 0.9 * error(*ends)
     assert found < 1.1 * best
 
@@ -103,9 +103,9 @@ def test_static_int8_is_close_to_fp32_and_leaves_the_network_alone(
 ) -> None:
     net, images = small
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    quantised = static_int8.calibrate(net, images[:64].split(32), statistic)
+    quantised = static_int8.calibrated(net, images[:64].split(32), statistic)
     linears = sum(type(module) is nn.Linear for module in net.modules())
-    assert static_int8.prove(quantised) == linears > 5
+    assert static_int8.prove_int8(quantised) == linears > 5
     with torch.inference_mode():
         base, found, dynamic = (one(images[64:96]).logits for one in (net, quantised, static_int8.quantise(net, None)))
     assert 0 < float(((found - base) ** 2).sum() / (base**2).sum()) < 0.01
@@ -117,7 +117,7 @@ def test_static_int8_is_close_to_fp32_and_leaves_the_network_alone(
 def test_a_layer_gives_what_integers_give() -> None:
     torch.manual_seed(0)
     net, values = one_layer(32), torch.randn(50, 32)
-    layer = static_int8.calibrate(net, [values], "min-max")[0]
+    layer = static_int8.calibrated(net, [values], "min-max")[0]
     zero = int(layer.rounding.zero_point)
     codes = (torch.round(values / layer.rounding.scale) + zero).clamp(0, 255).to(torch.int64) - zero
     products = codes @ layer.codes.to(torch.int64).T
@@ -139,20 +139,20 @@ def test_dynamic_ranges_are_those_of_each_batch() -> None:
 
 def test_nothing_quantised_nothing_seen_or_nothing_finite_is_one_line() -> None:
     with pytest.raises(StudyError, match="0 Linear layers in INT8 and 1 not"):
-        static_int8.prove(one_layer())
+        static_int8.prove_int8(one_layer())
     mixed = nn.Sequential(static_int8.quantise(one_layer(), None), nn.Linear(4, 2))
     with pytest.raises(StudyError, match="1 Linear layers in INT8 and 1 not"):
-        static_int8.prove(mixed)
+        static_int8.prove_int8(mixed)
     disabled = static_int8.quantise(one_layer(), None)
     disabled[0].rounding.disable_fake_quant()
     with pytest.raises(StudyError, match="0 Linear layers in INT8 and 1 not"):
-        static_int8.prove(disabled)
+        static_int8.prove_int8(disabled)
     with pytest.raises(StudyError, match="without a Linear layer"):
-        static_int8.calibrate(nn.Sequential(nn.Conv2d(3, 4, 3)), [torch.zeros(1, 3, 8, 8)], "mse")
+        static_int8.calibrated(nn.Sequential(nn.Conv2d(3, 4, 3)), [torch.zeros(1, 3, 8, 8)], "mse")
     with pytest.raises(StudyError, match="no image in the batches"):
-        static_int8.calibrate(one_layer(), iter(()), "mse")
+        static_int8.calibrated(one_layer(), iter(()), "mse")
     with pytest.raises(StudyError, match="not finite"):
-        static_int8.calibrate(one_layer(), [torch.full((2, 8), np.nan)], "min-max")
+        static_int8.calibrated(one_layer(), [torch.full((2, 8), np.nan)], "min-max")
 
 
 @pytest.fixture(scope="module")
@@ -166,8 +166,8 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, Params, Reci
         with pytest.raises(StudyError, match="run `visionquant train --network tiny-digits`"):
             contest.run(project, params, machine.probe("cpu"))
         spec = params.training.networks[NETWORK]
-        done = training.train(spec, params.training, digits.load(spec.image_size), 1)
-        training.save(project, NETWORK, 1, done.net)
+        done = training.train(spec, params.training, digits.load_digits(spec.image_size), 1)
+        training.save_trained(project, NETWORK, 1, done.net)
         used: list[torch.Tensor] = []
         observe = static_int8.observe
 
@@ -178,15 +178,17 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, Params, Reci
 
         patch.setattr(static_int8, "observe", spied)
         found = contest.run(project, params, machine.probe("cpu"))
-    recipe.write(project, found)
+    recipe.write(project, found, params)
     return project, params, found, used
 
 
 def test_the_recipe_compares_all_contestants_on_the_same_images(
     ran: tuple[Project, Params, Recipe, list[torch.Tensor]],
 ) -> None:
-    project, _, found, _ = ran
-    assert recipe.read_all(project, "calibration") == {"local": found}
+    project, params, found, _ = ran
+    kept = archive.local(project, params).recipes["calibration"]
+    assert kept.model_copy(update={"settings": None}) == found
+    assert set(kept.settings or ()) >= {f"training.networks.{NETWORK}", "training.folds"}
     assert len({tuple(row) for row in found.rows}) == 1
     statistics = [row["statistic"] for row in found.rows]
     assert statistics[:3] == ["fp32", "bitsandbytes", "dynamic"]
@@ -202,7 +204,7 @@ def test_the_recipe_compares_all_contestants_on_the_same_images(
 
 def test_held_out_images_are_never_calibrated_on(ran: tuple[Project, Params, Recipe, list[torch.Tensor]]) -> None:
     _, params, _, used = ran
-    data = digits.load(params.training.networks[NETWORK].image_size)
+    data = digits.load_digits(params.training.networks[NETWORK].image_size)
     learn, held = (
         {data.images[i].numpy().tobytes() for i in part.tolist()} for part in digits.folds(data.labels, 2, 0)[1]
     )
@@ -217,25 +219,25 @@ def test_tables_and_figure_show_what_the_recipe_found(
 ) -> None:
     project, params, found, _ = ran
     study = evidence.gather(project, params)
-    (table,) = tables.contest(study)
+    (table,) = tables(study, calibration_page.CALIBRATION)
     assert len(table.rows) == 3 + 3 * (2 + 3)
     assert table.rows[0][3].key == pytest.approx(100 * found.rows[0]["right"] / 898)
     assert {row[3].word for row in table.rows[1:]} <= {"UNDECIDED", "LOWER", "HIGHER"}
-    (swept,) = tables.sweep(study)
+    (swept,) = tables(study, calibration_page.CALIBRATION_SWEEP)
     assert [row[1].key for row in swept.rows] == [1, 4, 16]
     values = [row["sqnr_db"] for row in found.rows if (row["statistic"], row["images"]) == ("mse", 4)]
     assert swept.rows[1][7].key == pytest.approx(np.median(values))
-    assert sweeps.sweep(study) == sweeps.sweep(study)
-    assert "min-max" in sweeps.sweep(study).svg
+    assert calibration_page.calibration_figure(study) == calibration_page.calibration_figure(study)
+    assert "min-max" in calibration_page.calibration_figure(study).svg
 
 
 def test_without_a_run_the_page_says_which_command_to_run(tmp_path: Path) -> None:
     project = made.project(tmp_path / "empty")
     study = evidence.gather(project, tiny_params(project))
-    for (table,) in (tables.contest(study), tables.sweep(study)):
+    for (table,) in (tables(study, calibration_page.CALIBRATION), tables(study, calibration_page.CALIBRATION_SWEEP)):
         assert table.rows == ()
         assert "visionquant recipe calibration" in table.source
-    assert "nothing to show" in sweeps.sweep(study).svg
+    assert "nothing to show" in calibration_page.calibration_figure(study).svg
 
 
 def tiny_params(project: Project) -> Params:

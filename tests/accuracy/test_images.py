@@ -28,7 +28,7 @@ PLAIN = ("cat/a.jpg", "cat/b.JPG", "cat/deep/c.PnG", "dog/a.webp", "dog/b.bmp")
 
 
 def test_suffixes_are_read_in_any_case_and_folders_in_depth(root: Path) -> None:
-    found = image_folder.read(root, 100)
+    found = image_folder.read_folder(root, 100)
     assert found.paths == PLAIN
     assert found.labels == (0, 0, 0, 1, 1)
     assert found.skipped == {}
@@ -42,7 +42,7 @@ def test_what_systems_and_editors_leave_is_passed_over_and_counted(root: Path) -
     for name in ("cat/.DS_Store", "cat/Thumbs.db", "dog/notes.txt", "dog/labels.TXT", "dog/LICENSE", "README.md"):
         (root / name).write_text("not an image")
     (root / "fox").mkdir()
-    found = image_folder.read(root, 100)
+    found = image_folder.read_folder(root, 100)
     assert found.paths == PLAIN
     assert found.classes == ("cat", "dog")
     assert found.skipped == {
@@ -61,7 +61,7 @@ def test_links_and_folders_with_an_image_s_name(root: Path) -> None:
     put(root / "cat" / "album.jpg" / "inner.png", 6)
     put(root / "elsewhere.png", 7)
     (root / "dog" / "linked.png").symlink_to(root / "elsewhere.png")
-    found = image_folder.read(root, 100)
+    found = image_folder.read_folder(root, 100)
     assert found.paths == (
         "cat/a.jpg",
         "cat/album.jpg/inner.png",
@@ -77,14 +77,14 @@ def test_links_and_folders_with_an_image_s_name(root: Path) -> None:
 def test_a_copy_under_another_name_is_no_neighbour(root: Path) -> None:
     (root / "cat" / "a (1).jpg").write_bytes((root / "cat" / "b.JPG").read_bytes())
     (root / "dog" / "c.jpg").write_bytes((root / "cat" / "b.JPG").read_bytes())
-    found = image_folder.read(root, 100)
+    found = image_folder.read_folder(root, 100)
     assert found.paths == ("cat/a (1).jpg", "cat/a.jpg", "cat/deep/c.PnG", "dog/a.webp", "dog/b.bmp")
     assert found.skipped == {"copies": 1, "copies from another class": 1}
 
 
 def test_a_copy_makes_room_for_the_next_image(root: Path) -> None:
     (root / "cat" / "a (1).jpg").write_bytes((root / "cat" / "a.jpg").read_bytes())
-    assert image_folder.read(root, 4).paths == ("cat/a (1).jpg", "cat/b.JPG", "dog/a.webp", "dog/b.bmp")
+    assert image_folder.read_folder(root, 4).paths == ("cat/a (1).jpg", "cat/b.JPG", "dog/a.webp", "dog/b.bmp")
 
 
 def test_a_folder_of_nothing_but_odd_entries_says_what_they_are(tmp_path: Path) -> None:
@@ -94,13 +94,13 @@ def test_a_folder_of_nothing_but_odd_entries_says_what_they_are(tmp_path: Path) 
     with pytest.raises(
         StudyError, match=r"beside 1 \.tiff, 1 dead links or no files, 1 folders without images; lay it"
     ):
-        image_folder.read(tmp_path, 5)
+        image_folder.read_folder(tmp_path, 5)
 
 
 def test_a_name_that_is_no_text_is_one_line(root: Path) -> None:
     os.rename(root / "cat" / "a.jpg", os.fsencode(root) + b"/cat/\xe9.jpg")  # noqa: PTH104 pathlib takes no bytes
     with pytest.raises(StudyError, match=r"the name 'cat/\\udce9.jpg' is no UTF-8; rename it"):
-        image_folder.read(root, 100)
+        image_folder.read_folder(root, 100)
 
 
 def test_a_folder_that_can_not_be_read_is_one_line(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,14 +113,14 @@ def test_a_folder_that_can_not_be_read_is_one_line(root: Path, monkeypatch: pyte
 
     monkeypatch.setattr(os, "scandir", denied)
     with pytest.raises(StudyError, match=r"deep: Permission denied; make it readable"):
-        image_folder.read(root, 100)
+        image_folder.read_folder(root, 100)
 
 
 def test_an_image_is_opened_upright_or_refused_with_its_name(root: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.open(root / "cat" / "a.jpg").save(root / "cat" / "a.jpg", exif=exif)
-    found = image_folder.read(root, 100)
+    found = image_folder.read_folder(root, 100)
     assert found.picture("cat/a.jpg").size == (10, 20)
     assert np.asarray(found.picture("dog/a.webp")).shape == (10, 20, 3)
     (root / "cat" / "a.jpg").write_bytes((root / "cat" / "a.jpg").read_bytes()[:200])

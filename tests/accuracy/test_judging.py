@@ -11,13 +11,14 @@ import tiny
 import torch
 from PIL import Image
 
-from visionquant.accuracy import image_folder, pretrained
+from visionquant.accuracy import evaluation, image_folder
+from visionquant.accuracy.model_source import ModelSource
 from visionquant.core import machine
 from visionquant.core.errors import StudyError
 from visionquant.core.paths import Project
 from visionquant.records import labelled
 from visionquant.settings.params import Params
-from visionquant.weights.hub import download
+from visionquant.weights.checkpoint import download
 
 CLASSES = ("blue", "green", "red")
 REVISION = "a" * 40
@@ -52,7 +53,7 @@ def opened(root: Path, head: bool = True, given: Any = "photographs") -> tuple[P
 
 
 def run(project: Project, params: Params) -> labelled.Labelled:
-    return pretrained.judge(project, params, machine.probe("cpu"), lambda line: None)
+    return evaluation.evaluate_labelled(project, params, machine.probe("cpu"), lambda line: None)
 
 
 def test_a_checkpoint_with_a_head_names_the_images_as_the_whole_classifier_does(tmp_path: Path) -> None:
@@ -66,7 +67,7 @@ def test_a_checkpoint_with_a_head_names_the_images_as_the_whole_classifier_does(
     assert mine.targets == (3, 2, 1)  # "red" is one of the names of "red, crimson"
     assert mine.labels == (0,) * 4 + (1,) * 4 + (2,) * 4
     whole = ViTForImageClassification.from_pretrained(tmp_path / "mine").eval()
-    given = image_folder.find(project, params.evaluation)
+    given = image_folder.find_images(project, params.evaluation)
     from visionquant.bench import loading
 
     prepared = loading.preprocessing(project, "mine", params.models["mine"], tmp_path / "mine")
@@ -78,7 +79,7 @@ def test_a_checkpoint_with_a_head_names_the_images_as_the_whole_classifier_does(
     assert 0.9 < mine.precisions["int8"].cka < 1.0
     assert mine.precisions["int8"].quantized_modules == 12
     assert mine.precisions["fp32"].neighbours == mine.labels  # colours are told apart by any network
-    assert labelled.read(project) == found
+    assert labelled.read(project.local) == found
 
 
 def test_a_model_without_a_head_is_judged_by_its_features_alone(tmp_path: Path) -> None:
@@ -93,19 +94,43 @@ def test_a_rerun_goes_on_with_what_is_missing(tmp_path: Path) -> None:
     project, params = opened(tmp_path)
     first = run(project, params)
     told: list[str] = []
-    assert pretrained.judge(project, params, machine.probe("cpu"), told.append) == first
+    assert evaluation.evaluate_labelled(project, params, machine.probe("cpu"), told.append) == first
     assert told == []
     Image.new("RGB", (64, 64)).save(tmp_path / "photographs" / "red" / "0.png")
-    pretrained.judge(project, params, machine.probe("cpu"), told.append)
+    evaluation.evaluate_labelled(project, params, machine.probe("cpu"), told.append)
     assumed = "mine has no preprocessor_config.json: pixels are resized, with mean and deviation of one half"
     assert told == ["mine: 12 images, 2 precisions", assumed]
     copied = tmp_path / "photographs" / "red"
     shutil.copy(copied / "1.png", copied / "1 (copy).png")
     (copied / ".DS_Store").write_bytes(b"")
-    found = pretrained.judge(project, params, machine.probe("cpu"), told.append)
+    found = evaluation.evaluate_labelled(project, params, machine.probe("cpu"), told.append)
     assert told[2] == "mine: 12 images, 2 precisions; passed over: 1 copies, 1 hidden"
     assert found.judged[0].skipped == {"copies": 1, "hidden": 1}
-    assert labelled.read(project) == found
+    assert labelled.read(project.local) == found
+
+
+def test_an_interrupted_rerun_leaves_each_model_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project, params = opened(tmp_path)
+    study = params.study.model_copy(update={"models": ("mine", "other")})
+    params = params.model_copy(update={"study": study, "models": params.models | {"other": params.models["mine"]}})
+    download(project, params, "other")
+    first = run(project, params)
+    assert [result.model for result in first.judged] == ["mine", "other"]
+    evaluated = evaluation._evaluated
+
+    def interrupted(source: ModelSource, *given: Any) -> labelled.LabelledResult:
+        if source.name == "other":
+            raise KeyboardInterrupt
+        return evaluated(source, *given)
+
+    monkeypatch.setattr(evaluation, "_evaluated", interrupted)
+    neighbours = params.evaluation.model_copy(update={"neighbours": 1})
+    with pytest.raises(KeyboardInterrupt):
+        run(project, params.model_copy(update={"evaluation": neighbours}))
+    left = labelled.read(project.local)
+    assert left is not None
+    assert [result.model for result in left.judged] == ["mine"]
+    assert left.judged[0].key != first.judged[0].key
 
 
 def test_images_are_fetched_from_a_hub_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,16 +149,16 @@ def test_images_are_fetched_from_a_hub_data_set(tmp_path: Path, monkeypatch: pyt
         shutil.rmtree(tmp_path / "cache")
         hub.altered = {"validation/red/0.png"}
         with pytest.raises(StudyError, match=r"tiny/colours@aaaaaaaaaaaa: 0\.png has another hash"):
-            image_folder.find(project, params.evaluation)
+            image_folder.find_images(project, params.evaluation)
         hub.repositories.clear()
-        with pytest.raises(StudyError, match="not on the hub"):
-            image_folder.find(project, params.evaluation)
+        with pytest.raises(StudyError, match="no such repository"):
+            image_folder.find_images(project, params.evaluation)
 
 
 def test_without_images_nothing_is_judged_and_the_file_says_so(tmp_path: Path) -> None:
     project, params = opened(tmp_path, given=None)
     labelled.write_off(project, params.study.models)
-    found = labelled.read(project)
+    found = labelled.read(project.local)
     assert found is not None
     assert found.judged == ()
     assert found.missing == dict.fromkeys(params.study.models, "evaluation.images is null in params.yaml")
@@ -142,17 +167,17 @@ def test_without_images_nothing_is_judged_and_the_file_says_so(tmp_path: Path) -
 def test_what_can_not_be_judged_is_one_line(tmp_path: Path) -> None:
     project, params = opened(tmp_path)
     with pytest.raises(StudyError, match="no folder"):
-        image_folder.read(tmp_path / "nowhere", 5)
+        image_folder.read_folder(tmp_path / "nowhere", 5)
     (tmp_path / "empty" / "red").mkdir(parents=True)
     with pytest.raises(StudyError, match="no class folder with images"):
-        image_folder.read(tmp_path / "empty", 5)
+        image_folder.read_folder(tmp_path / "empty", 5)
     paint(tmp_path / "one", each=1)
     shutil.rmtree(tmp_path / "one" / "red")
     shutil.rmtree(tmp_path / "one" / "blue")
     with pytest.raises(StudyError, match="a single image"):
-        image_folder.read(tmp_path / "one", 5)
+        image_folder.read_folder(tmp_path / "one", 5)
     with pytest.raises(StudyError, match="2 images of 3 classes"):
-        image_folder.read(tmp_path / "photographs", 2)
+        image_folder.read_folder(tmp_path / "photographs", 2)
     (tmp_path / "photographs" / "red" / "1.png").write_bytes(b"no image")
     with pytest.raises(StudyError, match=r"red/1\.png: not one of JPEG, PNG, WEBP, BMP; remove"):
         run(project, params)
@@ -163,16 +188,16 @@ def test_what_can_not_be_judged_is_one_line(tmp_path: Path) -> None:
 
 def test_a_class_that_may_mean_two_labels_is_not_guessed() -> None:
     labels = {0: "crane", 1: "crane", 2: "maillot", 3: "maillot, tank suit", 4: "Tank_Suit"}
-    assert pretrained._fitting("crane", labels) == [0, 1]
-    assert pretrained._fitting("maillot", labels) == [2]
-    assert pretrained._fitting("tank suit", labels) == [3]
-    assert pretrained._fitting("1", labels) == [1]
-    assert pretrained._fitting("9", labels) == []
+    assert evaluation._fitting("crane", labels) == [0, 1]
+    assert evaluation._fitting("maillot", labels) == [2]
+    assert evaluation._fitting("tank suit", labels) == [3]
+    assert evaluation._fitting("1", labels) == [1]
+    assert evaluation._fitting("9", labels) == []
 
 
 def test_the_images_are_spread_evenly_over_the_classes(tmp_path: Path) -> None:
     paint(tmp_path / "photographs")
-    found = image_folder.read(tmp_path / "photographs", 7)
+    found = image_folder.read_folder(tmp_path / "photographs", 7)
     assert [found.labels.count(number) for number in range(3)] == [3, 2, 2]
 
 
@@ -186,10 +211,10 @@ def test_votes_and_alignment_are_those_of_independent_computations() -> None:
         rest = [j for j in range(40) if j != i]
         near = KNeighborsClassifier(1, metric="cosine").fit(features[rest], np.asarray(labels)[rest])
         expected.append(int(near.predict(features[i : i + 1])[0]))
-    assert list(pretrained.vote(features, labels, 1)) == expected
+    assert list(evaluation.vote(features, labels, 1)) == expected
     turned, _ = np.linalg.qr(generator.normal(size=(6, 6)))
-    assert pretrained.cka(features, 3 * features @ turned + 1) == pytest.approx(1.0)
+    assert evaluation.cka(features, 3 * features @ turned + 1) == pytest.approx(1.0)
     x, y = features - features.mean(0), generator.normal(size=(40, 4))
     centre = np.eye(40) - 1 / 40
     k, kernel = centre @ x @ x.T @ centre, centre @ y @ y.T @ centre
-    assert pretrained.cka(x, y) == pytest.approx((k * kernel).sum() / np.linalg.norm(k) / np.linalg.norm(kernel))
+    assert evaluation.cka(x, y) == pytest.approx((k * kernel).sum() / np.linalg.norm(k) / np.linalg.norm(kernel))

@@ -9,7 +9,7 @@ from visionquant.analysis import accuracy
 
 def test_a_share_has_its_wilson_interval() -> None:
     found = accuracy.share([True] * 97 + [False] * 3, 0.95)
-    assert (found.count, found.n, found.value) == (97, 100, 97.0)
+    assert (found.n, found.value) == (100, 97.0)
     z = float(stats.norm.ppf(0.975))
     centre = (0.97 + z * z / 200) / (1 + z * z / 100)
     half = z * np.sqrt(0.97 * 0.03 / 100 + z * z / 40000) / (1 + z * z / 100)
@@ -45,33 +45,37 @@ def test_calibration_error_by_hand() -> None:
 
 def test_words_are_corrected_over_the_table() -> None:
     lost = [accuracy.contrast([True] * count, [False] * count) for count in (6, 7, 8)]  # p: 0.031, 0.016, 0.008
-    assert accuracy._words([lost[0]], 0.95) == ["LOWER"]
-    assert accuracy._words([lost[0], None, lost[0]], 0.95) == ["UNDECIDED", "", "UNDECIDED"]
-    assert accuracy._words(lost, 0.95) == ["LOWER", "LOWER", "LOWER"]
-    assert accuracy._words([*lost, lost[0]], 0.95) == ["UNDECIDED", "LOWER", "LOWER", "UNDECIDED"]
+    assert accuracy.words([lost[0]], 0.95) == ["LOWER"]
+    assert accuracy.words([lost[0], None, lost[0]], 0.95) == ["UNDECIDED", "", "UNDECIDED"]
+    assert accuracy.words(lost, 0.95) == ["LOWER", "LOWER", "LOWER"]
+    assert accuracy.words([*lost, lost[0]], 0.95) == ["UNDECIDED", "LOWER", "LOWER", "UNDECIDED"]
 
 
 def test_models_with_and_without_a_head() -> None:
     from visionquant.core import machine
-    from visionquant.records.labelled import Answers, Judged
+    from visionquant.records.labelled import LabelledPredictions, LabelledResult
     from visionquant.settings.precision import FP32
 
-    def answers(best: list[int], voted: list[int], cka: float) -> Answers:
+    def answers(best: list[int], voted: list[int], cka: float) -> LabelledPredictions:
         five = tuple((one, 9, 8, 7, 6) for one in best)
-        return Answers(precision=FP32, quantized_modules=0, top5=five, neighbours=tuple(voted), cka=cka)
+        return LabelledPredictions(precision=FP32, quantized_modules=0, top5=five, neighbours=tuple(voted), cka=cka)
 
     known = {"fp32": answers([5, 6, 6, 9], [0, 1, 1, 0], 1.0), "int8": answers([5, 6, 5, 6], [0, 1, 0, 0], 0.5)}
     shared = {
         "key": "", "weights": "", "environment": machine.probe("cpu"), "images": ("a", "b", "c", "d"),
         "classes": ("x", "y"), "labels": (0, 1, 1, 0), "precisions": known,
     }  # fmt: skip
-    judged = [Judged(model="head", targets=(5, 6), **shared), Judged(model="none", targets=None, **shared)]
-    head, int8, bare, other = accuracy.named(judged, 0.95)
-    assert head.top1 is not None
-    assert (head.top1.count, head.contrast) == (3, None)
-    assert int8.top1 is not None
-    assert int8.top1.count == 2
-    assert int8.contrast == accuracy.Contrast(1, 0, 1.0)
-    assert int8.word == "UNDECIDED"
-    assert (bare.top1, bare.top5, bare.word, bare.agreement) == (None, None, "", 100.0)
-    assert (other.neighbours.count, other.agreement, other.cka) == (3, 75.0, 0.5)
+    judged = [
+        LabelledResult(model="head", targets=(5, 6), **shared),
+        LabelledResult(model="none", targets=None, **shared),
+    ]
+    rows = accuracy.figures(accuracy.pretrained(judged, 0.95), 0.95)
+    found = {(model, precision, one.quantity): one for model, precision, one in rows}
+    assert (found["head", "fp32", "top1"].value, found["head", "fp32", "top1"].verdict) == (75.0, "")
+    assert (found["head", "int8", "top1"].value, found["head", "int8", "top1"].verdict) == (50.0, "UNDECIDED")
+    assert found["head", "int8", "top1"].reason == "1 right in FP32 alone, 0 here alone"
+    assert found["head", "int8", "mcnemar_p"].value == 1.0
+    assert {name for model, _, name in found if model == "none"} == {"knn_top1", "knn_agreement", "cka"}
+    assert found["none", "fp32", "knn_agreement"].value == 100.0
+    other = [found["none", "int8", name].value for name in ("knn_top1", "knn_agreement", "cka")]
+    assert other == [75.0, 75.0, 0.5]

@@ -1,4 +1,4 @@
-"""Every published number is a claim, each is judged by its formula, and none is decorative."""
+"""Every published number is a claim, each is checked by its formula, and none is decorative."""
 
 import csv
 import dataclasses
@@ -12,14 +12,17 @@ import pytest
 import tiny
 import yaml
 
-from visionquant.analysis import story
-from visionquant.analysis import study as evidence
-from visionquant.analysis.claims import claim, tables, trial
-from visionquant.analysis.claims.claim import Ledger
-from visionquant.analysis.claims.judge import Judgement
-from visionquant.analysis.claims.tables import Tables
-from visionquant.analysis.study import Evidence
+from visionquant.analysis.claims import claim, formula, interval, ledger
+from visionquant.analysis.claims.claim import Claim, SectionRow
+from visionquant.analysis.claims.formula import Names
+from visionquant.analysis.claims.internal import InternalCheck, check_internally
+from visionquant.analysis.claims.ledger import Ledger
+from visionquant.analysis.published import Printed
+from visionquant.analysis.study import Study, gather
 from visionquant.core.errors import StudyError
+from visionquant.core.paths import Project
+from visionquant.report.pages import claims_page
+from visionquant.settings import params as parameters
 
 TABLES = ("latency", "memory", "throughput")
 # Counted by hand in the supplement, so that none goes missing from the file.
@@ -30,38 +33,62 @@ SECTIONS = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def study() -> Evidence:
-    return evidence.open_study(tiny.ROOT)
+def gathered(project: Project) -> Study:
+    return gather(project, parameters.load(project))
 
 
 @pytest.fixture(scope="module")
-def opened(study: Evidence) -> tuple[Ledger, Tables]:
-    return trial.opened(study)
+def study() -> Study:
+    return gathered(Project(tiny.ROOT))
 
 
 @pytest.fixture(scope="module")
-def judged(opened: tuple[Ledger, Tables]) -> dict[str, Judgement]:
-    ledger, texts = opened
-    return dict(zip([one.id for one in ledger.claims], trial.internal(ledger, texts), strict=True))
+def names(study: Study) -> Names:
+    return opened(study)
 
 
-def test_every_section_has_as_many_claims_as_it_says(opened: tuple[Ledger, Tables]) -> None:
-    ledger, _ = opened
-    counted = Counter(one.entry.section for one in ledger.claims)
-    assert counted == {section.id: section.claims for section in ledger.sections}
+def opened(study: Study) -> Names:
+    return formula.all_names(study.project, study.published, study.params.report.workspace_mib)
+
+
+@pytest.fixture(scope="module")
+def loaded(study: Study, names: Names) -> tuple[tuple[SectionRow, ...], tuple[Claim, ...]]:
+    return claim.load_claims(study.project, names)
+
+
+@pytest.fixture(scope="module")
+def checks(study: Study, names: Names) -> dict[str, InternalCheck]:
+    return checked(study, names)
+
+
+@pytest.fixture(scope="module")
+def whole(study: Study) -> Ledger:
+    return ledger.check_claims(study)
+
+
+def checked(study: Study, names: Names) -> dict[str, InternalCheck]:
+    return {one.id: check_internally(one, names) for one in claim.load_claims(study.project, names)[1]}
+
+
+def test_every_section_has_as_many_claims_as_it_says(
+    loaded: tuple[tuple[SectionRow, ...], tuple[Claim, ...]],
+) -> None:
+    sections, claims = loaded
+    counted = Counter(one.entry.section for one in claims)
+    assert counted == {section.id: section.claims for section in sections}
     assert counted == SECTIONS
     assert sum(counted[name] for name in TABLES) == 192
 
 
-def test_every_printed_number_is_one_claim(opened: tuple[Ledger, Tables]) -> None:
+def test_every_printed_number_is_one_claim(
+    loaded: tuple[tuple[SectionRow, ...], tuple[Claim, ...]], names: Names
+) -> None:
     """Of the tables and of every other file of printed figures, each cell once."""
-    ledger, texts = opened
-    places = Counter((one.entry.table, one.row, one.entry.column) for one in ledger.claims if one.entry.table)
+    places = Counter((one.entry.table, one.row, one.entry.column) for one in loaded[1] if one.entry.table)
     assert max(places.values()) == 1
     figures = {
         place
-        for place in texts.cells
+        for place in names.texts
         if place[0] in TABLES
         or (place[0], place[2])
         in {("statistics", "value"), ("groups", "value"), ("ownership", "published"), ("edge", "published"),
@@ -102,110 +129,123 @@ def test_no_number_of_a_table_is_copied_into_the_claims() -> None:
     ("experiments", "follows"),
     ("int4-is-nf4", "contradicted"),
 ])  # fmt: skip
-def test_known_verdicts(judged: dict[str, Judgement], name: str, word: str) -> None:
-    assert judged[name].internal == word, judged[name].why
+def test_known_verdicts(checks: dict[str, InternalCheck], name: str, word: str) -> None:
+    assert checks[name].word == word, checks[name].why
 
 
-def test_the_reading_that_fits_is_named(judged: dict[str, Judgement]) -> None:
-    assert judged["statistics/fp16-speedup/p95"].why.startswith("lower: 2.12")
-    assert judged["groups/foundation/speedup"].why.startswith("300M or more: 1.74")
+def test_the_reading_that_fits_is_named(checks: dict[str, InternalCheck]) -> None:
+    assert checks["statistics/fp16-speedup/p95"].why.startswith("lower: 2.12")
+    assert checks["groups/foundation/speedup"].why.startswith("300M or more: 1.74")
 
 
-def test_a_judgement_names_its_inputs(judged: dict[str, Judgement]) -> None:
-    assert dict(judged["latency/vit-huge-patch14-2020/fp16-speedup"].inputs) == {
-        "latency.csv vit-huge-patch14-2020 fp16_speedup": "2.50",
-        "latency.csv vit-huge-patch14-2020 fp32_ms": "25.59",
-        "latency.csv vit-huge-patch14-2020 fp16_ms": "10.24",
+def test_a_check_names_its_inputs(checks: dict[str, InternalCheck]) -> None:
+    model = "vit-huge-patch14-2020"
+    assert dict(checks[f"latency/{model}/fp16-speedup"].inputs) == {
+        ("latency", model, "fp16_speedup"): "2.50",
+        ("latency", model, "fp32_ms"): "25.59",
+        ("latency", model, "fp16_ms"): "10.24",
     }
 
 
 def test_changing_a_number_changes_exactly_the_claims_that_use_it(
-    opened: tuple[Ledger, Tables], judged: dict[str, Judgement], study: Evidence
+    study: Study, names: Names, checks: dict[str, InternalCheck]
 ) -> None:
     """A mutation of every cell of the three tables: the claims that change are those that name the cell.
 
     182 of 192 turn a figure, a gap or a verdict. The other ten are INT4 latencies of models without a throughput row:
     nothing that is printed uses them but sentences on all models, which one figure does not turn.
     """
-    ledger, texts = opened
-    own = {(one.entry.table, one.row, one.entry.column): one.id for one in ledger.claims}
+    claims = claim.load_claims(study.project, names)[1]
+    own = {(one.entry.table, one.row, one.entry.column): one for one in claims}
     quiet = []
-    for place, text in texts.cells.items():
+    for place, text in names.texts.items():
         if place[0] not in TABLES:
             continue
-        mutated = dataclasses.replace(texts, cells={**texts.cells, place: str(Decimal(text) * 3 + 1)})
-        found = dict(zip(judged, trial.internal(claim.load(study.project, mutated), mutated), strict=True))
-        changed = {name for name in judged if found[name] != judged[name]}
-        named = f"{place[0]}.csv {place[1]} {place[2]}"
-        assert changed == {name for name, one in judged.items() if named in dict(one.inputs)}, place
-        assert own[place] in changed
-        if not any(_figures(found[name]) != _figures(judged[name]) for name in changed):
+        (table, row, column), printed = place, Printed(str(Decimal(text) * 3 + 1))
+        figure = interval.rounded(printed.value, printed.half)
+        numbers = {**names.numbers, (table, column): {**names.numbers[table, column], row: figure}}
+        mutated = dataclasses.replace(names, texts={**names.texts, place: printed.text}, numbers=numbers)
+        after = {one.id: check_internally(one, mutated) for one in claims if one is not own[place]}
+        mine = dataclasses.replace(own[place], printed=printed, figure=figure)
+        after[mine.id] = check_internally(mine, mutated)
+        changed = {name for name in checks if after[name] != checks[name]}
+        assert changed == {name for name, one in checks.items() if place in dict(one.inputs)}, place
+        assert mine.id in changed
+        if not any(_figures(after[name]) != _figures(checks[name]) for name in changed):
             quiet.append(place)
     assert {(table, column) for table, _, column in quiet} == {("latency", "int4_ms")}
     assert len(quiet) == 10
 
 
-def _figures(one: Judgement) -> tuple[object, ...]:
-    return one.internal, one.recomputed, one.low, one.high, one.gap
+def _figures(one: InternalCheck) -> tuple[object, ...]:
+    return one.word, one.value, one.low, one.high, one.gap
 
 
-def test_contradictions_come_strongest_first(study: Evidence) -> None:
-    found = trial.hold(study).contradictions()
-    gaps = [one.judgement.gap for one in found if one.judgement.gap is not None]
+def test_contradictions_come_strongest_first(whole: Ledger) -> None:
+    found = whole.contradictions()
+    gaps = [one.internal.gap for one in found if one.internal.gap is not None]
     assert gaps == sorted(gaps, reverse=True)
     assert found[0].claim.id == "costs/roi"
-    assert all(one.judgement.gap is None for one in found[len(gaps) :])
+    assert all(one.internal.gap is None for one in found[len(gaps) :])
 
 
-def test_the_ledger_is_a_row_a_claim_in_fixed_columns(study: Evidence) -> None:
-    tried = trial.hold(study)
-    rows = list(csv.DictReader(io.StringIO(trial.text(tried.tried))))
-    assert tuple(rows[0]) == trial.COLUMNS
-    assert len(rows) == len(tried.tried) == len({row["id"] for row in rows})
+def test_the_ledger_is_a_row_a_claim_in_fixed_columns(study: Study, whole: Ledger) -> None:
+    (path, text), *others = ledger.contents(study, whole).items()
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert (path.name, others) == ("claims.csv", [])
+    columns = "id section kind published recomputed low high internal reproduction why"
+    assert list(rows[0]) == columns.split()
+    assert len(rows) == len(whole.claims) == len({row["id"] for row in rows})
     assert {row["internal"] for row in rows} == {"follows", "contradicted", "underdetermined"}
 
 
-def test_the_story_counts_what_the_trial_counts(study: Evidence) -> None:
-    tried = trial.hold(study)
-    holds, fails, untested = story.tell(tried)
-    assert f"{tried.counted('internal')['follows']} follow" in holds.sentence
-    assert str(tried.counted("internal")["contradicted"]) in fails.sentence
-    assert str(tried.counted("reproduction")["not comparable"]) in untested.sentence
+def test_the_story_counts_what_the_ledger_counts(whole: Ledger) -> None:
+    holds, fails, untested = claims_page.story(whole)
+    assert f"{whole.counted('internal')['follows']} follow" in holds.sentence
+    assert str(whole.counted("internal")["contradicted"]) in fails.sentence
+    assert str(whole.counted("reproduction")["not comparable"]) in untested.sentence
     assert re.match("Return on investment", fails.cases[0][0])
 
 
-def edited(tmp_path: object, old: str, new: str) -> Evidence:
+def edited(tmp_path: object, old: str, new: str) -> Study:
     project = made.project(tmp_path)  # type: ignore[arg-type]
     path = project.supplement / "claims.yaml"
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new, 1))
-    return evidence.open_study(project.root)
+    return gathered(project)
+
+
+SPEED, SIZE = "formula: all(latency.fp16_speedup > 1)", "formula: size(models.parameters_millions)"
 
 
 @pytest.mark.parametrize(("old", "new", "message"), [
-    ("formula: size(models.parameters_millions)", "formula: sum(models.parameters_millions)", "no function sum"),
+    (SIZE, "formula: sum(models.parameters_millions)", "no function sum"),
     ("section: methodology", "section: metodology", "no section metodology"),
     ("- id: ubuntu", "- id: gpu", "gpu stands there twice"),
     ("kind: not checkable", "kind: doubtful", r"data/supplement/claims\.yaml"),
     ("column: fp32_ms", "column: fp31_ms", "speaks of row vit-huge-patch14-2020, column fp31_ms"),
-    ("measures: parameters", "measures: wishes", "measures wishes"),
-    ("measures: parameters", "measures: cell/speedup", "measures cell/speedup"),
-    ("formula: all(latency.fp16_speedup > 1)", "formula: all(latency.fp16_speedup)", "truths were expected"),
+    ("table: models", "table: modells", r"modells\.csv: claims\.yaml speaks of row any"),
+    ("only: [iterations]", "only: [gpu]", r"setup\.csv: gpu: 'NVIDIA RTX 4070 Ti SUPER \(16GB VRAM\)' is no number"),
+    ("{what: parameters}", "{what: wishes}", "models/vit-huge-patch14-2020 measures wishes: unknown; known: cell, mem"),
+    ("{what: parameters}", "{what: cell, quantity: speedup}", "measures cell: precision: missing required argument"),
+    ("precision: nf4", "precission: nf4", "measures published_bytes: precision: missing required argument"),
+    ("precision: nf4", "precision: nf5", "measures published_bytes: precision: input should be 'fp32', 'fp16', 'i"),
+    ("{what: parameters}", "parameters", "measures: input should be a valid dictionary, found 'parameters'"),
+    (SPEED, "formula: mean(latency.fp16_speedup)", "universal-speed: .* gives no truth, which a sentence needs"),
+    (SIZE, "formula: models.parameters_millions + 0", "model-count: .* gives a column, no figure"),
+    (SPEED, "formula: all(latency.fp16_speedup)", "truths were expected"),
     ("sections:", "sections: [", "not YAML"),
 ])  # fmt: skip
 def test_a_broken_file_is_one_line(tmp_path: object, old: str, new: str, message: str) -> None:
     study = edited(tmp_path, old, new)
     with pytest.raises(StudyError, match=message) as caught:
-        trial.hold(study)
+        ledger.check_claims(study)
     assert "\n" not in str(caught.value)
 
 
-def test_tables_say_what_is_no_number(study: Evidence) -> None:
-    texts = trial.opened(study)[1]
-    with pytest.raises(StudyError, match="is no number"):
-        texts.printed("setup", "gpu", "value")
-    assert tables.head_millions({"hidden_size": 768}) == pytest.approx(0.769)
+def test_a_head_of_a_thousand_classes_is_counted() -> None:
+    assert formula.head_millions({"hidden_size": 768}) == pytest.approx(0.769)
 
 
 def test_without_counts_a_claim_is_left_open(tmp_path: object) -> None:
@@ -213,20 +253,17 @@ def test_without_counts_a_claim_is_left_open(tmp_path: object) -> None:
 
     project = made.project(tmp_path)  # type: ignore[arg-type]
     shutil.rmtree(project.architectures / "vit-huge-patch14-2020")
-    tried = {one.claim.id: one for one in trial.hold(evidence.open_study(project.root)).tried}
-    found = tried["memory/vit-huge-patch14-2020/fp32"].judgement
-    assert (found.internal, found.why) == (
-        "underdetermined",
-        "no counts of vit-huge-patch14-2020 are committed",
-    )
-    assert tried["memory/dinov2-large-2023/fp32"].judgement.internal == "follows"
+    study = gathered(project)
+    checks = checked(study, opened(study))
+    found = checks["memory/vit-huge-patch14-2020/fp32"]
+    assert (found.word, found.why) == ("underdetermined", "no counts of vit-huge-patch14-2020 are committed")
+    assert checks["memory/dinov2-large-2023/fp32"].word == "follows"
 
 
 @pytest.mark.parametrize("name", ["statistics.csv", "latency.csv", "claims.yaml"])
 def test_a_file_that_is_no_text_is_one_line(tmp_path: object, name: str) -> None:
     project = made.project(tmp_path)  # type: ignore[arg-type]
-    study = evidence.open_study(project.root)
     (project.supplement / name).write_bytes(b"\xff\xfe\x00model\n")
     with pytest.raises(StudyError, match=name.replace(".", r"\.")) as caught:
-        trial.hold(study)
+        ledger.check_claims(gathered(project))
     assert "\n" not in str(caught.value)

@@ -7,7 +7,7 @@ import made
 import pytest
 
 from visionquant.analysis import comparison
-from visionquant.analysis import study as evidence
+from visionquant.analysis.study import gather
 from visionquant.core.errors import StudyError
 from visionquant.records import record
 from visionquant.records.record import Record
@@ -33,7 +33,7 @@ def compared(root: Path, here: list[Record], there: list[Record]) -> dict[str, c
     for one in here:
         record.write(project.record(one.model, one.precision), one)
     made.recorded_set(project, "other", there)
-    study = evidence.gather(project, params.load(project))
+    study = gather(project, params.load(project))
     found = comparison.compare(study, comparison.set_named(study, "local"), comparison.set_named(study, "other"))
     return {one.precision: one for one in found}
 
@@ -43,7 +43,7 @@ def test_the_same_machine_twice_agrees(tmp_path: Path) -> None:
     assert {one.word for one in found.values()} == {"agrees"}
     assert {one.quantity for one in found.values()} == {"latency_median"}
     assert found["fp32"].ratio == pytest.approx(100.2 / 100.0) or found["fp32"].ratio == pytest.approx(100.0 / 100.2)
-    assert comparison.summary(list(found.values())) == (
+    assert comparison.counted(list(found.values())) == (
         "2 of 2 compared cells agree, 0 differ, 0 are undecided; 0 are not comparable"
     )
 
@@ -99,6 +99,6 @@ def test_other_or_unknown_settings_of_the_speed_leave_speedups_alone(
 
 def test_an_unknown_set_is_named(tmp_path: Path) -> None:
     project = made.project(tmp_path)
-    study = evidence.gather(project, params.load(project))
+    study = gather(project, params.load(project))
     with pytest.raises(StudyError, match="compare: moon: no set of records has this name; sets: none"):
         comparison.set_named(study, "moon")

@@ -7,7 +7,7 @@ import made
 import pytest
 import tiny
 
-from visionquant.analysis import cost, prices
+from visionquant.analysis import cost, published
 from visionquant.core.errors import StudyError
 from visionquant.core.paths import Project
 from visionquant.settings import params
@@ -56,20 +56,18 @@ def test_the_batch_size_is_the_best_within_the_limits(tmp_path: Path) -> None:
     within = study.params.cost.model_copy(update={"latency_limit_ms": 250.0})
     study = dataclasses.replace(study, params=study.params.model_copy(update={"cost": within}))
     found = cost.measured(study, study.measured, "dinov2-base-2023", "fp16")
-    rates = {
-        size: study.estimate(study.measured, "throughput", "dinov2-base-2023", "fp16", size).value for size in (1, 4)
-    }
+    rates = {size: study.value("local", "dinov2-base-2023", "fp16", size, "throughput") for size in (1, 4)}
     assert found.batch_size == max(rates, key=lambda size: rates[size] or 0.0)
     small = within.model_copy(update={"memory_limit_mib": 1.0})
     less = dataclasses.replace(study, params=study.params.model_copy(update={"cost": small}))
     assert cost.measured(less, less.measured, "dinov2-base-2023", "fp16").why == "over 1 MiB"
     none = within.model_copy(update={"latency_limit_ms": 1.0})
     study = dataclasses.replace(study, params=study.params.model_copy(update={"cost": none}))
-    assert cost.measured(study, study.measured, "dinov2-base-2023", "fp16") == cost.Capacity(None, why="over 1 ms")
+    assert cost.measured(study, study.measured, "dinov2-base-2023", "fp16") == cost.Capacity(why="over 1 ms")
 
 
 def test_a_swing_moves_the_way_that_it_should() -> None:
-    middle, swings = cost.swings(ASSUMED, 1.0, (100.0, 90.0, 110.0), (200.0, 180.0, 220.0))
+    middle, swings = cost.swings(ASSUMED, 1.0, cost.Capacity(100.0, 90.0, 110.0), cost.Capacity(200.0, 180.0, 220.0))
     by_name = {one.name: one for one in swings}
     assert by_name["load_images_per_s"].at_low < middle < by_name["load_images_per_s"].at_high
     assert by_name["price_per_hour"].at_low < middle < by_name["price_per_hour"].at_high
@@ -79,11 +77,11 @@ def test_a_swing_moves_the_way_that_it_should() -> None:
 
 
 def test_every_instance_has_its_price_with_source_region_and_terms() -> None:
-    found = prices.load(Project(tiny.ROOT))
-    assert {"p4d.24xlarge", "p3.8xlarge", "g4dn.xlarge"} <= set(found)
-    assert all(one.source and one.region and one.terms for one in found.values())
+    found = published.load(Project(tiny.ROOT))
+    assert {"p4d.24xlarge", "p3.8xlarge", "g4dn.xlarge"} <= set(found.prices)
+    assert all(one.source and one.region and one.terms for one in found.prices.values())
     with pytest.raises(StudyError, match=r"no price for m1\.tiny; one of: p4d\.24xlarge"):
-        prices.of(found, "m1.tiny")
+        found.price("m1.tiny")
 
 
 def test_a_model_that_costs_names_must_exist() -> None:

@@ -7,7 +7,8 @@ import pytest
 
 from visionquant.analysis import decision
 from visionquant.analysis.decision import Advice
-from visionquant.analysis.study import Evidence
+from visionquant.analysis.study import Study, gather
+from visionquant.settings import params
 from visionquant.settings.costs import DecisionLimits
 
 MODEL = "vit-base-224-production"
@@ -15,24 +16,24 @@ FREE = DecisionLimits(batch_size=1)
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     return made.study(tmp_path_factory.mktemp("d"), {"fp32": 1.0, "fp16": 0.5, "int8": 0.505, "nf4": 3.0})
 
 
-def ask(study: Evidence, **limits: float) -> Advice:
+def ask(study: Study, **limits: float) -> Advice:
     wanted = FREE.model_copy(update=limits)
     return decision.recommend(study, study.measured, (MODEL,), wanted)[0]
 
 
-def test_the_fastest_is_taken_and_what_cannot_be_told_apart_is_named(study: Evidence) -> None:
+def test_the_fastest_is_taken_and_what_cannot_be_told_apart_is_named(study: Study) -> None:
     found = ask(study)
     assert found.chosen is not None
     assert found.chosen.precision == "fp16"
     assert found.why == "the fastest within the limits; int8 can't be told apart from it by the intervals"
-    assert found.chosen.record == f"data/measured/{MODEL}-fp16.json"
+    assert found.chosen.record == f"data/machines/local/latency/{MODEL}-fp16.json"
 
 
-def test_a_limit_excludes_and_says_by_how_much(study: Evidence) -> None:
+def test_a_limit_excludes_and_says_by_how_much(study: Study) -> None:
     found = ask(study, memory_limit_mib=60.0)
     assert found.chosen is not None
     assert found.chosen.precision == "nf4"
@@ -41,22 +42,21 @@ def test_a_limit_excludes_and_says_by_how_much(study: Evidence) -> None:
     assert misses["int8"] == ("84.1 MiB is over 60",)
 
 
-def test_nothing_within_the_limits_is_a_reason_for_each(study: Evidence) -> None:
+def test_nothing_within_the_limits_is_a_reason_for_each(study: Study) -> None:
     found = ask(study, latency_limit_ms=1.0)
     assert found.chosen is None
     assert "fp32: 100" in found.why
     assert ask(study, fidelity_floor=0.999).chosen is None
 
 
-def test_the_front_holds_what_nothing_beats(study: Evidence) -> None:
+def test_the_front_holds_what_nothing_beats(study: Study) -> None:
     front = {one.precision: one.front for one in ask(study).candidates}
     assert front == {"fp32": False, "fp16": True, "int8": True, "nf4": True}  # all have the same fidelity
 
 
 def test_without_records_the_reason_is_that_nothing_was_measured(tmp_path: Path) -> None:
-    from visionquant.analysis import study as evidence
-
-    empty = evidence.open_study(made.project(tmp_path).root)
+    project = made.project(tmp_path)
+    empty = gather(project, params.load(project))
     found = decision.recommend(empty, empty.measured, (MODEL,), FREE)[0]
     assert found.chosen is None
     assert found.why == "nothing to choose from: not measured"

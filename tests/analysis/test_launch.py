@@ -6,18 +6,19 @@ import made
 import pytest
 
 from visionquant.analysis import launch_bound
-from visionquant.analysis.study import Evidence
+from visionquant.analysis.study import Study
 
 FACTORS = {"fp32": 1.0, "fp16": 0.5, "int8": 2.0, "nf4": 3.0}
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     return made.study(tmp_path_factory.mktemp("study"), FACTORS)
 
 
-def test_the_hosts_rate_is_read_off_the_models_that_leave_the_gpu_idle(study: Evidence) -> None:
-    idle = launch_bound.idle(study)
+def test_the_hosts_rate_is_read_off_the_models_that_leave_the_gpu_idle(study: Study) -> None:
+    found = launch_bound.floors(study)
+    idle = found.idle
     assert set(idle) == {
         "dino-vits16-production", "deit-small-distilled-224", "mobilevit-small-edge", "mobilevit-xxs-edge",
         "deit-tiny-ultra-efficient",
@@ -30,10 +31,10 @@ def test_the_hosts_rate_is_read_off_the_models_that_leave_the_gpu_idle(study: Ev
             1e3 * (study.published.value("latency_median", model, p) or 0.0) / facts.operations[p]
             for p in launch_bound.FLOATS
         ]
-    assert launch_bound.host_us(study) == pytest.approx(statistics.median(rates))
+    assert found.host_us == pytest.approx(statistics.median(rates))
 
 
-def test_the_work_is_arithmetic_or_reading_the_weights_whichever_takes_longer(study: Evidence) -> None:
+def test_the_work_is_arithmetic_or_reading_the_weights_whichever_takes_longer(study: Study) -> None:
     peaks = study.published.peaks
     assert peaks.gpu == study.params.report.reference_gpu
     assert peaks.floor_ms(10**9, 0, "fp32") == pytest.approx(2e9 / 44.1e12 * 1e3)
@@ -41,19 +42,19 @@ def test_the_work_is_arithmetic_or_reading_the_weights_whichever_takes_longer(st
     assert peaks.floor_ms(1, 672 * 10**6, "fp32") == pytest.approx(1.0)
 
 
-def test_readings_follow_from_the_floors(study: Evidence) -> None:
-    found = launch_bound.by_model(launch_bound.issues(study))
-    assert len(found) == 16
-    assert all(list(one) == ["fp32", "fp16"] for one in found.values())
-    for cells in found.values():
-        for one in cells.values():
-            assert one.us_per_operation == pytest.approx(1e3 * one.published_ms / one.operations)
-            near = one.published_ms <= 1.25 * one.host_ms
-            expected = "neither"
-            if near and one.work_ms <= one.published_ms / 2:
-                expected = "launch-bound"
-            elif not near:
-                expected = "beyond the host"
-            assert one.reading == expected
-    assert found["vit-base-224-production"]["fp16"].reading == "launch-bound"
-    assert found["vit-huge-patch14-2020"]["fp32"].reading == "beyond the host"
+def test_readings_follow_from_the_floors(study: Study) -> None:
+    cells = launch_bound.floors(study).cells
+    assert (cells.groupby("model").precision.agg(list).map(tuple) == ("fp32", "fp16")).all()
+    assert cells.model.nunique() == 16
+    for one in cells.itertuples():
+        assert one.us_per_operation == pytest.approx(1e3 * one.published_ms / one.operations)
+        near = one.published_ms <= 1.25 * one.host_ms
+        expected = "neither"
+        if near and one.work_ms <= one.published_ms / 2:
+            expected = "launch-bound"
+        elif not near:
+            expected = "beyond the host"
+        assert one.reading == expected
+    readings = cells.set_index(["model", "precision"]).reading
+    assert readings["vit-base-224-production", "fp16"] == "launch-bound"
+    assert readings["vit-huge-patch14-2020", "fp32"] == "beyond the host"

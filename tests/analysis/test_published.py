@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import tiny
 
-from visionquant.analysis import prices, published, statistics
-from visionquant.analysis.claims import claim, tables
+from visionquant.analysis import estimators, published
+from visionquant.analysis.claims import claim, formula
 from visionquant.analysis.published import Printed
 from visionquant.core.errors import StudyError
 from visionquant.core.paths import Project
@@ -40,9 +40,23 @@ def test_every_printed_cell_is_read() -> None:
 
 def test_decimals_are_kept_as_printed() -> None:
     assert FOUND.cells["speedup", "vit-huge-patch14-2020", "fp16"].text == "2.50"
-    assert Printed("2.50").decimals == 2
+    assert (Printed("2.50").half, Printed("632").half) == (0.005, 0.5)
     assert Printed("2.50").rounds_from(2.4950001)
     assert not Printed("2.50").rounds_from(2.4949)
+
+
+def test_every_cell_of_every_file_is_a_figure_with_what_its_rounding_leaves() -> None:
+    figures = FOUND.figures.set_index(["table", "row", "column"])
+    files = {path.stem: list(csv.reader(path.read_text().splitlines())) for path in PROJECT.supplement.glob("*.csv")}
+    keys = {"statistics": 2, "groups": 3}
+    cells = {table: (len(rows) - 1) * (len(rows[0]) - keys.get(table, 1)) for table, rows in files.items()}
+    assert figures.groupby("table").size().to_dict() == cells
+    assert figures.loc["latency", "vit-huge-patch14-2020", "fp16_speedup"].to_list() == ["2.50", 2.5, 0.005]
+    assert figures.loc["groups", "edge-fp16_speedup-max", "value"].to_list() == ["0.96", 0.96, 0.005]
+    assert figures.loc["costs", "p3.8xlarge", "fp32_instances"].to_list() == ["8", 8.0, 0.0]  # counted, not rounded
+    words = figures[figures["value"].isna()]
+    assert set(words["half"]) == {0.0}
+    assert ("models", "vit-huge-patch14-2020", "group") in words.index
 
 
 def test_published_models_are_rows_of_the_settings() -> None:
@@ -71,6 +85,12 @@ def test_a_broken_figure_names_file_and_line(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("9.84", "fast", 1))
     with pytest.raises(StudyError, match=r"latency\.csv line 3: 'fast' is no number"):
         published.load(Project(tmp_path))
+    path.write_text(path.read_text().replace("fast", "", 1))
+    with pytest.raises(StudyError, match=r"latency\.csv line 3: '' is no number"):
+        published.load(Project(tmp_path))
+    path.write_text("\n".join(["model,fp32_ms", "a,1", "b"]))
+    with pytest.raises(StudyError, match=r"latency\.csv line 3: '' is no number"):
+        published.load(Project(tmp_path))
     path.unlink()
     with pytest.raises(StudyError, match=r"latency\.csv: No such file.*restore it from git"):
         published.load(Project(tmp_path))
@@ -79,11 +99,11 @@ def test_a_broken_figure_names_file_and_line(tmp_path: Path) -> None:
 def test_which_definition_of_std_gives_the_printed_one() -> None:
     """FP16 speedup: the printed 0.56 follows from neither definition; the column gives 0.52 (n) and 0.53 (n-1)."""
     values = list(FOUND.column("speedup", "fp16").values())
-    found = statistics.summary(values)
+    found = estimators.summary(values)
     assert (round(found["std_n"], 2), round(found["std_n-1"], 2)) == (0.52, 0.53)
     printed = next(row.printed for row in FOUND.statistics if (row.subject, row.statistic) == ("fp16_speedup", "std"))
     assert printed.text == "0.56"
-    assert statistics.reproducing("std", printed, values) == []
+    assert estimators.reproducing("std", printed, values) == []
 
 
 def test_groups_as_listed_and_by_rule_are_not_the_same() -> None:
@@ -101,8 +121,9 @@ def test_line_ends_of_an_editor_change_no_figure_no_price_and_no_claim(mark: byt
         edited.supplement.mkdir(parents=True, exist_ok=True)
         text = mark + path.read_bytes().replace(b"\n", b"\r\n")
         (edited.supplement / path.name).write_bytes(text)
-    assert published.load(edited) == FOUND
-    assert prices.load(edited) == prices.load(PROJECT)
-    mine, theirs = (tables.load(one, FOUND.peaks, 8.125) for one in (edited, PROJECT))
-    assert mine.cells == theirs.cells
-    assert claim.load(edited, mine) == claim.load(PROJECT, theirs)
+    after = published.load(edited)
+    assert after == FOUND
+    assert after.figures.equals(FOUND.figures)
+    sources = formula.all_names(edited, after, 8.125)
+    assert sources.numbers == formula.all_names(PROJECT, FOUND, 8.125).numbers
+    assert claim.load_claims(edited, sources) == claim.load_claims(PROJECT, sources)

@@ -16,7 +16,7 @@ from visionquant.bench.backends import convert
 from visionquant.core import machine
 from visionquant.core.paths import Project
 from visionquant.settings.params import Params
-from visionquant.weights import hub
+from visionquant.weights import checkpoint
 
 PRELOAD = """
 import json, os, sys
@@ -51,7 +51,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, Params]:
 def network(study: tuple[Project, Params]) -> Any:
     project, params = study
     spec = params.models["tiny-vit"]
-    return loading.load(project, "tiny-vit", spec, hub.download(project, params, "tiny-vit"), "sdpa", 0)
+    return loading.load(project, "tiny-vit", spec, checkpoint.download(project, params, "tiny-vit"), "sdpa", 0)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "nf4", "mixed-sensitive"])
@@ -78,7 +78,7 @@ def test_the_smallest_and_largest_batch_size_of_the_study_are_profiled(
     """Whichever of them this command measures."""
     project, params = study
     machine.declare(project, machine.probe("cpu"))
-    hub.download(project, params, "tiny-vit")
+    checkpoint.download(project, params, "tiny-vit")
     reference.make(project, params, "tiny-vit")
     real = pair_worker.serve
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel
 
-from visionquant.accuracy import networks
+from visionquant.accuracy import training
 from visionquant.bench import loading
 from visionquant.bench.backends import convert
 from visionquant.bench.backends.bnb import quantised
@@ -32,7 +32,7 @@ def network(name: str) -> tuple[nn.Module, torch.Tensor]:
     """A network in FP32 and two images for it."""
     if name in COMMITTED.training.networks:
         spec = COMMITTED.training.networks[name]
-        net, side = networks.build(spec, 0), spec.image_size
+        net, side = training.build_network(spec, 0), spec.image_size
     else:
         config: dict[str, Any] = dict(tiny.CONFIGS.get(name, CONVNEXT))
         side = config["image_size"]

@@ -10,7 +10,7 @@ import torch
 from visionquant.bench import fidelity, loading
 from visionquant.core.paths import Project
 from visionquant.settings.params import Params
-from visionquant.weights.hub import download
+from visionquant.weights.checkpoint import download
 
 
 @pytest.fixture(scope="module")

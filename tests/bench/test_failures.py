@@ -19,7 +19,7 @@ from visionquant.records import record as records
 from visionquant.records.record import Record
 from visionquant.settings import params as parameters
 from visionquant.settings.params import Params
-from visionquant.weights import hub
+from visionquant.weights import checkpoint
 
 PRECISIONS = ("fp32", "nf4")
 
@@ -30,7 +30,7 @@ def study(tmp_path: Path) -> tuple[Project, Params]:
     raw["protocols"]["tiny"] |= {"replicates": 1, "iterations": 2, "minimum_iterations": 1}
     project, params = tiny.project(tmp_path, raw)
     machine.declare(project, machine.probe("cpu"))
-    hub.download(project, params, "tiny-vit")
+    checkpoint.download(project, params, "tiny-vit")
     reference.make(project, params, "tiny-vit")
     return project, params
 
@@ -63,9 +63,9 @@ def test_a_replicate_that_breaks_fails_its_cell_alone_and_is_tried_again(
         patch.setattr(replicate, "run", breaking)
         (_, broken), (_, other) = measured(study)
     assert (broken.batch_size, broken.status) == (1, "failed")
-    assert broken.reason == "KeyError: 'surprise'; traceback in data/failures/tiny-vit-nf4.log"
+    assert broken.reason == "KeyError: 'surprise'; traceback in data/machines/local/failures/tiny-vit-nf4.log"
     assert other.status in tiny.MEASURED
-    log = project.root / "data" / "failures" / "tiny-vit-nf4.log"
+    log = project.root / "data/machines/local" / "failures" / "tiny-vit-nf4.log"
     assert log.read_text().startswith("Traceback (most recent call last):\n")
     assert "in breaking" in log.read_text()
     before = records.read(project.record("tiny-vit", "nf4"))
@@ -124,7 +124,7 @@ def test_a_model_that_does_not_load_fails_all_its_pairs_and_the_next_model_is_me
         patch.setattr(loading, "load", breaking)
         assert measure.sweep(project, params, matrix, command)
     assert [record.cells[0].status == "failed" for record in found] == [True, False]
-    reason = "FP32: TypeError: a config that nobody foresaw; traceback in data/failures/tiny-deit.log"
+    reason = "FP32: TypeError: a config that nobody foresaw; traceback in data/machines/local/failures/tiny-deit.log"
     assert found[0].cells[0].reason == reason
     assert "in breaking" in project.failure("tiny-deit").read_text()
     assert reference.read(project, "tiny-deit").failed
@@ -226,7 +226,7 @@ def test_the_exit_code_says_at_the_end_that_pairs_failed(
     code, _, err = code_of("sweep", "--all-models", "--all-precisions")
     assert code == 3
     assert err.startswith(
-        "visionquant: 1 of 2 pairs failed: each row says why, tracebacks are in data/failures; the next"
+        "visionquant: 1 of 2 pairs failed: each row says why, tracebacks are in data/machines/local/failures; the next"
     )
     assert err.count("\n") == 1
     assert records.read(project.record("tiny-vit", "fp32")).cells[0].status in tiny.MEASURED

@@ -7,7 +7,7 @@ from visionquant.bench import reference, worker
 from visionquant.core import machine
 from visionquant.core.paths import Project
 from visionquant.settings.params import Params, parse
-from visionquant.weights import hub
+from visionquant.weights import checkpoint
 
 pytestmark = pytest.mark.gpu
 FLOORS = {"fp32": 0.999999, "fp16": 0.99, "int8": 0.99, "int8-outliers": 0.99, "nf4": 0.9}
@@ -20,7 +20,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, Params]:
     project, _ = tiny.project(tmp_path_factory.mktemp("gpu"), raw)
     params = parse(raw)
     machine.declare(project, machine.probe("cuda"))
-    hub.download(project, params, "tiny-vit")
+    checkpoint.download(project, params, "tiny-vit")
     reference.make(project, params, "tiny-vit")
     return project, params
 

@@ -1,6 +1,7 @@
 """Image files as cameras, programs and attackers write them: seen as a viewer shows them, or refused with a reason."""
 
 import io
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,13 +10,13 @@ import pytest
 import tiny
 from image_files import bomb, encoded
 from PIL import Image, ImageOps
+from starlette.exceptions import HTTPException
 
-from visionquant.accuracy.image_folder import FORMATS, Images
+from visionquant.accuracy.image_folder import FORMATS, ImageFolder
 from visionquant.bench import image_file, inputs
 from visionquant.bench.image_file import Unreadable
 from visionquant.core.errors import StudyError
-from visionquant.deploy.server import uploads
-from visionquant.deploy.server.uploads import Refused
+from visionquant.deploy.server import routes
 
 PIXELS = 25_000_000
 
@@ -50,9 +51,9 @@ def test_a_photograph_on_its_side_is_seen_upright_by_the_server_and_the_evaluati
     prepared = tiny.preprocessing(32)
     data = encoded(upright.transpose(Image.Transpose.ROTATE_90), "PNG", exif=turned(6))
     expected = prepared.prepare(upright)
-    np.testing.assert_array_equal(uploads.image(data, PIXELS, prepared), expected)
+    np.testing.assert_array_equal(routes.decoded(data, PIXELS, prepared), expected)
     (tmp_path / "a.png").write_bytes(data)
-    given = Images(tmp_path, ("a.png",), (0,), ("cat",), {})
+    given = ImageFolder(tmp_path, ("a.png",), (0,), ("cat",), {})
     np.testing.assert_array_equal(prepared.prepare(given.picture("a.png")), expected)
 
 
@@ -109,13 +110,14 @@ REFUSED: dict[str, tuple[Callable[[], bytes], int, str]] = {
 def test_the_server_and_the_evaluation_refuse_alike(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make, status, said = REFUSED[name]
     monkeypatch.setattr("visionquant.accuracy.image_folder.PIXELS", PIXELS)
-    with pytest.raises(Refused, match=f"^{said}") as refused:
-        uploads.image(make(), PIXELS, tiny.preprocessing(32))
-    assert refused.value.status == status
+    with pytest.raises(HTTPException) as refused:
+        routes.decoded(make(), PIXELS, tiny.preprocessing(32))
+    assert refused.value.status_code == status
+    assert re.match(said, refused.value.detail)
     (tmp_path / "a.png").write_bytes(make())
-    reason = refused.value.reason.replace("JPEG, PNG", "JPEG, PNG, WEBP, BMP")
+    reason = refused.value.detail.replace("JPEG, PNG", "JPEG, PNG, WEBP, BMP")
     with pytest.raises(StudyError) as caught:
-        Images(tmp_path, ("a.png",), (0,), ("cat",), {}).picture("a.png")
+        ImageFolder(tmp_path, ("a.png",), (0,), ("cat",), {}).picture("a.png")
     assert str(caught.value) == f"params.yaml: evaluation.images: a.png: {reason}; remove or mend it"
 
 

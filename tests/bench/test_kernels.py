@@ -16,7 +16,7 @@ from visionquant.bench.backends import convert
 from visionquant.bench.backends.bnb import quantised
 from visionquant.core import machine
 from visionquant.settings.params import parse
-from visionquant.weights import hub
+from visionquant.weights import checkpoint
 
 PARAMS = parse(tiny.settings())
 # As bitsandbytes decides at its import, from the same answer of torch.
@@ -154,7 +154,7 @@ def test_a_record_holds_kernels_and_messages_of_its_preparation(
 ) -> None:
     project, params = tiny.project(tmp_path, tiny.settings(("tiny-vit",), ("fp32", "int8")))
     machine.declare(project, machine.probe("cpu"))
-    hub.download(project, params, "tiny-vit")
+    checkpoint.download(project, params, "tiny-vit")
     reference.make(project, params, "tiny-vit")
     monkeypatch.setitem(messages.AT_IMPORT, "bitsandbytes: Failed to load CPU gemm_4bit_forward", 1)
     found = tiny.measure(project, params, "tiny-vit", "int8", [1]).conversion

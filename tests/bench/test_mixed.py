@@ -16,7 +16,7 @@ from visionquant.core.paths import Project
 from visionquant.records import record
 from visionquant.settings.params import Params, parse
 from visionquant.settings.precision import MixedPrecision
-from visionquant.weights.hub import download
+from visionquant.weights.checkpoint import download
 
 POLICIES = ("mixed-sensitive", "mixed-attention")
 

@@ -108,7 +108,7 @@ def test_a_row_names_the_log_with_the_traceback(
     project, _ = study
     for model in ("bert", "misfit"):
         name = only(swept[model, "int8"]).reason.partition("traceback in ")[2]
-        assert name == f"data/failures/{model}.log"
+        assert name == f"data/machines/local/failures/{model}.log"
         assert (project.root / name).read_text().startswith("Traceback (most recent call last):\n")
 
 
@@ -127,7 +127,7 @@ def test_a_network_that_does_not_repeat_itself_is_not_compared_and_recommended(
         assert record.fidelity_reason == only(record).reason
     found = evidence.gather(project, params)
     for quantity in ("speedup", "latency_median", "cosine"):
-        estimate = found.estimate(found.local, quantity, "vit_mae", "int8", 1)
+        estimate = found.row("local", "vit_mae", "int8", 1, quantity)
         assert estimate.value is None
         assert "does not repeat itself" in estimate.reason
     (advice,) = decision.recommend(found, found.local, ("vit_mae",), params.decision)

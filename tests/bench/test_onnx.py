@@ -22,7 +22,7 @@ from visionquant.core.paths import Project
 from visionquant.records import record as records
 from visionquant.settings.params import Params
 from visionquant.settings.precision import OnnxRuntimePrecision
-from visionquant.weights import hub
+from visionquant.weights import checkpoint
 
 WANTED = "needs ONNX Runtime: pip install --editable '.[onnx]'"
 present = pytest.mark.skipif(bool(convert.backend_of("ort").unsupported("cpu")), reason=WANTED)
@@ -233,24 +233,23 @@ def test_nothing_is_left_behind(
 @present
 def test_a_classifier_keeps_its_logits(study: tuple[Project, Params]) -> None:
     """What the accuracy of a trained network is taken from."""
-    from visionquant.accuracy import evaluation, networks
+    from visionquant.accuracy import training
 
     params = study[1]
-    net = networks.build(params.training.networks["tiny-digits"], 0)
+    net = training.build_network(params.training.networks["tiny-digits"], 0)
     pixels = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     row = row_of(params, "int8_onnxruntime")
     expected = net(pixels).logits
     converted = convert.convert(copy.deepcopy(net), row, "cpu")
     assert convert.prove(converted, row, "cpu").quantized_modules > 0
-    classes, confidence = evaluation.predict(converted, pixels, row, "cpu")
-    assert classes.shape == confidence.shape == (3,)
+    assert training.logits_of(converted, pixels, convert.dtype_of(row, "cpu")).shape == (3, 10)
     assert cosine(converted(pixels).logits, expected.detach()) > FLOORS[1]
 
 
 def ready(root: Path, precisions: tuple[str, ...]) -> tuple[Project, Params]:
     project, params = tiny.project(root, tiny.settings(("tiny-vit",), precisions))
     machine.declare(project, machine.probe("cpu"))
-    hub.download(project, params, "tiny-vit")
+    checkpoint.download(project, params, "tiny-vit")
     reference.make(project, params, "tiny-vit")
     return project, params
 

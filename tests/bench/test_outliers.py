@@ -13,7 +13,7 @@ from visionquant.bench import loading, outliers
 from visionquant.bench.backends import convert
 from visionquant.core.errors import StudyError
 from visionquant.settings.precision import Int8Precision
-from visionquant.weights import hub
+from visionquant.weights import checkpoint
 
 FAMILIES = ("tiny-vit", "tiny-deit", "tiny-beit", "tiny-dinov2", "tiny-mobilevit")
 
@@ -22,7 +22,7 @@ def model_of(root: Path, name: str) -> tuple[nn.Module, torch.Tensor]:
     root.mkdir()
     project, params = tiny.project(root, tiny.settings((name,), ("fp32",)))
     spec = params.models[name]
-    net = loading.load(project, name, spec, hub.download(project, params, name), "sdpa", 0)
+    net = loading.load(project, name, spec, checkpoint.download(project, params, name), "sdpa", 0)
     return net, torch.randn(1, 3, spec.input_size, spec.input_size, generator=torch.Generator().manual_seed(1))
 
 

@@ -19,7 +19,7 @@ from visionquant.core.paths import Project
 from visionquant.records import record as records
 from visionquant.records.cell import Cell
 from visionquant.settings.params import Params, parse
-from visionquant.weights import hub
+from visionquant.weights import checkpoint
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def study(tmp_path: Path) -> tuple[Project, Params]:
 def ready(project: Project, params: Params) -> None:
     machine.declare(project, machine.probe(params.study.device))
     for model in params.study.models:
-        hub.download(project, params, model)
+        checkpoint.download(project, params, model)
         reference.make(project, params, model)
 
 
@@ -134,12 +134,12 @@ def test_a_killed_process_loses_only_the_cell_in_flight(study: tuple[Project, Pa
     arguments = ["measure", "--model", "tiny-vit", "--precision", "nf4"]
     with subprocess.Popen([sys.executable, "-c", command, *arguments], cwd=project.root) as running:
         progress = project.progress("tiny-vit", "nf4")
-        while running.poll() is None and not (progress.exists() and records.read_progress(progress).record.cells):
+        while running.poll() is None and not (progress.exists() and records.read_partial(progress).record.cells):
             time.sleep(0.05)  # however long a machine at work takes
         os.kill(running.pid, signal.SIGKILL)
-    assert [cell.batch_size for cell in records.read_progress(progress).record.cells] == [1]
+    assert [cell.batch_size for cell in records.read_partial(progress).record.cells] == [1]
     assert not project.record("tiny-vit", "nf4").exists()
-    kept = records.read_progress(progress).record.cells[0]
+    kept = records.read_partial(progress).record.cells[0]
     raw["study"]["batch_sizes"] = [1]
     record = tiny.measure(project, parse(raw), "tiny-vit", "nf4", cell=lambda *_: pytest.fail("measured again"))
     assert record.cells == (kept,)
@@ -273,6 +273,6 @@ def test_a_folder_that_cannot_be_written_is_one_line_before_any_timing(
     study: tuple[Project, Params], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project, params = study
-    (project.root / "data" / "progress").write_text("a file where the folder should be")
-    with pytest.raises(StudyError, match=r"data/progress/tiny-vit-nf4\.json: .*run again"):
+    (project.root / "data/machines/local" / "progress").write_text("a file where the folder should be")
+    with pytest.raises(StudyError, match=r"data/machines/local/progress/tiny-vit-nf4\.json: .*run again"):
         measured_sizes(project, params)

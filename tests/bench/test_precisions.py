@@ -14,10 +14,10 @@ from visionquant.bench import fidelity, loading, model_size
 from visionquant.bench.backends import convert
 from visionquant.core.errors import StudyError
 from visionquant.core.paths import Project
-from visionquant.deploy import half_precision as half
+from visionquant.deploy import compute as half
 from visionquant.settings.params import Params
 from visionquant.settings.precision import Precision
-from visionquant.weights.hub import download
+from visionquant.weights.checkpoint import download
 
 FLOORS = {"fp32": 1.0 - 1e-6, "fp16": 0.99, "int8": 0.99, "nf4": 0.9, "bf16": 0.99}
 
@@ -226,7 +226,7 @@ def test_nothing_is_handed_out_that_stays_in_training_mode(
             convert.convert(copy.deepcopy(net), study[1].precisions[precision], "cpu")
     for how in ("weights", "autocast"):
         with pytest.raises(StudyError, match="layernorm is in training mode"):
-            half.prepare(net, "cpu", how)  # type: ignore[arg-type]
+            half.HalfModel(net, "cpu", how)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "nf4", "int8"])

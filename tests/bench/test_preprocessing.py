@@ -14,7 +14,7 @@ from visionquant.bench.preprocessing import DEFAULT, Preprocessing
 from visionquant.core.errors import StudyError
 from visionquant.core.paths import Project
 from visionquant.settings import params
-from visionquant.weights import architectures, hub
+from visionquant.weights import architectures, checkpoint, sources
 
 PROJECT = Project(tiny.ROOT)
 PARAMS = params.load(PROJECT)
@@ -157,13 +157,15 @@ def test_a_checkpoint_s_processor_config_goes_before_its_preprocessor_config(tmp
     project, settings = tiny.project(tmp_path)
     folder = tmp_path / "mine"
     folder.mkdir()
-    (folder / hub.CONFIG).write_text(json.dumps({"model_type": "clip", "vision_config": {"num_channels": 1}}))
-    (folder / hub.PREPROCESSOR).write_text(json.dumps(SQUARE))
+    (folder / sources.CONFIG).write_text(json.dumps({"model_type": "clip", "vision_config": {"num_channels": 1}}))
+    (folder / sources.PREPROCESSOR).write_text(json.dumps(SQUARE))
     spec = settings.models["tiny-vit"]
     assert loading.preprocessing(project, "mine", spec, folder) == Preprocessing(SQUARE, (1, 32, 32), "clip", "mine")
-    (folder / hub.PROCESSOR).write_text(json.dumps({"image_processor": CROPPED, "processor_class": "CLIPProcessor"}))
+    (folder / sources.PROCESSOR).write_text(
+        json.dumps({"image_processor": CROPPED, "processor_class": "CLIPProcessor"})
+    )
     assert loading.preprocessing(project, "mine", spec, folder).settings == CROPPED
-    (folder / hub.PROCESSOR).write_text("[]")
+    (folder / sources.PROCESSOR).write_text("[]")
     with pytest.raises(StudyError, match=r"model folder mine: processor_config\.json: no JSON object"):
         loading.preprocessing(project, "mine", spec, folder)
 
@@ -174,7 +176,7 @@ def test_both_files_are_fetched_and_hashed_with_the_weights(tmp_path: Path) -> N
     raw["models"]["mine"] = {"path": "mine", "input_size": 32}
     project, settings = tiny.project(tmp_path, raw)
     tiny.checkpoint(tmp_path / "mine", head=False)
-    for name in (hub.PREPROCESSOR, hub.PROCESSOR):
+    for name in (sources.PREPROCESSOR, sources.PROCESSOR):
         (tmp_path / "mine" / name).write_text("{}")
-    files = {file.name for file in hub.download(project, settings, "mine").files}
-    assert files == {hub.CONFIG, hub.PREPROCESSOR, hub.PROCESSOR, "model.safetensors"}
+    files = {file.name for file in checkpoint.download(project, settings, "mine").files}
+    assert files == {sources.CONFIG, sources.PREPROCESSOR, sources.PROCESSOR, "model.safetensors"}

@@ -15,7 +15,7 @@ from visionquant.records import record
 from visionquant.records.cell import Cell, Sentinel
 from visionquant.records.record import Record
 from visionquant.settings.params import Params, parse
-from visionquant.weights import hub
+from visionquant.weights import checkpoint
 from visionquant.weights.manifest import HubFile, Manifest
 
 PRECISIONS = ("fp32", "int8", "nf4")
@@ -85,7 +85,7 @@ def test_a_pair_alone_is_interleaved_with_nothing(tmp_path: Path) -> None:
 
 def ready(project: Project, params: Params) -> None:
     machine.declare(project, machine.probe("cpu"))
-    hub.download(project, params, "tiny-vit")
+    checkpoint.download(project, params, "tiny-vit")
     reference.make(project, params, "tiny-vit")
 
 
@@ -117,7 +117,7 @@ def test_without_committed_counts_the_files_of_a_model_say_what_fits(
 def test_time_that_is_up_keeps_replicates_and_the_next_run_goes_on(tmp_path: Path) -> None:
     project, params = study(tmp_path)
     assert not measure.sweep(project, params, matrix(params), Command(until_s=0.0))
-    assert not list(project.measured.glob("*"))
+    assert not list((project.local / "latency").glob("*"))
     seen: list[tuple[str, int]] = []
 
     def in_the_middle(pair: tuple[str, str], course: cell_run.CellRun) -> None:
@@ -131,7 +131,7 @@ def test_time_that_is_up_keeps_replicates_and_the_next_run_goes_on(tmp_path: Pat
     observer = tiny.observer(replicate=lambda pair, course: again.append((pair[1], len(course.runs))))
     measure.sweep(project, params, matrix(params, 1), Command(observer))
     assert not set(seen) & set(again)  # no replicate was measured twice
-    assert len(list(project.measured.glob("*.json"))) == 3
+    assert len(list((project.local / "latency").glob("*.json"))) == 3
 
 
 def test_replicates_of_one_batch_size_outlive_a_run_of_another(tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_replicates_of_one_batch_size_outlive_a_run_of_another(tmp_path: Path) -
     for batch_size in (2, 1):
         with pytest.raises(KeyboardInterrupt):
             tiny.measure(project, params, "tiny-vit", "fp32", [batch_size], replicate=interrupted)
-    progress = [record.read_progress(path) for path in (project.root / "data" / "progress").glob("*.json")]
+    progress = [record.read_partial(path) for path in (project.local / "progress").glob("*.json")]
     assert sorted(pending.batch_size for one in progress for pending in one.pending if pending.runs) == [1, 2]
     seen: list[int] = []
     tiny.measure(project, params, "tiny-vit", "fp32", replicate=lambda pair, course: seen.append(len(course.runs)))

@@ -8,14 +8,15 @@ import pytest
 import tiny
 import torch
 
+from visionquant.accuracy.model_source import open_model
 from visionquant.bench import loading, reference
 from visionquant.bench.backends import convert
 from visionquant.core import machine
 from visionquant.core.errors import StudyError
 from visionquant.core.paths import Project
-from visionquant.deploy import export, predictor, serialization
+from visionquant.deploy import predictor, serialization
 from visionquant.settings.params import ModelSpec, Params, parse
-from visionquant.weights import hub
+from visionquant.weights import checkpoint
 
 SHAPES = {"grey-wide": (1, 32, 64), "tall": (3, 48, 32)}
 
@@ -35,7 +36,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, Params]:
     project, params = tiny.project(root, raw)
     machine.declare(project, machine.probe("cpu"))
     for name in SHAPES:
-        hub.download(project, params, name)
+        checkpoint.download(project, params, name)
     return project, params
 
 
@@ -50,10 +51,10 @@ def test_rectangles_and_one_channel_are_measured_stored_and_served(
     assert {cell.status for cell in record.cells} <= tiny.MEASURED
     assert record.fidelity is not None
     assert (record.fidelity.cosine or 0) > 0.9
-    subject = predictor.model(project, params, model, "nf4", "cpu")
-    assert subject.shape == SHAPES[model]
-    assert predictor.QuantizedModelServer(subject).predict(np.ones(SHAPES[model], np.float32)).ndim == 1
-    export.model(project, params, model, "nf4", "cpu", tmp_path / "stored")
+    source = open_model(project, params, model)
+    assert source.shape == SHAPES[model]
+    assert predictor.Predictor(source, "nf4").predict(np.ones(SHAPES[model], np.float32)).ndim == 1
+    serialization.export_model(source, "nf4", "cpu", tmp_path / "stored")
     assert serialization.restore(tmp_path / "stored").shape == SHAPES[model]
 
 

@@ -58,7 +58,7 @@ def test_each_way_of_running_out_of_memory_is_understood(error: Exception) -> No
         if size > 5:
             raise error
 
-    assert batch_size.adaptive(run, most=64) == 5
+    assert batch_size.largest_that_fits(run, most=64) == 5
 
 
 @pytest.mark.parametrize(
@@ -70,10 +70,10 @@ def test_a_kernel_library_that_says_only_that_it_failed_ran_out_of_memory_if_it_
             raise RuntimeError(words)
 
     fine = 5
-    assert batch_size.adaptive(run, most=64) == 5
+    assert batch_size.largest_that_fits(run, most=64) == 5
     fine = 0  # not even one image without a limit: a defect, and passed on
     with pytest.raises(RuntimeError, match=words):
-        batch_size.adaptive(run)
+        batch_size.largest_that_fits(run)
 
 
 def test_another_error_is_passed_on_and_the_limit_taken_back() -> None:
@@ -83,8 +83,20 @@ def test_another_error_is_passed_on_and_the_limit_taken_back() -> None:
         raise RuntimeError("shapes do not fit")
 
     with pytest.raises(RuntimeError, match="shapes do not fit"):
-        batch_size.adaptive(run)
+        batch_size.largest_that_fits(run)
     assert resource.getrlimit(resource.RLIMIT_AS) == before
+
+
+def test_on_a_gpu_the_callers_own_cap_holds_within_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    fractions = [0.5]
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (1000, 1000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 100)
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda: fractions[-1])
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", fractions.append)
+    for more_bytes, within in ((200, 0.3), (900, 0.5)):
+        with batch_size.limited("cuda", more_bytes):
+            assert fractions[-1] == within
+        assert fractions[-1] == 0.5
 
 
 class Hungry(nn.Module):
@@ -112,8 +124,8 @@ def in_one_allocation() -> tuple[int, int, bool]:
 
     gc.collect()
     limit = memory.resident_bytes() + 1024 * MIB
-    whole = batch_size.adaptive(run, limit_bytes=limit, margin=0.0)
-    careful = batch_size.adaptive(run, limit_bytes=limit, margin=0.3)
+    whole = batch_size.largest_that_fits(run, limit_bytes=limit, margin=0.0)
+    careful = batch_size.largest_that_fits(run, limit_bytes=limit, margin=0.3)
     beyond = torch.empty(1024 * MIB, dtype=torch.uint8).numel() == 1024 * MIB
     return whole, careful, beyond and resource.getrlimit(resource.RLIMIT_AS) == before
 
@@ -136,7 +148,7 @@ def of_a_network() -> tuple[int, list[int]]:
         ran.append(size)
         return found
 
-    return batch_size.adaptive(run, limit_bytes=memory.resident_bytes() + 128 * MIB, margin=0.0, most=256), ran
+    return batch_size.largest_that_fits(run, limit_bytes=memory.resident_bytes() + 128 * MIB, margin=0.0, most=256), ran
 
 
 def test_a_pass_of_a_network_is_found_by_really_running_it() -> None:
@@ -151,7 +163,7 @@ def beside_a_hole() -> tuple[int, int, int]:
     held = [torch.ones(16 * MIB, dtype=torch.uint8) for _ in range(33)]
     del held[:-1]  # the last is above the hole, so that it is not given back
     limit = memory.resident_bytes() + 256 * MIB
-    found = batch_size.adaptive(
+    found = batch_size.largest_that_fits(
         lambda size: torch.ones(size * 32 * MIB, dtype=torch.uint8), limit_bytes=limit, margin=0.0
     )
     assert len(held) == 1
@@ -166,8 +178,8 @@ def test_memory_that_was_freed_and_kept_does_not_lead_beyond_the_limit() -> None
 
 def test_what_can_not_be_is_one_line() -> None:
     with pytest.raises(StudyError, match=r"not one image fits: \d+ MiB allowed, \d+ MiB held already; raise"):
-        batch_size.adaptive(lambda size: None, limit_bytes=MIB)
+        batch_size.largest_that_fits(lambda size: None, limit_bytes=MIB)
     with pytest.raises(StudyError, match="not one image fits"):
-        batch_size.adaptive(lambda size: torch.empty(2**50, dtype=torch.uint8))
+        batch_size.largest_that_fits(lambda size: torch.empty(2**50, dtype=torch.uint8))
     with pytest.raises(StudyError, match=r"margin: 1\.0 is out of range"):
-        batch_size.adaptive(lambda size: None, margin=1.0)
+        batch_size.largest_that_fits(lambda size: None, margin=1.0)

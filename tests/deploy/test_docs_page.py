@@ -15,15 +15,15 @@ import torch
 import uvicorn
 from image_files import encoded
 
+from visionquant.accuracy.model_source import open_model
 from visionquant.bench import inputs
 from visionquant.core.paths import Project
-from visionquant.deploy import predictor
-from visionquant.deploy.predictor import QuantizedModelServer
-from visionquant.deploy.server import docs_page
+from visionquant.deploy.predictor import Predictor
+from visionquant.deploy.server import routes
 from visionquant.deploy.server.app import Classifier, Server
-from visionquant.deploy.server.uploads import Limits
+from visionquant.deploy.server.routes import Limits
 from visionquant.settings.params import Params
-from visionquant.weights import hub
+from visionquant.weights import checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, Params]:
     raw["models"]["mine"] = {"path": "mine", "input_size": 32}
     project, params = tiny.project(root, raw)
     tiny.checkpoint(root / "mine", head=True)
-    hub.download(project, params, "mine")
+    checkpoint.download(project, params, "mine")
     return project, params
 
 
@@ -44,9 +44,9 @@ def url(study: tuple[Project, Params]) -> Iterator[str]:
     """The server's own application and its worker's own answers, in this process; the queue between is left out."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)  # later tests fork this process, which a running thread pool does not survive
-    subject, limits = predictor.model(*study, "mine", "fp32", "cpu"), Limits(batch_size=1)
-    worker, server = Classifier(subject, limits), Server(subject, limits)
-    worker.server, server.ready = QuantizedModelServer(subject), True
+    served = open_model(*study, "mine"), "fp32", "cpu"
+    worker, server = Classifier(*served, Limits(batch_size=1)), Server(*served, Limits(batch_size=1))
+    worker.predictor, server.desk.ready = Predictor(*served), True
 
     async def submit(image: np.ndarray) -> dict[str, Any]:
         found: dict[str, Any] = worker.predict(image)
@@ -79,7 +79,7 @@ def test_the_docs_page_asks_no_other_host_for_anything(url: str) -> None:
 
 def test_no_page_of_the_server_names_another_host(url: str) -> None:
     answer = requests.get(f"{url}/docs", timeout=5)
-    assert answer.headers["content-security-policy"] == docs_page.POLICY
+    assert answer.headers["content-security-policy"] == routes.POLICY
     assert "http://" not in answer.text.replace(url, "")
     assert "https://" not in answer.text
     for path in ("/redoc", "/docs/oauth2-redirect"):
@@ -103,7 +103,7 @@ def test_what_stands_in_a_document_is_text() -> None:
     route = {"description": bad, "parameters": [{"name": bad, "in": "query", "schema": {"type": bad}}]}
     answers = {"200": {"description": bad, "content": {bad: {"schema": {"$ref": f"#/{bad}"}}}}}
     document = {"info": {"title": bad}, "paths": {f"/{bad}": {"get": route | {"responses": answers}}}}
-    assert "<script" not in docs_page.page(document)
+    assert "<script" not in routes.docs_page(document)
 
 
 def test_answers_carry_the_checkpoint_s_own_names(url: str) -> None:
@@ -120,6 +120,6 @@ def test_names_that_the_library_made_up_or_that_are_not_the_head_s_are_none(head
     raw["models"]["mine"] = {"path": "mine", "input_size": 32}
     project, params = tiny.project(tmp_path, raw)
     tiny.checkpoint(tmp_path / "mine", head, labels={0: "LABEL_0", 1: "cat", 2: "LABEL_2"})
-    hub.download(project, params, "mine")
-    ready = QuantizedModelServer(predictor.model(project, params, "mine", "fp32", "cpu"))
+    checkpoint.download(project, params, "mine")
+    ready = Predictor(open_model(project, params, "mine"), "fp32")
     assert ready.labels == ({1: "cat"} if head else {})

@@ -10,13 +10,14 @@ import pytest
 import tiny
 import torch
 
-from visionquant.accuracy import digits, evaluation, pretrained, training
-from visionquant.cli.deploying import RECIPES
+from visionquant import recipes
+from visionquant.accuracy import digits, evaluation, training
+from visionquant.accuracy.model_source import open_model
 from visionquant.core import machine
 from visionquant.core.paths import Project
-from visionquant.deploy import predictor
+from visionquant.deploy.predictor import Predictor
 from visionquant.settings.params import Params
-from visionquant.weights import hub
+from visionquant.weights import checkpoint
 
 sys.path.append(str(tiny.ROOT / "tests" / "accuracy"))
 import test_judging
@@ -40,28 +41,26 @@ def _as_torch_begins() -> Iterator[None]:
 @pytest.fixture
 def study(tmp_path: Path) -> tuple[Project, Params]:
     project, params = tiny.project(tmp_path, tiny.settings(precisions=("fp32",)))
-    hub.download(project, params, "tiny-vit")
+    checkpoint.download(project, params, "tiny-vit")
     spec = params.training.networks["tiny-digits"]
-    net = training.train(spec, params.training, digits.load(spec.image_size), 0).net
-    training.save(project, "tiny-digits", 0, net)
+    net = training.train(spec, params.training, digits.load_digits(spec.image_size), 0).net
+    training.save_trained(project, "tiny-digits", 0, net)
     return project, params
 
 
 def recipe(name: str) -> Callable[[Project, Params, Path], Any]:
-    return lambda project, params, _: importlib.import_module(RECIPES[name]).run(project, params, machine.probe("cpu"))
+    return lambda project, params, _: recipes.recipe_named(name)(project, params, machine.probe("cpu"))
 
 
 ENTRIES: dict[str, Callable[[Project, Params, Path], Any]] = {
-    **{name: recipe(name) for name in RECIPES if name not in ON_A_CPU},
-    "evaluate": lambda project, params, _: evaluation.evaluate(
+    **{name: recipe(name) for name in recipes.NAMES if name not in ON_A_CPU},
+    "evaluate": lambda project, params, _: evaluation.evaluate_trained(
         project, params, "tiny-digits", (0,), machine.probe("cpu")
     ),
-    "judge": lambda _, __, folder: pretrained.judge(
+    "judge": lambda _, __, folder: evaluation.evaluate_labelled(
         *test_judging.opened(folder / "judged"), machine.probe("cpu"), lambda line: None
     ),
-    "serve": lambda project, params, _: predictor.QuantizedModelServer(
-        predictor.model(project, params, "tiny-vit", "fp32", "cpu")
-    ),
+    "serve": lambda project, params, _: Predictor(open_model(project, params, "tiny-vit"), "fp32"),
 }
 
 
@@ -69,8 +68,8 @@ ENTRIES: dict[str, Callable[[Project, Params, Path], Any]] = {
 def test_the_first_pass_is_made_without_tf32(
     study: tuple[Project, Params], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    if name in RECIPES:
-        module = importlib.import_module(RECIPES[name])
+    if name in recipes.NAMES:
+        module = importlib.import_module(f"visionquant.recipes.{name}")
         for constant, value in (
             ("MODEL", "tiny-vit"), ("MODELS", ("tiny-vit",)), ("NETWORK", "tiny-digits"), ("EPOCHS", 1),
         ):  # fmt: skip

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel
 
-from visionquant.accuracy import digits, networks, training
+from visionquant.accuracy import digits, training
 from visionquant.bench import loading, worker
 from visionquant.core.errors import StudyError
-from visionquant.deploy import amp, compute, gradient_checkpointing, half_precision
+from visionquant.deploy import compute, training_memory
 from visionquant.settings.params import parse
 from visionquant.settings.trained_networks import NetworkSpec, Training
 
@@ -57,7 +57,7 @@ def test_half_answers_like_fp32_and_leaves_the_callers_model_as_it_was(name: str
     before = {key: value.clone() for key, value in net.state_dict().items()}
     with torch.no_grad():
         expected = net(pixels).last_hidden_state
-    made = half_precision.prepare(net, how=how, dtype=dtype)
+    made = compute.HalfModel(net, how=how, dtype=dtype)
     found = made(pixels).last_hidden_state
     assert cosine(expected, found) > 0.99
     assert not torch.equal(expected, found.float())  # it did something
@@ -73,15 +73,15 @@ def test_half_answers_like_fp32_and_leaves_the_callers_model_as_it_was(name: str
 def test_autocast_keeps_normalisation_in_fp32_and_half_weights_do_not() -> None:
     seen: dict[str, torch.dtype] = {}
     for how in ("weights", "autocast"):
-        made = half_precision.prepare(network(), how=how)
+        made = compute.HalfModel(network(), how=how)
         made.net.layernorm.register_forward_hook(lambda _, given, found, how=how: seen.update({how: found.dtype}))
         made(images())
     assert seen == {"weights": torch.bfloat16, "autocast": torch.float32}
 
 
 def test_the_half_type_is_the_one_that_the_device_is_fast_in() -> None:
-    assert half_precision.prepare(network()).dtype == torch.bfloat16
-    assert half_precision.dtype_for("cuda") == torch.float16
+    assert compute.HalfModel(network()).dtype == torch.bfloat16
+    assert compute.dtype_for("cuda") == torch.float16
 
 
 class Asking(nn.Module):
@@ -114,7 +114,7 @@ def test_switches_hold_for_the_call_and_are_put_back_even_after_an_exception(
 
         request.addfinalizer(restore)
     before = switches()
-    made = half_precision.prepare(Asking(), how="autocast", tf32=True)
+    made = compute.HalfModel(Asking(), how="autocast", tf32=True)
     made(torch.ones(1, 2))
     assert made.net.seen == [("tf32", "tf32"), (True,)]
     assert switches() == before
@@ -134,17 +134,15 @@ def switches_now() -> tuple[object, ...]:
 
 def test_what_can_not_be_halved_is_one_line() -> None:
     with pytest.raises(StudyError, match=r"torch\.float32 is none; take torch\.float16 or torch\.bfloat16"):
-        half_precision.prepare(network(), dtype=torch.float32)
+        compute.HalfModel(network(), dtype=torch.float32)
     with pytest.raises(StudyError, match=r"is torch\.float16; start from the model in float32"):
-        half_precision.prepare(network().half())
+        compute.HalfModel(network().half())
 
 
 def test_a_gpu_that_is_not_there_is_one_line() -> None:
     net = network()
     with pytest.raises(StudyError, match=r"^study\.device: torch \S+ can't use a GPU here .*; .*cpu$"):
-        worker.in_fork(
-            lambda: half_precision.prepare(net, "cuda")
-        )  # what was asked for a GPU is no parent of later forks
+        worker.in_fork(lambda: compute.HalfModel(net, "cuda"))  # what was asked for a GPU is no parent of later forks
 
 
 # --- training
@@ -155,7 +153,7 @@ def task() -> tuple[NetworkSpec, Training, digits.Digits]:
     raw = tiny.settings()
     raw["training"]["networks"]["tiny-digits"] |= {"epochs": 4, "learning_rate": 0.005}
     params = parse(raw)
-    return params.training.networks["tiny-digits"], params.training, digits.load(16)
+    return params.training.networks["tiny-digits"], params.training, digits.load_digits(16)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -163,7 +161,7 @@ def test_mixed_precision_learns_the_digits_with_weights_in_fp32(
     dtype: torch.dtype, task: tuple[NetworkSpec, Training, digits.Digits]
 ) -> None:
     spec, settings, data = task
-    done = training.train(spec, settings, data, 0, amp.stepper(dtype=dtype))
+    done = training.train(spec, settings, data, 0, training_memory.stepper(dtype=dtype))
     assert {one.dtype for one in done.net.parameters()} == {torch.float32}
     assert done.correct > 3 * 0.1 * done.held_out  # chance is a tenth
 
@@ -174,7 +172,7 @@ def test_without_a_half_type_the_step_is_the_plain_one_bit_by_bit(
     spec, settings, data = task
     short = spec.model_copy(update={"epochs": 1})
     plain = training.train(short, settings, data, 0)
-    done = training.train(short, settings, data, 0, amp.stepper(dtype=torch.float32))
+    done = training.train(short, settings, data, 0, training_memory.stepper(dtype=torch.float32))
     assert all(torch.equal(a, b) for a, b in zip(plain.net.parameters(), done.net.parameters(), strict=True))
 
 
@@ -186,13 +184,13 @@ def one_step(net: nn.Module, images: torch.Tensor, labels: torch.Tensor, stepper
 
 def test_a_step_that_overflows_is_left_out(task: tuple[NetworkSpec, Training, digits.Digits]) -> None:
     spec, _, data = task
-    net = networks.build(spec, 0)
+    net = training.build_network(spec, 0)
     with torch.no_grad():
         net.classifier.weight.mul_(3e4)  # gradients of what is before it do not fit into FP16 once they are scaled
     before = [one.detach().clone() for one in net.parameters()]
-    assert not one_step(net, data.images[:8], data.labels[:8], amp.stepper(dtype=torch.float16))
+    assert not one_step(net, data.images[:8], data.labels[:8], training_memory.stepper(dtype=torch.float16))
     assert all(map(torch.equal, before, net.parameters()))
-    assert one_step(net, data.images[:8], data.labels[:8], amp.stepper(dtype=torch.bfloat16))
+    assert one_step(net, data.images[:8], data.labels[:8], training_memory.stepper(dtype=torch.bfloat16))
     assert not all(map(torch.equal, before, net.parameters()))
 
 
@@ -200,7 +198,7 @@ def test_the_listings_half_model_has_gradients_that_the_scaler_refuses(
     task: tuple[NetworkSpec, Training, digits.Digits],
 ) -> None:
     spec, _, data = task
-    net = networks.build(spec, 0).half()
+    net = training.build_network(spec, 0).half()
     optimizer = torch.optim.AdamW(net.parameters())
     scaler = torch.amp.GradScaler("cpu")
     with torch.autocast("cpu", dtype=torch.float16):
@@ -210,7 +208,7 @@ def test_the_listings_half_model_has_gradients_that_the_scaler_refuses(
     with pytest.raises(ValueError, match="Attempting to unscale FP16 gradients"):
         scaler.step(optimizer)
     with pytest.raises(StudyError, match=r"torch\.float16; start from the model in float32"):
-        amp.stepper(dtype=torch.float16)(net, optimizer)
+        training_memory.stepper(dtype=torch.float16)(net, optimizer)
 
 
 # --- gradient checkpointing
@@ -218,7 +216,7 @@ def test_the_listings_half_model_has_gradients_that_the_scaler_refuses(
 
 def gradients(net: nn.Module, data: digits.Digits) -> tuple[list[torch.Tensor], int]:
     images, labels = data.images[:8].clone(), data.labels[:8].clone()
-    loss, kept = gradient_checkpointing.saved_bytes(lambda: training.loss_of(net, images, labels), net)
+    loss, kept = training_memory.saved_bytes(lambda: training.loss_of(net, images, labels), net)
     loss.backward()
     return [one.grad for one in net.parameters() if one.grad is not None], kept
 
@@ -228,9 +226,9 @@ def test_checkpointing_keeps_less_and_gives_the_same_gradients(
 ) -> None:
     spec, _, data = task
     deep = spec.model_copy(update={"layers": 6})
-    plain, kept = gradients(networks.build(deep, 0).train(), data)
-    net = networks.build(deep, 0).train()
-    gradient_checkpointing.enable(net)
+    plain, kept = gradients(training.build_network(deep, 0).train(), data)
+    net = training.build_network(deep, 0).train()
+    training_memory.enable_checkpointing(net)
     again, less = gradients(net, data)
     assert len(plain) == len(again) > 60
     assert all(map(torch.equal, plain, again))
@@ -241,7 +239,7 @@ def test_training_with_checkpoints_is_the_same_training(task: tuple[NetworkSpec,
     spec, settings, data = task
     short = spec.model_copy(update={"epochs": 1})
     found = [
-        training.train(short, settings, data, 0, amp.stepper(dtype=torch.bfloat16, checkpoint=flag)).net
+        training.train(short, settings, data, 0, training_memory.stepper(dtype=torch.bfloat16, checkpoint=flag)).net
         for flag in (False, True)
     ]
     assert all(map(torch.equal, found[0].parameters(), found[1].parameters()))
@@ -249,4 +247,4 @@ def test_training_with_checkpoints_is_the_same_training(task: tuple[NetworkSpec,
 
 def test_a_network_without_blocks_to_checkpoint_is_one_line() -> None:
     with pytest.raises(StudyError, match="Linear has no blocks for it"):
-        gradient_checkpointing.enable(nn.Linear(2, 2))
+        training_memory.enable_checkpointing(nn.Linear(2, 2))

@@ -14,7 +14,7 @@ from torch import nn
 
 from visionquant.core.errors import StudyError
 from visionquant.deploy import accuracy_monitor
-from visionquant.deploy.accuracy_monitor import AccuracyMonitor, Share
+from visionquant.deploy.accuracy_monitor import AccuracyMonitor, Proportion
 from visionquant.recipes.monitor import alarms
 
 RNG = np.random.default_rng(20260101)
@@ -106,7 +106,7 @@ def test_an_alarm_stays_and_counting_goes_on() -> None:
 
 def test_before_the_first_answer_nothing_is_claimed() -> None:
     now = AccuracyMonitor(BASELINE).observe_batch([])
-    assert now == accuracy_monitor.Stream(0, 0, None, None, 1.0, False)
+    assert now == accuracy_monitor.StreamState(0, 0, None, None, 1.0, False)
 
 
 def test_at_a_limit_of_one_a_single_error_is_proof() -> None:
@@ -138,7 +138,7 @@ def test_wilsons_interval_is_scipys(n: int) -> None:
         assert found.low <= found.value <= found.high
 
 
-def as_printed(top: Share, bottom: Share) -> tuple[float, float]:
+def as_printed(top: Proportion, bottom: Proportion) -> tuple[float, float]:
     """Donner and Zou's equation 9 as it stands there."""
     product = top.value * bottom.value
     low, high = (
@@ -152,11 +152,11 @@ def as_printed(top: Share, bottom: Share) -> tuple[float, float]:
 @pytest.mark.parametrize(("correct", "n", "of"), [(94, 100, 200), (500, 1000, 50), (100, 100, 100), (1, 30, 40)])
 def test_the_interval_of_the_retention_is_mover_r(correct: int, n: int, of: int) -> None:
     top, bottom = accuracy_monitor.wilson(correct / n, n, 0.95), accuracy_monitor.wilson((of - 3) / of, of, 0.95)
-    found = accuracy_monitor.ratio(top, bottom)
+    found = accuracy_monitor.ratio_interval(top, bottom)
     assert (found.low, found.high) == pytest.approx(as_printed(top, bottom))
-    known = accuracy_monitor.ratio(top, Share(0.9, 0.9, 0.9))
+    known = accuracy_monitor.ratio_interval(top, Proportion(0.9, 0.9, 0.9))
     assert (known.low, known.high) == pytest.approx((top.low / 0.9, top.high / 0.9))
-    assert accuracy_monitor.ratio(accuracy_monitor.wilson(0.0, n, 0.95), bottom).low == 0.0
+    assert accuracy_monitor.ratio_interval(accuracy_monitor.wilson(0.0, n, 0.95), bottom).low == 0.0
 
 
 @pytest.mark.parametrize(
@@ -165,9 +165,9 @@ def test_the_interval_of_the_retention_is_mover_r(correct: int, n: int, of: int)
 def test_intervals_cover_the_truth_as_often_as_they_promise(accuracy: float, n: int, of: int | None) -> None:
     hits, sets = 0, 4000
     for correct, right in zip(RNG.binomial(n, accuracy, sets), RNG.binomial(of or 1, BASELINE, sets), strict=True):
-        known = Share(BASELINE, BASELINE, BASELINE)
+        known = Proportion(BASELINE, BASELINE, BASELINE)
         bottom = accuracy_monitor.wilson(right / of, of, 0.95) if of else known
-        found = accuracy_monitor.ratio(accuracy_monitor.wilson(correct / n, n, 0.95), bottom)
+        found = accuracy_monitor.ratio_interval(accuracy_monitor.wilson(correct / n, n, 0.95), bottom)
         hits += found.low <= accuracy / BASELINE <= found.high
     print(f"{accuracy} of {n} against {of}: {hits / sets:.4f} covered")  # noqa: T201
     assert 0.935 <= hits / sets <= 0.975
@@ -230,7 +230,7 @@ def test_the_samples_asked_for_decide_and_one_less_would_not() -> None:
     assert needed is not None
     assert needed > found.samples_needed
     for n, decided in ((needed, True), (needed - 1, False)):
-        retention = accuracy_monitor.ratio(accuracy_monitor.wilson(0.93, n, 0.95), measured.baseline)
+        retention = accuracy_monitor.ratio_interval(accuracy_monitor.wilson(0.93, n, 0.95), measured.baseline)
         assert (accuracy_monitor.decide(retention, 0.95) != "too few samples") == decided
 
 

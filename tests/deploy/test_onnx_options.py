@@ -9,9 +9,7 @@ import pytest
 import tiny
 import torch
 
-from visionquant.analysis.figures import sessions
-from visionquant.analysis.study import Evidence, gather
-from visionquant.analysis.tables import onnx
+from visionquant.analysis.study import Study, gather
 from visionquant.bench import loading
 from visionquant.bench.backends import convert
 from visionquant.core.errors import StudyError
@@ -19,6 +17,8 @@ from visionquant.core.paths import Project
 from visionquant.recipes import onnxruntime
 from visionquant.records import recipe as recipes
 from visionquant.records.recipe import Recipe
+from visionquant.report import recipe_tables
+from visionquant.report.pages import guide_page
 
 present = pytest.mark.skipif(
     bool(convert.backend_of("ort").unsupported("cpu")), reason="needs ONNX Runtime: pip install --editable '.[onnx]'"
@@ -32,29 +32,29 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, recipes.Val
     net = loading.seeded(project, "tiny-vit", spec, "sdpa", 0)
     images = tiny.pictures(4, spec.input_size)
     with torch.inference_mode():
-        found = onnxruntime.measure(onnxruntime.contestants(params, net, images), images, {1: 3, 2: 2})
+        found = list(onnxruntime.time_variants(onnxruntime.engine_variants(params, net, images), images, {1: 3, 2: 2}))
     torch.set_num_threads(threads)
     return found
 
 
-def evidence(root: Path, rows: list[dict[str, recipes.Value]]) -> Evidence:
+def evidence(root: Path, rows: list[dict[str, recipes.Value]]) -> Study:
     study = made.study(root, {"fp32": 1.0, "fp16": 1.0, "int8": 1.0, "nf4": 1.0})
     project = Project(root)
     recipe = Recipe(
-        name=onnxruntime.NAME,
+        name="onnxruntime",
         command="made up",
         weights="seeded",
         environment=made.CPU,
         elapsed_s=1.0,
         rows=tuple(rows),
     )
-    recipes.write(project, recipe)
+    recipes.write(project, recipe, study.params)
     return gather(project, study.params)
 
 
 @present
-def test_every_contestant_is_timed_in_turns_and_agrees_with_fp32(rows: list[dict[str, recipes.Value]]) -> None:
-    assert len({(row["batch_size"], sessions._contestant(row)) for row in rows}) == len(rows)
+def test_every_variant_is_timed_in_turns_and_agrees_with_fp32(rows: list[dict[str, recipes.Value]]) -> None:
+    assert len({(row["batch_size"], guide_page._variant(row)) for row in rows}) == len(rows)
     assert {row["precision"] for row in rows} == {"fp32", "fp32_onnxruntime", "int8", "int8_onnxruntime"}
     for batch_size in (1, 2):
         field = [row for row in rows if row["batch_size"] == batch_size]
@@ -76,35 +76,28 @@ def test_every_contestant_is_timed_in_turns_and_agrees_with_fp32(rows: list[dict
 
 
 def test_one_option_is_changed_at_a_time() -> None:
-    first, *others = map(asdict, onnxruntime.options(2))
+    first, *others = map(asdict, onnxruntime.session_options(2))
     assert [sum(one[key] != first[key] for key in first) for one in others] == [1, 1, 2, 1]  # branches want a mode
-    assert len(onnxruntime.options(1)) == 2
-
-
-def test_passes_take_turns_from_alternating_ends() -> None:
-    order: list[int] = []
-    times = onnxruntime.in_turns([lambda i=i: float(order.append(i) or i) for i in range(3)], 2)  # type: ignore[misc]
-    assert order == [0, 1, 2, 0, 1, 2, 2, 1, 0]  # once untimed
-    assert times.tolist() == [[0, 0], [1, 1], [2, 2]]
+    assert len(onnxruntime.session_options(1)) == 2
 
 
 @present
 def test_table_and_figure_show_what_was_kept(rows: list[dict[str, recipes.Value]], tmp_path: Path) -> None:
     found = evidence(tmp_path / "study", rows)
-    (table,) = onnx.options(found)
+    (table,) = recipe_tables.tables(found, guide_page.ONNXRUNTIME)
     assert len(table.rows) == len(rows)
     assert {(row[1].text, row[2].text) for row in table.rows} >= {("INT8", "torch"), ("INT8", "ONNX Runtime")}
-    drawn = sessions.speedups(found)
+    drawn = guide_page.onnxruntime_figure(found)
     assert "INT8, ONNX Runtime, " in drawn.svg
     assert "Made-up CPU" in drawn.source
 
 
 def test_without_a_run_table_and_figure_say_so(tmp_path: Path) -> None:
     found = made.study(tmp_path / "study", {"fp32": 1.0, "fp16": 1.0, "int8": 1.0, "nf4": 1.0})
-    (table,) = onnx.options(found)
+    (table,) = recipe_tables.tables(found, guide_page.ONNXRUNTIME)
     assert table.rows == ()
     assert "visionquant recipe onnxruntime" in table.source
-    assert "nothing to show" in sessions.speedups(found).svg
+    assert "nothing to show" in guide_page.onnxruntime_figure(found).svg
 
 
 def test_without_onnx_runtime_the_recipe_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

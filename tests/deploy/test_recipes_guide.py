@@ -1,30 +1,25 @@
 """The guide's recipes on tiny models: rows that share their keys, figures that can be checked, tables made of them."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import tiny
 import torch
 
+from visionquant import recipes
 from visionquant.analysis import study as evidence
-from visionquant.analysis.table import Table
-from visionquant.analysis.tables import guide
 from visionquant.bench import interleave
-from visionquant.cli.deploying import RECIPES
 from visionquant.core import machine
 from visionquant.core.paths import Project
 from visionquant.recipes import checkpointing, compile, half, storage
 from visionquant.records import recipe
 from visionquant.records.recipe import Recipe
+from visionquant.report.pages import guide_page
+from visionquant.report.recipe_tables import tables
+from visionquant.report.table import Table
 from visionquant.settings.params import Params
 
-TABLES: dict[str, Callable[[evidence.Evidence], tuple[Table, ...]]] = {
-    "half": guide.trained,
-    "storage": guide.storage,
-    "checkpointing": guide.checkpointing,
-    "compile": guide.compilation,
-}
+SPECS = {one.id: one for one in (guide_page.HALF, guide_page.STORAGE, guide_page.CHECKPOINTING, guide_page.COMPILE)}
 pytestmark = pytest.mark.filterwarnings("ignore:MatMul8bitLt")
 
 
@@ -41,8 +36,9 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Project, Par
 
 def kept(project: Project, params: Params, found: Recipe) -> Table:
     assert len({frozenset(row) for row in found.rows}) == 1
-    assert recipe.read(recipe.write(project, found)) == found
-    (table,) = TABLES[found.name](evidence.gather(project, params))
+    written = recipe.read(recipe.write(project, found, params))
+    assert written.model_copy(update={"settings": None}) == found
+    (table,) = tables(evidence.gather(project, params), SPECS[found.name])
     assert len(table.rows) == len(found.rows)
     assert found.command in table.source
     return table
@@ -125,11 +121,11 @@ def test_what_can_not_be_compiled_is_a_row_with_a_reason(
 
 def test_before_a_recipe_was_run_its_table_names_the_command(study: tuple[Project, Params]) -> None:
     project, params = study
-    for name, tables in TABLES.items():
-        (table,) = tables(evidence.gather(project, params))
+    for name, spec in SPECS.items():
+        (table,) = tables(evidence.gather(project, params), spec)
         assert table.rows == ()
         assert f"`visionquant recipe {name}`" in table.source
-        assert name in RECIPES
+        assert name in recipes.NAMES
 
 
 def test_turns_rotate_and_ratios_are_of_the_same_round() -> None:

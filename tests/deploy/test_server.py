@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,20 +24,21 @@ import torch
 from image_files import bomb, encoded
 from PIL import Image
 from serving_process import Running
+from starlette.exceptions import HTTPException
 
 from visionquant.accuracy import digits, training
+from visionquant.accuracy.model_source import ModelSource, open_model, open_network
 from visionquant.bench import fidelity, inputs, loading
 from visionquant.bench import worker as isolate
 from visionquant.bench.preprocessing import DEFAULT
 from visionquant.cli import deploying
 from visionquant.core.errors import StudyError
 from visionquant.core.paths import Project
-from visionquant.deploy import predictor
-from visionquant.deploy.predictor import QuantizedModelServer, Subject
-from visionquant.deploy.server.app import CANNOT_LOAD, LOST, Classifier, Server, serve
-from visionquant.deploy.server.uploads import Limits, Refused, image, tensor
+from visionquant.deploy.predictor import Predictor
+from visionquant.deploy.server.app import CANNOT_LOAD, LOST, Classifier, Server, serve_http
+from visionquant.deploy.server.routes import Limits, decoded, tensor_of
 from visionquant.settings.params import Params
-from visionquant.weights import hub
+from visionquant.weights import checkpoint
 from visionquant.weights.manifest import Manifest
 
 SIDE = 32
@@ -59,18 +59,18 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, Params]:
     project, params = tiny.project(tmp_path_factory.mktemp("serve"), tiny.settings(precisions=("fp32", "int8")))
-    hub.download(project, params, "tiny-vit")
+    checkpoint.download(project, params, "tiny-vit")
     return project, params
 
 
 @pytest.fixture(scope="module")
-def subject(study: tuple[Project, Params]) -> Subject:
-    return predictor.model(*study, "tiny-vit", "int8", "cpu")
+def source(study: tuple[Project, Params]) -> ModelSource:
+    return open_model(*study, "tiny-vit")
 
 
 @pytest.fixture(scope="module")
-def direct(subject: Subject) -> QuantizedModelServer:
-    return QuantizedModelServer(subject)
+def direct(source: ModelSource) -> Predictor:
+    return Predictor(source, "int8")
 
 
 @pytest.fixture(scope="module")
@@ -125,9 +125,9 @@ def assert_right(answer: dict[str, object], logits: torch.Tensor, tolerance: flo
         assert one["probability"] == pytest.approx(float(logits.softmax(0)[one["index"]]), rel=0.2)
 
 
-def worker(subject: Subject, device: str) -> Classifier:
+def worker(source: ModelSource, device: str) -> Classifier:
     limits = Limits(body_bytes=BYTES, pixels=PIXELS, queue=1, timeout_s=1.0, batch_size=1, batch_wait_s=0.0)
-    return Classifier(replace(subject, device=device), limits)
+    return Classifier(source, "int8", device, limits)
 
 
 class Answering:
@@ -136,7 +136,7 @@ class Answering:
     def __init__(self, error: Exception) -> None:
         self.error = error
 
-    def answer(self, _: np.ndarray) -> torch.Tensor:
+    def logits(self, _: np.ndarray) -> torch.Tensor:
         raise self.error
 
 
@@ -149,14 +149,14 @@ class Answering:
     ],
 )
 def test_a_worker_whose_gpu_is_lost_ends_and_one_that_ran_out_of_memory_stays(
-    subject: Subject, monkeypatch: pytest.MonkeyPatch, error: Exception, every_call: bool, ends: int | None
+    source: ModelSource, monkeypatch: pytest.MonkeyPatch, error: Exception, every_call: bool, ends: int | None
 ) -> None:
     def synchronize() -> None:
         if every_call:
             raise error
 
-    made = worker(subject, "cuda")
-    made.server = Answering(error)  # type: ignore[assignment]
+    made = worker(source, "cuda")
+    made.predictor = Answering(error)  # type: ignore[assignment]
     monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
     expected = f"ended with code {ends} and no answer" if ends else str(error)
     with pytest.raises((isolate.Defect, isolate.Failed), match=re.escape(expected)):
@@ -164,10 +164,10 @@ def test_a_worker_whose_gpu_is_lost_ends_and_one_that_ran_out_of_memory_stays(
 
 
 def test_a_worker_without_a_device_that_works_is_not_tried_again(
-    subject: Subject, capfd: pytest.CaptureFixture[str]
+    source: ModelSource, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(isolate.Defect, match=f"ended with code {CANNOT_LOAD} and no answer"):
-        isolate.in_fork(lambda: worker(subject, "cuda").setup("cuda"))
+        isolate.in_fork(lambda: worker(source, "cuda").setup("cuda"))
     said = capfd.readouterr().err
     assert said.startswith("visionquant: study.device: torch")
     assert said.count("\n") == 1
@@ -178,20 +178,20 @@ def test_a_worker_without_a_device_that_works_is_not_tried_again(
 
 def test_predict_is_the_forward_pass_through_the_head(study: tuple[Project, Params]) -> None:
     project, params = study
-    ready = QuantizedModelServer(predictor.model(project, params, "tiny-vit", "fp32", "cpu"))
+    ready = Predictor(open_model(project, params, "tiny-vit"), "fp32")
     manifest = Manifest.load(project.manifest("tiny-vit"), params.models["tiny-vit"].source)
     net = loading.load(project, "tiny-vit", params.models["tiny-vit"], manifest, "sdpa", params.protocol.seed)
     head, named = fidelity.head_of(project, manifest, params.protocol.seed)
-    images = inputs.batch(3, ready.subject.preprocessing)
+    images = inputs.batch(3, ready.source.preprocessing)
     with torch.inference_mode():
         expected = head(fidelity.answer_of(net(images)))
     assert ready.logits_from == named
     torch.testing.assert_close(ready.batch_predict(images), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_batch_gives_what_single_images_give(direct: QuantizedModelServer) -> None:
+def test_a_batch_gives_what_single_images_give(direct: Predictor) -> None:
     assert direct.conversion.quantized_modules > 0
-    images = inputs.batch(4, direct.subject.preprocessing)
+    images = inputs.batch(4, direct.source.preprocessing)
     single = torch.stack([direct.predict(one) for one in images])
     torch.testing.assert_close(direct.batch_predict(images), single, rtol=0.02, atol=0.02)
 
@@ -199,12 +199,12 @@ def test_a_batch_gives_what_single_images_give(direct: QuantizedModelServer) -> 
 def test_a_trained_network_is_served_with_its_own_logits(study: tuple[Project, Params]) -> None:
     project, params = study
     with pytest.raises(StudyError, match="not trained yet; run `visionquant train"):
-        predictor.network(project, params, "tiny-digits", "fp32", "cpu")
+        open_network(project, params, "tiny-digits", 0)
     spec = params.training.networks["tiny-digits"]
-    net = training.train(spec, params.training, digits.load(16), 0).net
-    training.save(project, "tiny-digits", 0, net)
-    ready = QuantizedModelServer(predictor.network(project, params, "tiny-digits", "fp32", "cpu"))
-    pictures = digits.load(16).images[:4]
+    net = training.train(spec, params.training, digits.load_digits(16), 0).net
+    training.save_trained(project, "tiny-digits", 0, net)
+    ready = Predictor(open_network(project, params, "tiny-digits", 0), "fp32")
+    pictures = digits.load_digits(16).images[:4]
     with torch.inference_mode():
         torch.testing.assert_close(ready.batch_predict(pictures), net(pictures).logits, rtol=1e-4, atol=1e-5)
 
@@ -213,8 +213,8 @@ def test_an_uploaded_digit_is_prepared_as_those_learned_from() -> None:
     from sklearn.datasets import load_digits
 
     grey = np.round(load_digits().images[7] / 16 * 255).astype(np.uint8)
-    found = image(encoded(Image.fromarray(grey)), PIXELS, digits.preprocessing(SIDE))
-    assert np.abs(found - digits.load(SIDE).images[7].numpy()).max() < 0.02
+    found = decoded(encoded(Image.fromarray(grey)), PIXELS, digits.digit_preprocessing(SIDE))
+    assert np.abs(found - digits.load_digits(SIDE).images[7].numpy()).max() < 0.02
 
 
 @pytest.mark.parametrize(
@@ -225,9 +225,7 @@ def test_an_uploaded_digit_is_prepared_as_those_learned_from() -> None:
         (np.full((1, 3, SIDE, SIDE), np.nan), "NaN or infinity"),
     ],
 )
-def test_batch_predict_refuses_what_it_cannot_answer(
-    direct: QuantizedModelServer, images: np.ndarray, said: str
-) -> None:
+def test_batch_predict_refuses_what_it_cannot_answer(direct: Predictor, images: np.ndarray, said: str) -> None:
     with pytest.raises(StudyError, match=said):
         direct.batch_predict(images)
 
@@ -235,7 +233,7 @@ def test_batch_predict_refuses_what_it_cannot_answer(
 @pytest.mark.parametrize(("model", "precision"), [("tiny-vat", "int8"), ("tiny-vit", "int9")])
 def test_an_unknown_name_is_one_line(study: tuple[Project, Params], model: str, precision: str) -> None:
     with pytest.raises(StudyError, match="did you mean"):
-        predictor.model(*study, model, precision, "cpu")
+        Predictor(open_model(*study, model), precision)
 
 
 # --- uploads
@@ -253,23 +251,23 @@ def test_every_cut_and_every_flipped_byte_of_an_upload_is_an_answer_or_a_refusal
             spoilt.append(bytes(changed))
         for one in spoilt:
             try:
-                found = image(one, PIXELS, PREPROCESSING)
+                found = decoded(one, PIXELS, PREPROCESSING)
                 assert found.shape == (3, SIDE, SIDE)
-            except Refused as error:
-                refused.append(error.status)
+            except HTTPException as error:
+                refused.append(error.status_code)
     assert set(refused) <= {413, 415, 422}
     assert len(refused) > 100
 
 
 def test_a_long_thin_image_does_not_blow_up_before_a_centre_crop() -> None:
     cropped = DEFAULT | {"do_center_crop": True, "crop_size": 224, "size": {"shortest_edge": 224}}
-    with pytest.raises(Refused, match="times as long"):
-        image(bomb(20_000_000, 1), PIXELS, tiny.preprocessing(224, cropped))
+    with pytest.raises(HTTPException, match="times as long"):
+        decoded(bomb(20_000_000, 1), PIXELS, tiny.preprocessing(224, cropped))
 
 
 def test_a_tensor_keeps_its_order() -> None:
     values = np.arange(12, dtype="<f4").reshape(3, 2, 2)
-    np.testing.assert_array_equal(tensor(values.tobytes(), (3, 2, 2)), values)
+    np.testing.assert_array_equal(tensor_of(values.tobytes(), (3, 2, 2)), values)
 
 
 # --- over HTTP
@@ -281,18 +279,18 @@ def test_it_is_ready_after_the_warm_up_alone(server: Running, first_ready: list[
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-def test_an_image_is_answered_with_the_direct_forward(server: Running, direct: QuantizedModelServer, kind: str) -> None:
+def test_an_image_is_answered_with_the_direct_forward(server: Running, direct: Predictor, kind: str) -> None:
     data = photograph(2, kind)
     answer = post(server, data)
     assert answer.status_code == 200, answer.text
-    prepared = direct.subject.preprocessing.prepare(Image.open(io.BytesIO(data)))
+    prepared = direct.source.preprocessing.prepare(Image.open(io.BytesIO(data)))
     assert_right(answer.json(), direct.predict(prepared))
     assert answer.json()["weights"] == "seeded"
     assert set(answer.json()["classes"][0]) == {"index", "probability", "logit"}  # a projection has no labels
     assert answer.json()["precision"] == "int8"
 
 
-def test_a_tensor_is_answered_with_the_direct_forward(server: Running, direct: QuantizedModelServer) -> None:
+def test_a_tensor_is_answered_with_the_direct_forward(server: Running, direct: Predictor) -> None:
     values = np.random.default_rng(1).standard_normal((3, SIDE, SIDE), dtype=np.float32)
     answer = post_tensor(server, values.tobytes())
     assert answer.status_code == 200, answer.text
@@ -300,9 +298,9 @@ def test_a_tensor_is_answered_with_the_direct_forward(server: Running, direct: Q
 
 
 def test_requests_that_come_together_share_passes_and_keep_their_own_answers(
-    server: Running, direct: QuantizedModelServer
+    server: Running, direct: Predictor
 ) -> None:
-    images = inputs.batch(16, direct.subject.preprocessing).numpy()
+    images = inputs.batch(16, direct.source.preprocessing).numpy()
     with ThreadPoolExecutor(12) as pool:
         answers = list(pool.map(lambda one: post_tensor(server, one.tobytes()), images))
     assert {one.status_code for one in answers} == {200}
@@ -400,16 +398,16 @@ def test_a_little_fuzzing(server: Running, tmp_path: Path) -> None:
     assert server.ready()
 
 
-def test_a_stalled_sender_is_told_and_a_full_queue_says_so(study: tuple[Project, Params], subject: Subject) -> None:
+def test_a_stalled_sender_is_told_and_a_full_queue_says_so(study: tuple[Project, Params], source: ModelSource) -> None:
     """The gate alone, in this process: a body that never comes, and the one place in the queue taken by it."""
     import asyncio
 
-    server = Server(subject, Limits(queue=1, timeout_s=0.3))
-    server.ready = True
+    server = Server(source, "int8", "cpu", Limits(queue=1, timeout_s=0.3))
+    server.desk.ready = True
 
     async def request(stall: bool) -> int:
         seen: list[int] = []
-        kind, body = (b"content-type", b"application/octet-stream"), np.zeros(subject.shape, "<f4").tobytes()
+        kind, body = (b"content-type", b"application/octet-stream"), np.zeros(source.shape, "<f4").tobytes()
         query = f"shape=3,{SIDE},{SIDE}".encode()
         scope = {"type": "http", "method": "POST", "path": "/predict/tensor", "query_string": query, "headers": [kind]}
 
@@ -432,7 +430,7 @@ def test_a_stalled_sender_is_told_and_a_full_queue_says_so(study: tuple[Project,
 
 
 def test_what_is_served_is_proved_and_what_its_libraries_said_is_told_once(
-    study: tuple[Project, Params], server: Running, direct: QuantizedModelServer
+    study: tuple[Project, Params], server: Running, direct: Predictor
 ) -> None:
     proof = direct.conversion
     assert proof.quantized_modules == sum((proof.kernels or {}).values()) > 0
@@ -443,13 +441,13 @@ def test_what_is_served_is_proved_and_what_its_libraries_said_is_told_once(
 
 
 def test_a_taken_port_and_a_model_that_is_not_there_are_one_line(
-    study: tuple[Project, Params], subject: Subject, server: Running
+    study: tuple[Project, Params], source: ModelSource, server: Running
 ) -> None:
     with pytest.raises(StudyError, match="choose another port"):
-        serve(subject, Limits(), "127.0.0.1", int(server.url.rsplit(":", 1)[1]))
+        serve_http(source, "int8", "cpu", Limits(), "127.0.0.1", int(server.url.rsplit(":", 1)[1]))
     with pytest.raises(StudyError, match="run `visionquant download --model tiny-deit`"):
-        predictor.model(*study, "tiny-deit", "int8", "cpu")
-    with pytest.raises(StudyError, match="name a model or a trained network"):
+        open_model(*study, "tiny-deit")
+    with pytest.raises(StudyError, match="one of --model and --network is needed"):
         deploying.serve("int8")
 
 
@@ -466,10 +464,8 @@ def test_weights_that_do_not_load_end_the_server_with_one_line(study: tuple[Proj
 
 
 @pytest.mark.slow
-def test_a_killed_worker_leaves_no_request_without_an_end_and_is_replaced(
-    server: Running, direct: QuantizedModelServer
-) -> None:
-    images = inputs.batch(8, direct.subject.preprocessing).numpy()
+def test_a_killed_worker_leaves_no_request_without_an_end_and_is_replaced(server: Running, direct: Predictor) -> None:
+    images = inputs.batch(8, direct.source.preprocessing).numpy()
     expected = direct.batch_predict(images)
     codes: list[int] = []
     stop = threading.Event()
@@ -505,8 +501,8 @@ def test_a_killed_worker_leaves_no_request_without_an_end_and_is_replaced(
     assert post_tensor(server, images[0].tobytes()).status_code == 200
 
 
-def test_values_that_overflow_inside_the_network_fail_alone(server: Running, direct: QuantizedModelServer) -> None:
-    images = inputs.batch(3, direct.subject.preprocessing).numpy()
+def test_values_that_overflow_inside_the_network_fail_alone(server: Running, direct: Predictor) -> None:
+    images = inputs.batch(3, direct.source.preprocessing).numpy()
     worker = server.worker()
     os.kill(worker.pid, signal.SIGSTOP)  # so that all of them are in one batch
     with ThreadPoolExecutor(4) as pool:
@@ -536,11 +532,9 @@ def test_a_server_that_is_killed_takes_its_worker_along_and_leaves_the_port(stud
                 one.kill()  # LitServe's queue process stays behind
 
 
-def test_a_stopped_server_finishes_what_it_took_and_leaves_no_process(
-    server: Running, direct: QuantizedModelServer
-) -> None:
+def test_a_stopped_server_finishes_what_it_took_and_leaves_no_process(server: Running, direct: Predictor) -> None:
     """The last test of the module: it stops the server."""
-    images = inputs.batch(12, direct.subject.preprocessing).numpy()
+    images = inputs.batch(12, direct.source.preprocessing).numpy()
     family = server.family()
     worker = server.worker()
     os.kill(worker.pid, signal.SIGSTOP)  # so that all are taken and none is answered yet

@@ -63,7 +63,7 @@ def test_each_of_two_ranks_holds_half_and_answers_like_the_whole(precision: str,
 
 def test_a_quantised_model_is_refused_before_any_process_waits_for_another(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="the model is quantised; export a float precision"):
-        sharding.compare(exported(tmp_path / "nf4", "nf4"))
+        sharding.compare_ranks(exported(tmp_path / "nf4", "nf4"))
     with pytest.raises(StudyError, match="the model is quantised"):
         sharding.shard(serialization.restore(tmp_path / "nf4").net)
 

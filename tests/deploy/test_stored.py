@@ -16,16 +16,16 @@ from torch import nn
 from transformers import AutoConfig, AutoModel
 from typer.testing import CliRunner
 
-from visionquant.accuracy import digits, networks, training
+from visionquant.accuracy import digits, training
 from visionquant.bench import loading
 from visionquant.bench.backends import convert
 from visionquant.cli import app
 from visionquant.core.errors import StudyError
-from visionquant.deploy import model_manifest, serialization
-from visionquant.deploy import share as exchange
+from visionquant.deploy import model_folder, serialization
 from visionquant.records.record import sha256_of
 from visionquant.settings.params import parse
 from visionquant.settings.precision import MixedPrecision, Precision
+from visionquant.weights import checkpoint
 from visionquant.weights import hub as hubs
 
 # The client hands files to its HTTP library in a way that this has deprecated.
@@ -82,7 +82,7 @@ def answer(net: nn.Module, pixels: torch.Tensor, row: Precision) -> torch.Tensor
     return found
 
 
-def save(net: nn.Module, row: Precision, folder: Path) -> model_manifest.Description:
+def save(net: nn.Module, row: Precision, folder: Path) -> model_folder.ModelManifest:
     return serialization.save(net, row, folder, device="cpu", input_size=32, weights="seeded", source="made up")
 
 
@@ -96,7 +96,7 @@ def test_what_comes_back_answers_the_same_to_the_last_bit(name: str, precision: 
     found = answer(again.net, pixels, row)
     assert torch.equal(found, answer(net, pixels, row))
     assert found.std() > 0
-    assert again.description == made
+    assert again.manifest == made
     assert not again.net.training
     assert convert.prove(again.net, row, "cpu") == convert.prove(net, row, "cpu")
     assert {k: (b.dtype, b.device) for k, b in again.net.named_buffers()} == {
@@ -146,7 +146,7 @@ def test_quantised_files_are_smaller_by_what_the_precision_saves(tmp_path: Path)
 
 def test_a_classifier_trained_here_comes_back_as_a_classifier(tmp_path: Path) -> None:
     spec = PARAMS.training.networks["tiny-digits"]
-    net, row, data = networks.build(spec, 0), ROWS["nf4"], digits.load(16)
+    net, row, data = training.build_network(spec, 0), ROWS["nf4"], digits.load_digits(16)
     net = convert.convert(net, row, "cpu")
     serialization.save(
         net, row, tmp_path / "one", device="cpu", input_size=16, weights="trained here", source="made up"
@@ -185,7 +185,7 @@ def test_a_folder_that_is_there_is_not_overwritten(tmp_path: Path) -> None:
 
 
 def rewrite(folder: Path, change: Callable[[dict[str, Any]], None], sign: bool = True) -> None:
-    path = folder / model_manifest.NAME
+    path = folder / model_folder.NAME
     raw = json.loads(path.read_text())
     change(raw)
     if sign:
@@ -206,10 +206,10 @@ def shorten(path: Path) -> None:
 def another_architecture(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text()) | {"num_hidden_layers": 3}
     (folder / "config.json").write_text(json.dumps(config))
-    listed = model_manifest.HubFile(
+    listed = model_folder.HubFile(
         name="config.json",
         bytes=(folder / "config.json").stat().st_size,
-        sha256=model_manifest.hub_cache.sha256(folder / "config.json"),
+        sha256=model_folder.files.sha256(folder / "config.json"),
     )
     rewrite(folder, lambda raw: raw.update(files=[listed.model_dump(), raw["files"][1]]))
 
@@ -222,8 +222,8 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "altered tensors": (lambda folder: flip(folder / "model.safetensors"), r"model\.safetensors: has another sha256"),
     "altered config": (lambda folder: flip(folder / "config.json"), r"config\.json: has another sha256"),
     "no config": (lambda folder: (folder / "config.json").unlink(), r"config\.json: missing"),
-    "no description": (lambda folder: (folder / "precision.json").unlink(), r"precision\.json: No such file"),
-    "cut description": (lambda folder: shorten(folder / "precision.json"), r"precision\.json: the file: Invalid JSON"),
+    "no description": (lambda folder: (folder / "precision.json").unlink(), r"precision\.json: there is none"),
+    "cut description": (lambda folder: shorten(folder / "precision.json"), r"precision\.json: broken: not JSON"),
     "edited row": (
         lambda folder: rewrite(folder, lambda raw: raw["precision"].update(blocksize=128), sign=False),
         "its fields do not have the sha256 that it states",
@@ -302,13 +302,13 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_folder_goes_to_a_store_and_comes_back_whole(store: Hub, folder: Path, tmp_path: Path) -> None:
     (folder / "notes.txt").write_text("mine")
-    revision = exchange.push(folder, "me/tiny-int8")
+    revision = model_folder.push_folder(folder, "me/tiny-int8")
     assert set(store.repositories["me/tiny-int8", revision]) == {"config.json", "model.safetensors", "precision.json"}
     assert [line for line in store.requests if line.startswith("PUT")] == [
-        f"PUT /lfs/{model_manifest.hub_cache.sha256(folder / 'model.safetensors')}"
+        f"PUT /lfs/{model_folder.files.sha256(folder / 'model.safetensors')}"
     ]
-    found = exchange.pull("me/tiny-int8", revision, tmp_path / "back")
-    assert found == model_manifest.check(folder)
+    found = model_folder.pull_folder("me/tiny-int8", revision, tmp_path / "back")
+    assert found == model_folder.check(folder)
     for name in ("config.json", "model.safetensors", "precision.json"):
         assert (tmp_path / "back" / name).read_bytes() == (folder / name).read_bytes()
     nets = [serialization.restore(one).net for one in (folder, tmp_path / "back")]
@@ -316,14 +316,14 @@ def test_a_folder_goes_to_a_store_and_comes_back_whole(store: Hub, folder: Path,
 
 
 def test_a_second_push_is_another_revision_and_the_first_stays(store: Hub, folder: Path, tmp_path: Path) -> None:
-    first = exchange.push(folder, "me/tiny")
+    first = model_folder.push_folder(folder, "me/tiny")
     save(network("tiny-vit"), ROWS["fp32"], tmp_path / "other")
-    second = exchange.push(tmp_path / "other", "me/tiny")
+    second = model_folder.push_folder(tmp_path / "other", "me/tiny")
     assert first != second
-    assert exchange.pull("me/tiny", first, tmp_path / "a").precision.method == "bitsandbytes_int8"
-    assert exchange.pull("me/tiny", second, tmp_path / "b").precision.method == "float"
+    assert model_folder.pull_folder("me/tiny", first, tmp_path / "a").precision.method == "bitsandbytes_int8"
+    assert model_folder.pull_folder("me/tiny", second, tmp_path / "b").precision.method == "float"
     with pytest.raises(StudyError, match="there is something already"):
-        exchange.pull("me/tiny", second, tmp_path / "b")
+        model_folder.pull_folder("me/tiny", second, tmp_path / "b")
 
 
 def test_without_the_token_a_push_is_one_line_that_does_not_show_it(
@@ -331,7 +331,7 @@ def test_without_the_token_a_push_is_one_line_that_does_not_show_it(
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     with pytest.raises(StudyError, match=r"push to me/tiny: .*; .*`hf auth login`") as caught:
-        exchange.push(folder, "me/tiny")
+        model_folder.push_folder(folder, "me/tiny")
     assert "hf_wrong" not in str(caught.value)
     assert store.repositories == {}
 
@@ -339,25 +339,42 @@ def test_without_the_token_a_push_is_one_line_that_does_not_show_it(
 def test_a_broken_folder_is_not_pushed(store: Hub, folder: Path) -> None:
     flip(folder / "model.safetensors")
     with pytest.raises(StudyError, match="has another sha256"):
-        exchange.push(folder, "me/tiny")
+        model_folder.push_folder(folder, "me/tiny")
     assert store.requests == []
 
 
 @pytest.mark.parametrize("revision", ["main", "abc", "A" * 40])
 def test_a_revision_that_can_move_is_refused(revision: str, tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="not a pinned revision"):
-        exchange.pull("me/tiny", revision, tmp_path / "back")
+        model_folder.pull_folder("me/tiny", revision, tmp_path / "back")
 
 
 def test_what_the_store_alters_is_refused_and_fetched_again_next_time(store: Hub, folder: Path, tmp_path: Path) -> None:
-    revision = exchange.push(folder, "me/tiny")
+    revision = model_folder.push_folder(folder, "me/tiny")
     store.altered = {"model.safetensors"}
     with pytest.raises(StudyError, match=r"pull of me/tiny@.*model\.safetensors: has another sha256.*pull it again"):
-        exchange.pull("me/tiny", revision, tmp_path / "back")
+        model_folder.pull_folder("me/tiny", revision, tmp_path / "back")
     assert not (tmp_path / "back").exists()
     store.altered = set()
-    exchange.pull("me/tiny", revision, tmp_path / "back")
-    assert serialization.restore(tmp_path / "back").description.precision == ROWS["int8"]
+    model_folder.pull_folder("me/tiny", revision, tmp_path / "back")
+    assert serialization.restore(tmp_path / "back").manifest.precision == ROWS["int8"]
+
+
+def test_what_another_bitsandbytes_quantised_is_refused_with_its_remedy_and_not_fetched_twice(
+    store: Hub, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    revision, version = model_folder.push_folder(folder, "me/tiny"), model_folder.metadata.version
+    here = version("bitsandbytes")
+    with monkeypatch.context() as other:
+        other.setattr(
+            model_folder.metadata, "version", lambda name: "9.9.1" if name == "bitsandbytes" else version(name)
+        )
+        with pytest.raises(StudyError, match=rf"by bitsandbytes {here}, here is 9\.9\.1; install bitsandbytes {here}"):
+            model_folder.pull_folder("me/tiny", revision, tmp_path / "back")
+    assert not (tmp_path / "back").exists()
+    requests = [line for line in store.requests if line.startswith("GET") and "model.safetensors" in line]
+    model_folder.pull_folder("me/tiny", revision, tmp_path / "back")
+    assert requests == [line for line in store.requests if line.startswith("GET") and "model.safetensors" in line]
 
 
 @pytest.mark.parametrize(
@@ -371,9 +388,9 @@ def test_what_the_store_alters_is_refused_and_fetched_again_next_time(store: Hub
 def test_what_is_not_there_is_one_line(
     repo: str, revision: str, says: str, store: Hub, folder: Path, tmp_path: Path
 ) -> None:
-    exchange.push(folder, "me/tiny")
+    model_folder.push_folder(folder, "me/tiny")
     with pytest.raises(StudyError, match=says):
-        exchange.pull(repo, revision, tmp_path / "back")
+        model_folder.pull_folder(repo, revision, tmp_path / "back")
 
 
 def test_a_store_that_is_away_is_one_line(
@@ -382,9 +399,9 @@ def test_a_store_that_is_away_is_one_line(
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # the client tries again for half a minute
     with pytest.raises(StudyError, match="check HF_ENDPOINT"):
-        exchange.push(folder, "me/tiny")
-    with pytest.raises(StudyError, match="check HF_ENDPOINT"):
-        exchange.pull("me/tiny", "0" * 40, tmp_path / "back")
+        model_folder.push_folder(folder, "me/tiny")
+    with pytest.raises(StudyError, match=r"broke off: .*; run the same command again"):
+        model_folder.pull_folder("me/tiny", "0" * 40, tmp_path / "back")
 
 
 # --- the command line
@@ -394,9 +411,9 @@ def test_the_command_line_exports_pushes_and_pulls(store: Hub, tmp_path: Path, m
     root = tmp_path / "project"
     root.mkdir()
     project, params = tiny.project(root)
-    hubs.download(project, params, "tiny-vit")
+    checkpoint.download(project, params, "tiny-vit")
     spec = params.training.networks["tiny-digits"]
-    training.save(project, "tiny-digits", 0, networks.build(spec, 0))
+    training.save_trained(project, "tiny-digits", 0, training.build_network(spec, 0))
     monkeypatch.chdir(root)
 
     def say(*words: str) -> str:
@@ -409,14 +426,14 @@ def test_the_command_line_exports_pushes_and_pulls(store: Hub, tmp_path: Path, m
     said = say("export", "--network", "tiny-digits", "--precision", "int8", "--to", "two", "--device", "cuda")
     assert "two: bitsandbytes_int8 in float16 for cuda" in said
     assert (root / "one" / "preprocessor_config.json").is_file()
-    assert serialization.restore(root / "one").description.source.startswith("seeded from")
+    assert serialization.restore(root / "one").manifest.source.startswith("seeded from")
     pushed = say("push", "one", "me/tiny").strip()
     repo, _, revision = pushed.partition("@")
     assert "bitsandbytes_nf4" in say("pull", repo, revision, "--to", "back")
-    assert serialization.restore(root / "back").description == serialization.restore(root / "one").description
+    assert serialization.restore(root / "back").manifest == serialization.restore(root / "one").manifest
 
     for words, says in (
-        (("--precision", "nf4"), "give one of --model and --network"),
+        (("--precision", "nf4"), "one of --model and --network is needed"),
         (("--precision", "int8-outliers", "--model", "tiny-vit"), "outliers are planted"),
         (("--precision", "nf5", "--model", "tiny-vit"), "did you mean nf4"),
         (("--precision", "nf4", "--model", "tiny-deit"), "run `visionquant download --model tiny-deit`"),

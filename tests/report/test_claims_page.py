@@ -6,11 +6,11 @@ import axe
 import browser
 import pytest
 
-from visionquant.analysis.study import Evidence
+from visionquant.analysis.study import Study
 
 PAGES = (
-    "index", "study", "latency", "memory", "throughput", "statistics", "groups", "fidelity", "costs", "validation",
-    "conditions", "launch", "claims", "decision", "accuracy", "keeping", "guide",
+    "index", "study", "latency", "memory", "throughput", "statistics", "fidelity", "costs", "conditions", "claims",
+    "accuracy", "keeping", "guide",
 )  # fmt: skip
 # Dark differs from light in colours alone.
 RULES = {False: ["wcag2a", "wcag2aa", "wcag21aa", "best-practice"], True: ["color-contrast"]}
@@ -33,7 +33,7 @@ def choose(tab: browser.Page, label: str, value: str) -> None:
 
 
 @pytest.mark.browser
-def test_claims_are_narrowed_by_section_and_verdict(rendered: Evidence, tab: browser.Page) -> None:
+def test_claims_are_narrowed_by_section_and_verdict(rendered: Study, tab: browser.Page) -> None:
     tab.open((rendered.project.reports / "claims.html").as_uri(), 1400)
     total = tab.evaluate(f"{ROWS}.length")
     assert tab.evaluate(f"{SHOWN}.length") == total > 300
@@ -50,7 +50,7 @@ def test_claims_are_narrowed_by_section_and_verdict(rendered: Evidence, tab: bro
 
 
 @pytest.mark.browser
-def test_filtered_claims_sort_by_number(rendered: Evidence, tab: browser.Page) -> None:
+def test_filtered_claims_sort_by_number(rendered: Study, tab: browser.Page) -> None:
     tab.open((rendered.project.reports / "claims.html").as_uri(), 1400)
     choose(tab, "Section", "Throughput Analysis")
     tab.evaluate("document.querySelectorAll('#table-claims thead tr:last-child th')[3].querySelector('button').click()")
@@ -60,7 +60,7 @@ def test_filtered_claims_sort_by_number(rendered: Evidence, tab: browser.Page) -
 
 
 @pytest.mark.browser
-def test_a_link_from_the_index_unfolds_its_claim(rendered: Evidence, tab: browser.Page) -> None:
+def test_a_link_from_the_index_unfolds_its_claim(rendered: Study, tab: browser.Page) -> None:
     tab.open("about:blank", 1400)  # from the same page a link to a place in it loads nothing
     tab.open((rendered.project.reports / "claims.html").as_uri() + "#claim-costs-roi", 1400)
     row = "document.getElementById('claim-costs-roi')"
@@ -72,7 +72,7 @@ def test_a_link_from_the_index_unfolds_its_claim(rendered: Evidence, tab: browse
 
 
 @pytest.mark.browser
-def test_a_link_on_the_page_finds_a_claim_that_a_filter_hides(rendered: Evidence, tab: browser.Page) -> None:
+def test_a_link_on_the_page_finds_a_claim_that_a_filter_hides(rendered: Study, tab: browser.Page) -> None:
     tab.open("about:blank", 1400)
     tab.open((rendered.project.reports / "claims.html").as_uri(), 1400)
     choose(tab, "Section", "Memory Usage Analysis")
@@ -86,7 +86,7 @@ def test_a_link_on_the_page_finds_a_claim_that_a_filter_hides(rendered: Evidence
 
 
 @pytest.mark.browser
-def test_every_claim_that_the_index_names_is_on_the_page(rendered: Evidence, tab: browser.Page) -> None:
+def test_every_claim_that_the_index_names_is_on_the_page(rendered: Study, tab: browser.Page) -> None:
     tab.open((rendered.project.reports / "index.html").as_uri(), 1400)
     links = tab.evaluate("[...document.querySelectorAll('.story a')].map(a => a.hash.slice(1))")
     assert len(links) > 5
@@ -97,11 +97,11 @@ def test_every_claim_that_the_index_names_is_on_the_page(rendered: Evidence, tab
 @pytest.mark.browser
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_no_page_fails_the_accessibility_checker(
-    rendered: Evidence, tab: browser.Page, dark: bool, pytestconfig: pytest.Config
+    rendered: Study, tab: browser.Page, dark: bool, pytestconfig: pytest.Config
 ) -> None:
     script = axe.source(pytestconfig.cache.mkdir("axe"))  # type: ignore[union-attr]
     found = {}
-    for name in PAGES if not dark else ("index", "latency", "claims", "decision"):
+    for name in PAGES if not dark else ("index", "latency", "claims", "costs"):
         tab.open((rendered.project.reports / f"{name}.html").as_uri(), 1400, dark)
         tab.evaluate(script + "; 1")
         expression = (

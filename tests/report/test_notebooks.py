@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import shutil
 from pathlib import Path
 
 import made
@@ -11,9 +12,9 @@ import pytest
 import tiny
 import yaml
 
-from visionquant.analysis.study import Evidence
+from visionquant.analysis.study import Study
 from visionquant.core.errors import StudyError
-from visionquant.core.paths import Project
+from visionquant.core.paths import PACKAGE, Project
 from visionquant.report import notebooks
 from visionquant.settings import params
 
@@ -46,28 +47,27 @@ def test_every_notebook_has_its_page_among_the_stages_outputs() -> None:
     assert pages == {"reports/index.html", *(f"reports/{notebooks.section(path)}.html" for path in SOURCES)}
 
 
-def test_every_figure_and_section_is_in_a_notebook() -> None:
-    """The supplement's result tables, statistics, groups, costs and validation, and the figures beside them."""
+def test_every_table_and_figure_of_a_page_is_in_a_notebook() -> None:
     calls = "\n".join(cell.source for path in SOURCES for cell in nbformat.read(path, as_version=4).cells)
-    folder = tiny.ROOT / "src" / "visionquant" / "analysis"
-    for path in [*(folder / "tables").glob("*.py"), *(folder / "figures").glob("*.py")]:
-        if path.stem in ("__init__", "blocks", "canvas"):
-            continue
+    of_the_index = ("sets", "story")
+    for path in (tiny.ROOT / "src" / "visionquant" / "report" / "pages").glob("*.py"):
         for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_") and path.stem != "index_page":
+                assert f"{path.stem}.{node.name}(" in calls or node.name in of_the_index, f"{path.stem}.{node.name}"
             if (
-                isinstance(node, ast.FunctionDef)
-                and not node.name.startswith("_")
-                and node.name not in ("answers", "sets")
+                isinstance(node, ast.Assign)
+                and getattr(node.value, "func", None)
+                and ast.unparse(node.value.func) == "Spec"
             ):
-                assert f"{path.stem}.{node.name}(" in calls, f"{path.stem}.{node.name} is shown nowhere"
+                assert f"{path.stem}.{ast.unparse(node.targets[0])}" in calls
 
 
-def test_executed_notebooks_carry_nothing_that_differs_between_runs(rendered: Evidence) -> None:
+def test_executed_notebooks_carry_nothing_that_differs_between_runs(rendered: Study) -> None:
     project = rendered.project
-    before = (project.executed / "06_groups.ipynb").read_bytes()
+    before = (project.executed / "05_statistics.ipynb").read_bytes()
     figure = (project.figures / "groups.svg").read_bytes()
-    notebooks.execute(project, rendered.params, ["06_groups"])
-    assert (project.executed / "06_groups.ipynb").read_bytes() == before
+    notebooks.execute(project, rendered.params, ["05_statistics"])
+    assert (project.executed / "05_statistics.ipynb").read_bytes() == before
     assert (project.figures / "groups.svg").read_bytes() == figure
     for path in project.executed.glob("*.ipynb"):
         text = path.read_text()
@@ -77,7 +77,7 @@ def test_executed_notebooks_carry_nothing_that_differs_between_runs(rendered: Ev
         assert "injected-parameters" not in text
 
 
-def test_executed_notebooks_hold_no_error_and_no_stderr(rendered: Evidence) -> None:
+def test_executed_notebooks_hold_no_error_and_no_stderr(rendered: Study) -> None:
     for path in rendered.project.executed.glob("*.ipynb"):
         for cell in nbformat.read(path, as_version=4).cells:
             assert [out.output_type for out in cell.get("outputs", []) if out.output_type in ("error", "stream")] == []
@@ -108,11 +108,11 @@ def test_a_notebook_that_fails_is_one_line_and_leaves_the_last_good_page(small: 
         notebooks.execute(small, params.load(small))
     assert re.fullmatch(
         r"notebook 01_study\.ipynb: cell 4 failed with ValueError: no such table; "
-        r"see data/progress/01_study\.failed\.ipynb, mend it and run `visionquant notebooks 01_study`",
+        r"see data/machines/local/progress/01_study\.failed\.ipynb, mend it and run `visionquant notebooks 01_study`",
         str(error.value),
     )
     assert good.read_text() == "the last good one"
-    failed = nbformat.read(small.root / "data" / "progress" / "01_study.failed.ipynb", as_version=4)
+    failed = nbformat.read(small.root / "data/machines/local" / "progress" / "01_study.failed.ipynb", as_version=4)
     assert any(out.output_type == "error" for cell in failed.cells for out in cell.get("outputs", []))
 
 
@@ -120,16 +120,53 @@ def test_a_notebook_that_fails_leaves_the_figures_of_the_last_good_one(small: Pr
     small.figures.mkdir(parents=True)
     (small.figures / "latency-1.svg").write_text("the last good one")
     lines = (
-        "from visionquant.analysis import study as evidence, show",
-        "from visionquant.analysis.figures import cells",
-        "study = evidence.open_study(root)",
-        "show.figure(cells.latency(study, study.measured), figures)",
+        "from visionquant.report.figure import Figure",
+        "Figure('latency-1', 'Title', 'Caption', 'Alt', 'Source', '<svg/>').save(figures)",
         "raise ValueError('too late')",
     )
     broken(small, "\n".join(lines))
     with pytest.raises(StudyError, match="too late"):
         notebooks.execute(small, params.load(small))
     assert (small.figures / "latency-1.svg").read_text() == "the last good one"
+
+
+def test_a_figure_stays_however_its_notebook_is_escaped(rendered: Study, tmp_path: Path) -> None:
+    """One change of escaping in nbformat is no reason to delete what notebooks show."""
+    project = Project(shutil.copytree(rendered.project.root, tmp_path / "copy"))
+    for path in project.executed.glob("*.ipynb"):
+        path.write_text(path.read_text().replace('\\"', "\\u0022"))
+    before = {path.name for path in project.figures.iterdir()}
+    (project.figures / "foreign.svg").touch()
+    notebooks.execute(project, rendered.params)
+    assert {path.name for path in project.figures.iterdir()} == before
+
+
+def test_only_notebooks_that_would_come_out_otherwise_are_executed(
+    rendered: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = Project(shutil.copytree(rendered.project.root, tmp_path / "copy"))
+    executed: list[str] = []
+    monkeypatch.setattr(notebooks, "_execute", lambda _, path, stamp: executed.append(path.stem))
+    notebooks.execute(project, rendered.params)
+    assert executed == []
+    source = project.notebooks / "03_memory.ipynb"
+    source.write_text(source.read_text().replace("# Memory", "# Bytes", 1))
+    (project.figures / "speedup-1.svg").write_text("<svg/>")
+    notebooks.execute(project, rendered.params)
+    assert executed == ["02_latency", "03_memory"]
+
+
+def test_the_stamp_of_a_notebook_sees_its_page_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = Path(shutil.copytree(PACKAGE, tmp_path / "visionquant"))
+    monkeypatch.setattr(notebooks, "PACKAGE", package)
+    before = {path.stem: notebooks.stamp(path, "evidence") for path in SOURCES}
+    page = package / "report" / "pages" / "memory_page.py"
+    page.write_text(page.read_text().replace("Memory by precision", "Memory by format"))
+    after = {path.stem: notebooks.stamp(path, "evidence") for path in SOURCES}
+    assert {name for name in before if before[name] != after[name]} == {"03_memory"}
+    template = package / "report" / "shell" / "pieces.html"
+    template.write_text(template.read_text() + "\n")
+    assert not {notebooks.stamp(path, "evidence") for path in SOURCES} & set(after.values())
 
 
 def test_an_unknown_notebook_is_named(small: Project) -> None:

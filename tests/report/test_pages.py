@@ -10,14 +10,15 @@ import browser
 import made
 import pytest
 
-from visionquant.analysis.study import Evidence
+from visionquant.analysis.study import Study, gather
 from visionquant.core.errors import StudyError
-from visionquant.report import pages, summary
+from visionquant.report import site
+from visionquant.report.pages import index_page
 from visionquant.settings import params
 
 SECTIONS = (
-    "study", "latency", "memory", "throughput", "statistics", "groups", "fidelity", "costs", "validation", "conditions",
-    "launch", "claims", "decision", "accuracy", "keeping", "guide",
+    "study", "latency", "memory", "throughput", "statistics", "fidelity", "costs", "conditions", "claims", "accuracy",
+    "keeping", "guide",
 )  # fmt: skip
 
 
@@ -38,15 +39,15 @@ class Links(HTMLParser):
                 self.places.append(value)
 
 
-def html(study: Evidence) -> dict[str, str]:
+def html(study: Study) -> dict[str, str]:
     return {path.stem: path.read_text() for path in sorted(study.project.reports.glob("*.html"))}
 
 
-def test_there_is_an_index_and_a_page_a_section(rendered: Evidence) -> None:
+def test_there_is_an_index_and_a_page_a_section(rendered: Study) -> None:
     assert set(html(rendered)) == {"index", *SECTIONS}
 
 
-def test_every_link_resolves_and_none_leaves_the_folder(rendered: Evidence) -> None:
+def test_every_link_resolves_and_none_leaves_the_folder(rendered: Study) -> None:
     reports = rendered.project.reports
     for name, text in html(rendered).items():
         found = Links(text)
@@ -61,14 +62,14 @@ def test_every_link_resolves_and_none_leaves_the_folder(rendered: Evidence) -> N
                 assert place in found.places, f"{name} has no {target}"
 
 
-def test_every_page_says_which_weights_and_machine_it_shows(rendered: Evidence) -> None:
+def test_every_page_says_which_weights_and_machine_it_shows(rendered: Study) -> None:
     for name, text in html(rendered).items():
         assert "seeded weights" in text, name
         assert "Made-up CPU" in text, name
         assert "not comparable" in text, name
 
 
-def test_the_index_opens_with_what_was_found_and_the_state_of_the_run(rendered: Evidence) -> None:
+def test_the_index_opens_with_what_was_found_and_the_state_of_the_run(rendered: Study) -> None:
     text = html(rendered)["index"]
     assert text.index("What was found") < text.index("What this run can't answer") < text.index("State of the run")
     assert "2.00 times FP32&#39;s speed in the median of 16 models" in text
@@ -76,28 +77,28 @@ def test_the_index_opens_with_what_was_found_and_the_state_of_the_run(rendered: 
     assert "over the time budget" in text
 
 
-def test_missing_cells_keep_their_reason_on_the_page(rendered: Evidence) -> None:
+def test_missing_cells_keep_their_reason_on_the_page(rendered: Study) -> None:
     assert 'title="7 passes">— <small>time</small>' in html(rendered)["latency"]
 
 
-def test_building_twice_gives_the_same_bytes(rendered: Evidence) -> None:
+def test_building_twice_gives_the_same_bytes(rendered: Study) -> None:
     before = html(rendered)
-    pages.build(rendered.project, rendered.params)
+    site.build(rendered.project, rendered.params)
     assert html(rendered) == before
 
 
 def test_a_page_without_its_notebook_names_the_command(tmp_path: Path) -> None:
     project = made.project(tmp_path)
     with pytest.raises(StudyError, match=r"01_study\.ipynb: not executed yet; run `visionquant notebooks`"):
-        pages.build(project, params.load(project))
+        site.build(project, params.load(project))
     project.executed.mkdir(parents=True)
     (project.executed / "01_study.ipynb").write_text("{")
     with pytest.raises(StudyError, match=r"01_study\.ipynb: broken; run `visionquant notebooks`"):
-        pages.build(project, params.load(project))
+        site.build(project, params.load(project))
 
 
-def test_the_summary_is_five_lines(rendered: Evidence) -> None:
-    lines = summary.five_lines(rendered.project, rendered.params)
+def test_the_summary_is_five_lines(rendered: Study) -> None:
+    lines = index_page.five_lines(gather(rendered.project, rendered.params))
     assert len(lines) == 5
     assert lines[1] == "cells     316 of 320 ok; 4 over budget"
     assert "FP16 2.00x, INT8 0.50x, NF4 0.99x" in lines[2]
@@ -114,7 +115,7 @@ def tab() -> Iterator[browser.Page]:
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [400, 1400])
 @pytest.mark.parametrize("name", ["index", *SECTIONS])
-def test_a_page_loads_clean_and_fits_the_window(rendered: Evidence, tab: browser.Page, name: str, width: int) -> None:
+def test_a_page_loads_clean_and_fits_the_window(rendered: Study, tab: browser.Page, name: str, width: int) -> None:
     tab.open((rendered.project.reports / f"{name}.html").as_uri(), width)
     assert tab.complaints == []
     assert all(url.startswith(("file:", "data:")) for url in tab.requests)
@@ -123,7 +124,7 @@ def test_a_page_loads_clean_and_fits_the_window(rendered: Evidence, tab: browser
 
 
 @pytest.mark.browser
-def test_a_table_sorts_by_number_and_keeps_missing_rows_last(rendered: Evidence, tab: browser.Page) -> None:
+def test_a_table_sorts_by_number_and_keeps_missing_rows_last(rendered: Study, tab: browser.Page) -> None:
     tab.open((rendered.project.reports / "memory.html").as_uri(), 1400)
     column = "[...document.querySelectorAll('#table-memory tbody tr')].map(r => r.cells[1].innerText.trim())"
     heading = "document.querySelectorAll('#table-memory thead tr:last-child th')[1]"
@@ -141,7 +142,7 @@ def test_a_table_sorts_by_number_and_keeps_missing_rows_last(rendered: Evidence,
 
 
 @pytest.mark.browser
-def test_light_and_dark_differ_and_figures_follow(rendered: Evidence, tab: browser.Page) -> None:
+def test_light_and_dark_differ_and_figures_follow(rendered: Study, tab: browser.Page) -> None:
     grounds = set()
     for dark in (False, True):
         tab.open((rendered.project.reports / "latency.html").as_uri(), 1400, dark)

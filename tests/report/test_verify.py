@@ -7,21 +7,21 @@ from pathlib import Path
 import made
 import pytest
 
-from visionquant.analysis.study import Evidence
+from visionquant.analysis.study import Study
 from visionquant.core.paths import Project
-from visionquant.records import archive, record
-from visionquant.report import pages
+from visionquant.records import archive, recipe, record
+from visionquant.report import site
 from visionquant.report.notebooks import sources
 from visionquant.report.verify import verify
 from visionquant.settings import params as parameters
-from visionquant.weights import hub
+from visionquant.weights import checkpoint
 
 CODE = "c0de" * 16
 PAIR = "vit-base-224-production-nf4.json"
 
 
 @pytest.fixture
-def project(rendered: Evidence, tmp_path: Path) -> Project:
+def project(rendered: Study, tmp_path: Path) -> Project:
     root = tmp_path / "copy"
     shutil.copytree(rendered.project.root, root)
     return Project(root)
@@ -46,14 +46,14 @@ def edited(old: str, new: str) -> Callable[[Path], None]:
 
 Edit = Callable[[Path], object]
 OF_THE_EVIDENCE: dict[str, tuple[Edit, str]] = {
-    "reports/tables/latency.csv": (edited("published", "publishde"), "stale: not what the evidence gives"),
-    "reports/tables/memory.csv": (Path.unlink, "missing"),
+    "reports/tables/cells.csv": (edited("published", "publishde"), "stale: not what the evidence gives"),
+    "reports/tables/missing.csv": (Path.unlink, "missing"),
     "reports/tables/magic.csv": (Path.touch, "foreign"),
     "reports/notebooks/02_latency.ipynb": (edited("# Latency", "# Latencies"), "stale: its cells"),
     "reports/notebooks/03_memory.ipynb": (Path.unlink, "missing"),
     "reports/notebooks/10_magic.ipynb": (Path.touch, "foreign"),
     "reports/notebooks/04_throughput.ipynb": (lambda path: path.write_text("{"), "broken: no notebook"),
-    "data/measured/resnet-fp32.json": (Path.touch, "foreign: no record"),
+    "data/machines/local/latency/resnet-fp32.json": (Path.touch, "foreign: no record"),
 }
 LOST = ("02", "03", "04")
 OF_THE_PAGES: dict[str, tuple[Edit, str]] = {
@@ -90,27 +90,33 @@ def test_a_broken_lock_is_named(project: Project) -> None:
 
 
 def test_a_single_changed_sample_is_found_and_named(project: Project) -> None:
-    path = project.measured / PAIR
+    path = project.local / "latency" / PAIR
     import hashlib
 
     import yaml
 
-    lock = {"stages": {"measure": {"outs": [{"path": f"data/measured/{PAIR}", "md5": ""}]}}}
+    lock = {"stages": {"measure": {"outs": [{"path": f"data/machines/local/latency/{PAIR}", "md5": ""}]}}}
     lock["stages"]["measure"]["outs"][0]["md5"] = hashlib.md5(path.read_bytes()).hexdigest()
     (project.root / "dvc.lock").write_text(yaml.safe_dump(lock))
     assert faults(project) == {}
     edited("101.0", "101.1")(path)
     found = faults(project)
-    assert "not the file that dvc.lock knows" in found[f"data/measured/{PAIR}"]
-    assert "reports/tables/latency.csv" in found
+    assert "not the file that dvc.lock knows" in found[f"data/machines/local/latency/{PAIR}"]
+    assert "reports/tables/cells.csv" in found
     assert "reports/notebooks/02_latency.ipynb" in found
 
 
-def test_a_changed_setting_makes_records_tables_and_notebooks_stale(project: Project) -> None:
+def test_a_changed_setting_makes_evidence_of_every_kind_tables_and_notebooks_stale(project: Project) -> None:
+    run = {"command": "", "weights": "seeded", "environment": made.CPU, "elapsed_s": 1.0}
+    settings = parameters.load(project)
+    recipe.write(project, recipe.Recipe(name="made-up", **run, rows=({"precision": "nf4"},)), settings)
+    for side in archive.AA_SIDES:
+        (project.local / side).mkdir(parents=True)
+        shutil.copy(project.local / "latency" / PAIR, project.local / side / PAIR)
     edited("    blocksize: 64", "    blocksize: 128")(project.params)
     found = faults(project)
-    assert found[f"data/measured/{PAIR}"] == "stale: measured with another precision row"
-    assert "reports/tables/latency.csv" in found
+    assert found[f"data/machines/local/latency/{PAIR}"] == "stale: measured with another precision row"
+    assert "reports/tables/cells.csv" in found
     assert "reports/notebooks/02_latency.ipynb" in found
 
 
@@ -123,17 +129,17 @@ def test_the_record_of_a_pair_that_left_the_study_is_no_fault(project: Project) 
     edited("  - vit-base-patch32-special\n", "")(project.params)
     found = faults(project)
     assert found
-    assert not any(name.startswith("data/measured") for name in found)
+    assert not any(name.startswith("data/machines/local") for name in found)
 
 
 def test_what_a_kill_left_half_written_is_no_fault(project: Project) -> None:
-    (project.measured / f".{PAIR}.partial").write_text("{")
+    (project.local / "latency" / f".{PAIR}.partial").write_text("{")
     assert faults(project) == {}
 
 
 def test_records_of_other_measuring_code_are_named(project: Project) -> None:
     found = faults(project, "beef" * 16)
-    assert found[f"data/measured/{PAIR}"] == "stale: measured by code c0dec0de, not beefbeef"
+    assert found[f"data/machines/local/latency/{PAIR}"] == "stale: measured by code c0dec0de, not beefbeef"
     assert len(found) == 64
 
 
@@ -147,31 +153,33 @@ def test_weights_that_are_not_those_that_were_measured_are_named(tmp_path: Path)
     edited("\nmodels:\n", "\nmodels:\n  mine:\n    path: models/mine\n    input_size: 32\n")(project.params)
     edited("  models:\n", "  models:\n  - mine\n")(project.params)
     params = parameters.load(project)
-    manifest = hub.download(project, params, "mine")
+    manifest = checkpoint.download(project, params, "mine")
     one = made.record("vit-base-224-production", "nf4", [made.cell(1, [[1.0] * 3] * 3)])
     used = {"kind": "pretrained", "source": manifest.source, "manifest_sha256": manifest.sha256()}
     settings = one.settings.model_copy(update={"model": params.models["mine"], "weights": record.Weights(**used)})
     record.write(project.record("mine", "nf4"), one.model_copy(update={"model": "mine", "settings": settings}))
-    assert not {"data/models/mine.json", "data/measured/mine-nf4.json"} & set(faults(project))
+    local = "data/machines/local"
+    assert not {f"{local}/models/mine.json", f"{local}/latency/mine-nf4.json"} & set(faults(project))
     (folder / "model.safetensors").write_text("[]")
-    assert faults(project)["data/models/mine.json"].startswith("model.safetensors: has another sha256")
-    hub.download(project, params, "mine")
+    assert faults(project)[f"{local}/models/mine.json"].startswith("model.safetensors: has another sha256")
+    checkpoint.download(project, params, "mine")
     found = faults(project)
-    assert "data/models/mine.json" not in found
-    assert found["data/measured/mine-nf4.json"] == "stale: measured with other weights than data/models/mine.json has"
+    assert f"{local}/models/mine.json" not in found
+    why = f"stale: measured with other weights than {local}/models/mine.json has"
+    assert found[f"{local}/latency/mine-nf4.json"] == why
 
 
 def test_a_changed_sample_of_a_recorded_set_is_named(project: Project) -> None:
-    path = archive.pack(project, parameters.load(project), "made-up-cpu") / PAIR
+    path = archive.record(project, parameters.load(project), "made-up-cpu") / "latency" / PAIR
     edited("101.0", "101.1")(path)
     found = faults(project)
-    assert found["data/recorded/made-up-cpu/" + PAIR].startswith("altered")
+    assert found["data/machines/made-up-cpu/latency/" + PAIR].startswith("altered")
 
 
 def test_pages_built_from_other_notebooks_are_not_hidden_by_the_notebooks_fault(project: Project) -> None:
     """A stale notebook is named alone, for its page can't be judged; once it is right the page is."""
     edited("# Latency", "# Latencies")(project.executed / "02_latency.ipynb")
-    pages.build(project, parameters.load(project))
+    site.build(project, parameters.load(project))
     assert set(faults(project)) == {"reports/notebooks/02_latency.ipynb"}
     edited("# Latencies", "# Latency")(project.executed / "02_latency.ipynb")
     assert set(faults(project)) == {"reports/latency.html"}

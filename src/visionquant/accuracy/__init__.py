@@ -1,1 +1,1 @@
-"""Small networks trained here on real labelled images, and what each precision does to their accuracy."""
+"""Networks trained here or opened by name, and what each precision does to their predictions on labelled images."""

@@ -24,22 +24,22 @@ class Digits:
     labels: torch.Tensor
 
 
-def load(side: int) -> Digits:
+def load_digits(side: int) -> Digits:
     """All digits, bilinearly scaled to ``side`` pixels, grey in three channels."""
-    from sklearn.datasets import load_digits
+    from sklearn import datasets
 
-    found = load_digits()
-    grey = torch.from_numpy(found.images.astype(np.float32) / 16)[:, None]
+    data = datasets.load_digits()
+    grey = torch.from_numpy(data.images.astype(np.float32) / 16)[:, None]
     scaled = functional.interpolate(grey, size=(side, side), mode="bilinear", align_corners=False)
     scaled = (scaled - grey.mean()) / grey.std()
-    return Digits(scaled.expand(-1, 3, -1, -1).contiguous(), torch.from_numpy(found.target.astype(np.int64)))
+    return Digits(scaled.expand(-1, 3, -1, -1).contiguous(), torch.from_numpy(data.target.astype(np.int64)))
 
 
-def preprocessing(side: int) -> Preprocessing:
-    """What makes an image file such an input; :func:`load` scales alike."""
-    from sklearn.datasets import load_digits
+def digit_preprocessing(side: int) -> Preprocessing:
+    """What makes an image file such an input; :func:`load_digits` scales alike."""
+    from sklearn import datasets
 
-    grey = load_digits().images / 16
+    grey = datasets.load_digits().images / 16
     mean, deviation = float(grey.mean()), float(grey.std(ddof=1))
     return Preprocessing(DEFAULT | {"image_mean": [mean] * 3, "image_std": [deviation] * 3}, (3, side, side))
 
@@ -48,19 +48,16 @@ def folds(labels: torch.Tensor, count: int, seed: int) -> tuple[tuple[torch.Tens
     """(training, held-out) indices of each fold."""
     from sklearn.model_selection import StratifiedKFold
 
-    split = StratifiedKFold(count, shuffle=True, random_state=seed)
-    pairs = split.split(np.zeros(len(labels)), labels.numpy())
-    return tuple((torch.from_numpy(train), torch.from_numpy(held)) for train, held in pairs)
+    split = StratifiedKFold(count, shuffle=True, random_state=seed).split(np.zeros(len(labels)), labels.numpy())
+    return tuple((torch.from_numpy(learned), torch.from_numpy(held_out)) for learned, held_out in split)
 
 
 def shifted(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Each image moved by up to one source pixel along both axes, the border repeated: (n, 3, side, side)."""
-    step = images.shape[-1] // SIDE
-    moves = torch.randint(-step, step + 1, (len(images), 2), generator=generator)
-    padded = functional.pad(images, (step, step, step, step), mode="replicate")
     side = images.shape[-1]
-    rows = [
-        padded[i, :, step + int(dy) : step + int(dy) + side, step + int(dx) : step + int(dx) + side]
-        for i, (dy, dx) in enumerate(moves)
-    ]
-    return torch.stack(rows)
+    step = side // SIDE
+    corners = step + torch.randint(-step, step + 1, (len(images), 2), generator=generator)
+    padded = functional.pad(images, (step, step, step, step), mode="replicate")
+    return torch.stack(
+        [image[:, y : y + side, x : x + side] for image, (y, x) in zip(padded, corners.tolist(), strict=True)]
+    )

@@ -1,71 +1,49 @@
 """Static INT8: the range of every activation fixed beforehand, from images that a network was calibrated on.
 
-``observe`` runs the FP32 network over calibration images with an observer in front of every Linear layer; ``quantise``
-copies the network with those ranges: inputs as unsigned 8-bit numbers, affine, one scale and zero point a tensor;
-weights as signed ones, symmetric, a scale an output channel. Convolutions, norms and products inside attention keep
-FP32, as they do under bitsandbytes, so that both quantise the same layers. Without observers the ranges are taken anew
-from every batch (dynamic quantisation). What is rounded is then multiplied in FP32, which gives what integer kernels
+Inputs of Linear layers become unsigned 8-bit numbers, affine, one scale and zero point a tensor; weights signed ones,
+symmetric, a scale an output channel. All else keeps FP32, as under bitsandbytes. Without observers the ranges are taken
+anew from every batch (dynamic quantisation). What is rounded is multiplied in FP32, which gives what integer kernels
 give, up to FP32's own rounding: this is about accuracy, not about speed.
 
 Min-max clips nothing: one strange image stretches every step for all others. A percentile clips a fixed share whatever
-it costs. MSE clips where rounding and clipping together cost least.
-
-Observers, rounding and histograms are PyTorch's (``torch.ao.quantization``). Two things are read off its histogram:
-the percentile, which it lacks, and the MSE range, for its own search takes the first cut without comparing, and on
-heavy tails ends at twice the least error, beyond that of clipping nothing. The package is on notice since torch 2.10;
-torchao has the same classes under ``torchao.quantization.pt2e``, the place to go when it ends. It is not used yet:
-transformers imports torchao in every process where it is installed, some seconds and 60 MiB for each one measured.
-NVIDIA's ModelOpt 0.47 has all three statistics, but its MSE passes ``num_bits`` where a bias is expected and always
-clips at a sixteenth of the range (83 of 360 digits named rightly, FP32: 356). ONNX Runtime and NNCF have no MSE.
-
+it costs. MSE clips where rounding and clipping together cost least. Observers, rounding and histograms are PyTorch's
+(``torch.ao.quantization``, on notice since torch 2.10 in favour of torchao, whose import costs every measured process
+seconds); it lacks a percentile, and its own MSE search ends at twice the least error on heavy tails.
 Source: Nagel et al., A White Paper on Neural Network Quantization (2021), section 3.1.
 """
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from functools import partial
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import nn
+from torch.ao.quantization import observer
 from torch.ao.quantization.fake_quantize import FakeQuantize, FixedQParamsFakeQuantize
-from torch.ao.quantization.observer import (
-    FixedQParamsObserver,
-    HistogramObserver,
-    MinMaxObserver,
-    MovingAverageMinMaxObserver,
-    ObserverBase,
-    PerChannelMinMaxObserver,
-)
 from torch.nn import functional
 
 from visionquant.core.errors import StudyError
 
 Statistic = Literal["min-max", "percentile", "mse"]
-Observers = dict[str, ObserverBase]
+Observers = dict[str, observer.ObserverBase]
 PERCENTILE = 99.99  # of all values are inside the range, half of the others on each side of it
 SHARES = torch.linspace(0.05, 1.0, 20)  # of the lowest and of the highest value: ranges that MSE is tried for
 
 
-class PercentileObserver(HistogramObserver):
+class PercentileObserver(observer.HistogramObserver):
     """The range that holds ``PERCENTILE`` percent of all values, interpolated within the histogram's bins."""
 
     def calculate_qparams(self) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[override]
-        share = torch.cumsum(self.histogram.double(), 0) / self.histogram.double().sum()
-        edges = torch.linspace(float(self.min_val), float(self.max_val), self.bins + 1)
+        below = np.concatenate(([0.0], np.cumsum(self.histogram.double().numpy())))
+        edges = np.linspace(float(self.min_val), float(self.max_val), self.bins + 1)
         outside = (1 - PERCENTILE / 100) / 2
-        low, high = (_interpolate(at, share, edges) for at in (outside, 1 - outside))
-        return self._calculate_qparams(low, high)
+        low, high = np.interp([outside * below[-1], (1 - outside) * below[-1]], below, edges)
+        return self._calculate_qparams(torch.tensor(low).float(), torch.tensor(high).float())
 
 
-def _interpolate(at: float, share: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
-    """The value below which ``at`` of the histogram lies."""
-    bin_ = int(torch.searchsorted(share, at).clamp(max=len(share) - 1))
-    below = share[bin_ - 1] if bin_ else share.new_zeros(())
-    inside = (at - below) / (share[bin_] - below)
-    return edges[bin_] + inside.clamp(0, 1).float() * (edges[bin_ + 1] - edges[bin_])
-
-
-class MseObserver(HistogramObserver):
+class MseObserver(observer.HistogramObserver):
     """Of ``SHARES`` squared pairs of ends, the range that the middles of the histogram's bins lose least to."""
 
     def calculate_qparams(self) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[override]
@@ -78,8 +56,8 @@ class MseObserver(HistogramObserver):
         return scale[best], zero_point[best]
 
 
-OBSERVERS: dict[Statistic, type[ObserverBase]] = {
-    "min-max": MinMaxObserver,
+OBSERVERS: dict[Statistic, type[observer.ObserverBase]] = {
+    "min-max": observer.MinMaxObserver,
     "percentile": PercentileObserver,
     "mse": MseObserver,
 }
@@ -94,13 +72,12 @@ class Int8Linear(nn.Module):
 
     def __init__(self, linear: nn.Linear, rounding: FakeQuantize) -> None:
         super().__init__()
-        observer = PerChannelMinMaxObserver(dtype=torch.int8, qscheme=torch.per_channel_symmetric)
-        observer(linear.weight)
-        scale, _ = observer.calculate_qparams()
-        codes = torch.round(linear.weight.detach() / scale[:, None]).clamp(-128, 127)
+        weights = observer.PerChannelMinMaxObserver(dtype=torch.int8, qscheme=torch.per_channel_symmetric)
+        weights(linear.weight)
+        scale = weights.calculate_qparams()[0][:, None]
         self.rounding = rounding
-        self.register_buffer("codes", codes.to(torch.int8))
-        self.register_buffer("scale", scale[:, None])
+        self.register_buffer("codes", torch.round(linear.weight.detach() / scale).clamp(-128, 127).to(torch.int8))
+        self.register_buffer("scale", scale)
         self.register_buffer("bias", None if linear.bias is None else linear.bias.detach())
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -114,10 +91,14 @@ def observers(net: nn.Module, statistic: Statistic) -> Observers:
     Raises:
         StudyError: there is no Linear layer.
     """
-    names = [name for name, module in net.named_modules() if type(module) is nn.Linear]
+    names = _linear_layers(net)
     if not names:
         raise StudyError("calibration", "a network without a Linear layer", "calibrate one that has some")
     return {name: OBSERVERS[statistic](dtype=torch.uint8) for name in names}
+
+
+def _linear_layers(net: nn.Module) -> list[str]:
+    return [name for name, module in net.named_modules() if type(module) is nn.Linear]
 
 
 def observe(net: nn.Module, batches: Iterable[torch.Tensor], seen: Observers) -> None:
@@ -128,7 +109,13 @@ def observe(net: nn.Module, batches: Iterable[torch.Tensor], seen: Observers) ->
     Raises:
         StudyError: there is no image, or an activation is not finite.
     """
-    hooks = [net.get_submodule(name).register_forward_pre_hook(_watching(one)) for name, one in seen.items()]
+
+    def watch(each: observer.ObserverBase, _: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        if not torch.isfinite(inputs[0]).all():
+            raise StudyError("calibration", "an activation that is not finite", "leave the image out")
+        each(inputs[0])
+
+    hooks = [net.get_submodule(name).register_forward_pre_hook(partial(watch, each)) for name, each in seen.items()]
     images = 0
     try:
         with torch.inference_mode():
@@ -142,29 +129,24 @@ def observe(net: nn.Module, batches: Iterable[torch.Tensor], seen: Observers) ->
         raise StudyError("calibration", "no image in the batches", "give one or more; an iterator runs out once read")
 
 
-def _watching(one: ObserverBase) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
-    def hook(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        if not torch.isfinite(inputs[0]).all():
-            raise StudyError("calibration", "an activation that is not finite", "leave the image out")
-        one(inputs[0])
-
-    return hook
-
-
 def quantise(net: nn.Module, seen: Observers | None) -> nn.Module:
     """A copy of ``net`` (FP32, on the CPU) in INT8, with the ranges of ``seen``; if None, with those of each batch."""
-    copied = copy.deepcopy(net).eval()
-    names = list(seen) if seen else [name for name, module in net.named_modules() if type(module) is nn.Linear]
-    for name in names:
-        parent, _, leaf = name.rpartition(".")
-        linear = net.get_submodule(name)
-        assert isinstance(linear, nn.Linear)
-        int8 = Int8Linear(linear, _static(seen[name]) if seen else _dynamic())
-        setattr(copied.get_submodule(parent), leaf, int8.eval())
-    return copied
+    quantised = copy.deepcopy(net).eval()
+    for name in seen or _linear_layers(net):
+        rounding: Any  # torch annotates neither class
+        if seen:
+            scale, zero_point = seen[name].calculate_qparams()  # type: ignore[no-untyped-call]
+            fixed = {"scale": float(scale), "zero_point": int(zero_point), "dtype": torch.uint8}
+            rounding = FixedQParamsFakeQuantize(observer.FixedQParamsObserver.with_args(**fixed))  # type: ignore[no-untyped-call]
+        else:
+            batch: Any = {"averaging_constant": 1, "is_dynamic": True, "dtype": torch.uint8}
+            rounding = FakeQuantize(observer.MovingAverageMinMaxObserver, **batch)  # type: ignore[no-untyped-call]
+        linear: Any = net.get_submodule(name)
+        quantised.set_submodule(name, Int8Linear(linear, rounding).eval())
+    return quantised
 
 
-def calibrate(net: nn.Module, batches: Iterable[torch.Tensor], statistic: Statistic) -> nn.Module:
+def calibrated(net: nn.Module, batches: Iterable[torch.Tensor], statistic: Statistic) -> nn.Module:
     """``net`` in static INT8, calibrated on ``batches`` (N, 3, height, width) and proved.
 
     Raises:
@@ -173,30 +155,19 @@ def calibrate(net: nn.Module, batches: Iterable[torch.Tensor], statistic: Statis
     seen = observers(net, statistic)
     observe(net, batches, seen)
     quantised = quantise(net, seen)
-    prove(quantised)
+    prove_int8(quantised)
     return quantised
 
 
-def _static(seen: ObserverBase) -> FakeQuantize:
-    scale, zero_point = seen.calculate_qparams()  # type: ignore[no-untyped-call]
-    fixed = FixedQParamsObserver.with_args(scale=float(scale), zero_point=int(zero_point), dtype=torch.uint8)
-    return FixedQParamsFakeQuantize(fixed)  # type: ignore[no-untyped-call]
-
-
-def _dynamic() -> FakeQuantize:
-    batch: dict[str, Any] = {"averaging_constant": 1, "is_dynamic": True, "dtype": torch.uint8}
-    return FakeQuantize(MovingAverageMinMaxObserver, **batch)  # type: ignore[no-untyped-call]
-
-
-def prove(net: nn.Module) -> int:
+def prove_int8(net: nn.Module) -> int:
     """How many Linear layers of a quantised network have INT8 weights and rounded inputs.
 
     Raises:
         StudyError: there is none, or one is left in FP32.
     """
     layers = [module for module in net.modules() if isinstance(module, Int8Linear)]
-    good = [one for one in layers if one.codes.dtype == torch.int8 and bool(one.rounding.fake_quant_enabled)]
-    left = len(layers) - len(good) + sum(type(module) is nn.Linear for module in net.modules())
+    good = [layer for layer in layers if layer.codes.dtype == torch.int8 and bool(layer.rounding.fake_quant_enabled)]
+    left = len(layers) - len(good) + len(_linear_layers(net))
     if not good or left:
         raise StudyError("calibration", f"{len(good)} Linear layers in INT8 and {left} not", "report this defect")
     return len(good)

@@ -1,28 +1,38 @@
-"""Does a rerun agree? Two sets of records, cell by cell: agrees, differs, undecided or not comparable.
+"""Does a rerun agree? Two machine sets, cell by cell: agrees, differs, undecided or not comparable.
 
 Between like machines (the same GPU, or the same CPU with as many cores, and the same recorded settings of its speed)
 the median latency is compared; between others only the speedup over FP32, which each set takes on its own machine. The
 unit is the process, as in verdicts: a cell agrees where both are equivalent within the margin, differs where the
 corrected test says so, and is undecided where the processes at hand carry neither; the interval stands beside it.
 Holm's correction is over all compared cells.
+
+An A/A run is such a comparison of equal things, so it tells of false alarms and of the machine's noise floor. Corrected
+verdicts differ in at most 1 - confidence of all runs, so not one may. Uncorrected, each of n cells has that chance:
+more than the binomial's 95 % bound of them is more than chance.
 """
 
-import math
 from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+import pandas as pd
 from scipy import stats
 
-from visionquant.analysis import estimates, verdicts
-from visionquant.analysis.study import BASELINE, Evidence, RecordSet, moved_between
-from visionquant.analysis.verdicts import Contrast
+from visionquant.analysis.estimators import ONE_PROCESS, contrasts, logs, summary, wall_times
+from visionquant.analysis.frame import Sides, shared_rounds
+from visionquant.analysis.study import BASELINE, MachineSet, Study
+from visionquant.analysis.verdicts import decide, grounds
 from visionquant.core.errors import StudyError
+from visionquant.core.intervals import half_width, log_medians
 from visionquant.records import drift
 from visionquant.records.record import Record
 
-Word = Literal["agrees", "differs", "undecided", "not comparable"]
-WORDS: dict[str, Word] = {"SAME": "agrees", "FASTER": "differs", "SLOWER": "differs", "UNDECIDED": "undecided"}
+AgreementWord = Literal["agrees", "differs", "undecided", "not comparable"]
+WORDS: dict[str, AgreementWord] = {
+    "SAME": "agrees", "FASTER": "differs", "SLOWER": "differs", "UNDECIDED": "undecided",
+}  # fmt: skip
+FEWEST = 20
 
 
 @dataclass(frozen=True)
@@ -33,7 +43,7 @@ class Agreement:
     precision: str
     batch_size: int
     quantity: str
-    word: Word
+    word: AgreementWord
     ratio: float | None = None
     low: float | None = None
     high: float | None = None
@@ -48,61 +58,50 @@ class Agreement:
         return f"{cell}: {self.word}, {self.quantity} ratio {self.ratio:.3f} ({self.low:.3f} to {self.high:.3f})"
 
 
-def set_named(evidence: Evidence, name: str) -> RecordSet:
-    """A set by its name: "local", or a platform of ``data/recorded``.
+def set_named(study: Study, name: str) -> MachineSet:
+    """A set by its name: "local", or a machine of ``data/machines``.
 
     Raises:
         StudyError: there is none, or it holds nothing.
     """
-    names = {one.source.partition(":")[2] or one.source: one for one in evidence.sets}
-    if name not in names or not names[name].records:
-        held = [key for key, one in names.items() if one.records]
+    held = {one.source.removeprefix("recorded:"): one for one in study.sets if one.records}
+    if name not in held:
         raise StudyError(f"compare: {name}", "no set of records has this name", f"sets: {', '.join(held) or 'none'}")
-    return names[name]
+    return held[name]
 
 
-def compare(evidence: Evidence, a: RecordSet, b: RecordSet, one_set: bool = False) -> list[Agreement]:
+def compare(study: Study, a: MachineSet, b: MachineSet, one_set: bool = False) -> list[Agreement]:
     """Every cell that either set measured, in the order of ``a``, then what only ``b`` has.
 
     Args:
         one_set: both are passes of one set, whose machine is one by all that was recorded.
     """
-    apart = "" if one_set else why_unlike(a, b)
+    machines = a.environment, b.environment
+    apart = machines[0].why_unlike(machines[1]) if machines[0] and machines[1] else "nothing measured"
+    apart, choice = "" if one_set else apart, study.params.statistics
     quantity = "speedup" if apart else "latency_median"
-    keys = dict.fromkeys(
-        (m, p, cell.batch_size) for one in (a, b) for (m, p), r in one.records.items() for cell in r.cells
-    )
-    reasons: dict[tuple[str, str, int], str] = {}
-    contrasts: dict[tuple[str, str, int], Contrast] = {}
-    for key in keys:
-        found = _contrast(a, b, *key, apart)
-        if isinstance(found, str):
-            reasons[key] = found
-        else:
-            contrasts[key] = found
-    choice = evidence.params.statistics
-    judged = verdicts.judge(list(contrasts.values()), choice.confidence, choice.equivalence_margin)
-    words = dict(zip(contrasts, judged, strict=True))
+    cells = ((*pair, cell.batch_size) for one in (a, b) for pair, found in one.records.items() for cell in found.cells)
+    sides = {key: _sides(a, b, *key, apart) for key in dict.fromkeys(cells)}
+    compared = {key: side for key, side in sides.items() if not isinstance(side, str)}
+    contrast = _contrasts([side[0] for side in compared.values()])
+    if apart:
+        contrast = _difference(contrast, _contrasts([side[1] for side in compared.values()]))
+    half = stats.t.ppf(0.5 + choice.confidence / 2, contrast.df) * contrast.error
+    words = decide(contrast.assign(all=1), ["all"], choice.confidence, choice.equivalence_margin)
+    why = grounds(contrast, words, choice.confidence, choice.equivalence_margin)
+    ratios = (np.exp(contrast.effect + sign * half) for sign in (0, -1, 1))
+    rows = dict(zip(compared, zip(words.verdict, *ratios, why, strict=True), strict=True))
     agreements = []
-    for key in keys:
-        if key in reasons:
-            agreements.append(Agreement(*key, quantity, "not comparable", why=reasons[key]))
-            continue
-        one = contrasts[key]
-        half = float(stats.t.ppf(0.5 + choice.confidence / 2, one.df)) * one.error
-        ratio, low, high = (math.exp(one.effect + sign * half) for sign in (0, -1, 1))
-        word = WORDS[words[key].word]
-        agreements.append(Agreement(*key, quantity, word, ratio, low, high, words[key].why))
+    for key, side in sides.items():
+        if isinstance(side, str) or np.isnan(rows[key][2]):
+            reason = side if isinstance(side, str) else ONE_PROCESS
+            agreements.append(Agreement(*key, quantity, "not comparable", why=reason))
+        else:
+            agreements.append(Agreement(*key, quantity, WORDS[rows[key][0]], *rows[key][1:]))
     return agreements
 
 
-def why_unlike(a: RecordSet, b: RecordSet) -> str:
-    """Empty where absolute figures of both sets compare, else why not."""
-    mine, theirs = a.environment, b.environment
-    return mine.why_unlike(theirs) if mine and theirs else "nothing measured"
-
-
-def summary(agreements: list[Agreement]) -> str:
+def counted(agreements: list[Agreement]) -> str:
     """How many cells agree, in one line."""
     counts = Counter(one.word for one in agreements)
     compared = len(agreements) - counts["not comparable"]
@@ -112,41 +111,26 @@ def summary(agreements: list[Agreement]) -> str:
     )
 
 
-def _contrast(a: RecordSet, b: RecordSet, model: str, precision: str, batch_size: int, apart: str) -> Contrast | str:
-    sides = []
-    for one in (a, b):
-        state = one.state(model, precision, batch_size)
-        if state.cell is None or state.record is None or state.status != "ok":
+def _sides(a: MachineSet, b: MachineSet, model: str, precision: str, batch_size: int, apart: str) -> list[Sides] | str:
+    """What to compare: a cell of A with B's, or in each set FP32 with the precision; or why nothing can be."""
+    states = [(one, one.state(model, precision, batch_size)) for one in (a, b)]
+    for one, state in states:
+        if state.status != "ok":
             return f"{one.label}: {state.reason}"
-        sides.append((state.record, estimates.processes(state.cell)))
-    (record_a, times_a), (record_b, times_b) = sides
+    (record_a, cell_a), (record_b, cell_b) = (state.measured for _, state in states)
     changed = _other_settings(record_a, record_b)
     if changed:
         return f"other {changed}"
     if not apart:
-        moved = _moved(a, b, model, precision, batch_size)
-        return verdicts.contrast(times_a, times_b, moved) or "one process: no interval"
+        return [Sides(cell_a.replicates, cell_b.replicates, max(drift.between(cell_a, cell_b), a.shift, b.shift))]
     if precision == BASELINE:
         return f"{apart}: absolute figures don't compare"
-    ratios = []
-    for one, times in ((a, times_a), (b, times_b)):
-        base = one.state(model, BASELINE, batch_size)
-        if base.cell is None or base.status != "ok":
+    bases = [(one, one.state(model, BASELINE, batch_size)) for one in (a, b)]
+    for one, base in bases:
+        if base.status != "ok":
             return f"{one.label}: no FP32 cell ({base.reason})"
-        other = one.state(model, precision, batch_size)
-        assert other.cell is not None
-        moved = moved_between(BASELINE, base.cell, precision, other.cell, one.shift)
-        found = verdicts.contrast(estimates.processes(base.cell), times, moved)
-        if found is None:
-            return "one process: no interval"
-        ratios.append(found)
-    return _difference(*ratios)
-
-
-def _moved(a: RecordSet, b: RecordSet, model: str, precision: str, batch_size: int) -> float:
-    """How far the machines of two like sets were apart, by the drift sentinel."""
-    one, other = a.state(model, precision, batch_size), b.state(model, precision, batch_size)
-    return max(drift.between(one.cell, other.cell), a.shift, b.shift) if one.cell and other.cell else 0.0
+    cells = zip(bases, (cell_a, cell_b), strict=True)
+    return [shared_rounds(base.measured[1], cell, precision, one.shift) for (one, base), cell in cells]
 
 
 def _other_settings(a: Record, b: Record) -> str:
@@ -156,19 +140,85 @@ def _other_settings(a: Record, b: Record) -> str:
         "precision row": (a.settings.precision, b.settings.precision),
         "weights": (a.settings.weights.kind, b.settings.weights.kind),
         "attention": (a.settings.protocol.attention, b.settings.protocol.attention),
-        "threads": (_threads(a), _threads(b)),
+        "threads": tuple({one.threads for cell in record.cells for one in cell.replicates} for record in (a, b)),
     }
-    return ", ".join(name for name, (one, other) in pairs.items() if one != other)
+    return ", ".join(name for name, (here, there) in pairs.items() if here != there)
 
 
-def _threads(record: Record) -> set[int]:
-    return {one.threads for cell in record.cells for one in cell.replicates}
+def _contrasts(sides: list[Sides]) -> pd.DataFrame:
+    base, other = logs(wall_times(side.base) for side in sides), logs(wall_times(side.other) for side in sides)
+    return contrasts(base, other).assign(drift=np.array([side.drift for side in sides], float))
 
 
-def _difference(a: Contrast, b: Contrast) -> Contrast:
-    """The contrast of two contrasts, with Welch's degrees of freedom over both."""
+def _difference(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
+    """The contrasts of two contrasts, with Welch's degrees of freedom over both."""
     total = a.error**2 + b.error**2
-    df = total**2 / (a.error**4 / a.df + b.error**4 / b.df) if total > 0 else a.df + b.df
-    return Contrast(
-        a.effect - b.effect, math.sqrt(total), df, math.hypot(a.spread, b.spread), min(a.n, b.n), a.drift + b.drift
+    df = (total**2 / (a.error**4 / a.df + b.error**4 / b.df)).where(total > 0, a.df + b.df)
+    found = pd.DataFrame({"effect": a.effect - b.effect, "error": total**0.5, "df": df, "drift": a.drift + b.drift})
+    return found.assign(spread=np.hypot(a.spread, b.spread), n=np.minimum(a.n, b.n))
+
+
+@dataclass(frozen=True)
+class RepeatedRun:
+    """Cells of an A/A run with the gate: ``different`` after correction, ``uncorrected`` of at most ``bound`` without.
+
+    Fewer than ``FEWEST`` compared cells decide nothing. ``floor`` are half-widths (shares) of the median's interval, of
+    every cell in both passes.
+    """
+
+    cells: tuple[Agreement, ...]
+    compared: int
+    different: int
+    uncorrected: int
+    bound: int
+    floor: tuple[float, ...]
+    protocol: str
+    processes: tuple[int, ...]
+
+    @property
+    def passed(self) -> bool:
+        return self.compared >= FEWEST and self.different == 0 and self.uncorrected <= self.bound
+
+    @property
+    def text(self) -> str:
+        """The outcome in one sentence."""
+        found = summary(self.floor)
+        width = f"{100 * found['median']:.1f} % in the middle" if found else "not known"
+        span = f" ({100 * found['min']:.1f} to {100 * found['max']:.1f} %)" if found else ""
+        return (
+            f"{self.different} of {self.compared} compared cells called different (corrected), {self.uncorrected} "
+            f"before correction (at most {self.bound} expected); half-width of a median's interval {width}{span}"
+        )
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """Every cell, then the outcome."""
+        return (*(one.text for one in self.cells), f"A/A {'passed' if self.passed else 'FAILED'}: {self.text}")
+
+
+def repeated_run(study: Study, machine_set: MachineSet) -> RepeatedRun:
+    """The outcome of a set's A/A run.
+
+    Raises:
+        StudyError: the set has none.
+    """
+    if machine_set.aa is None:
+        raise StudyError("aa-test", "no A/A run", "run `visionquant aa-test`")
+    first, second = (MachineSet(name, rows) for name, rows in zip(("first", "second"), machine_set.aa, strict=True))
+    cells, confidence = compare(study, first, second, one_set=True), study.params.statistics.confidence
+    bounds = [(one.low, one.high) for one in cells if one.low is not None and one.high is not None]
+    records = [*first.records.values(), *second.records.values()]
+    timed = [cell for record in records for cell in record.cells]
+    widths = [half_width(log_medians(wall_times(cell.replicates)), confidence) for cell in timed]
+    protocols = {record.settings.protocol for record in records}
+    names = [name for name, row in study.params.protocols.items() if row in protocols]
+    return RepeatedRun(
+        cells=tuple(cells),
+        compared=len(bounds),
+        different=sum(one.word == "differs" for one in cells),
+        uncorrected=sum(not low <= 1 <= high for low, high in bounds),
+        bound=max(0, int(stats.binom.ppf(0.95, len(bounds), 1 - confidence))),
+        floor=tuple(width for width in widths if width is not None),
+        protocol=", ".join(names) or "one that params.yaml no longer has",
+        processes=tuple(sorted({len(cell.replicates) for cell in timed})),
     )

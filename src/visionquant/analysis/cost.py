@@ -7,8 +7,8 @@ measurement is an assumption of params.yaml. Savings are against FP32; the one-t
 import math
 from dataclasses import dataclass
 
-from visionquant.analysis.prices import Price
-from visionquant.analysis.study import Evidence, RecordSet
+from visionquant.analysis.published import Price
+from visionquant.analysis.study import MachineSet, Study
 from visionquant.settings.costs import CostAssumptions
 
 # Assumptions that the sensitivity figure moves.
@@ -17,9 +17,11 @@ MOVED = ("load_images_per_s", "utilisation", "hours_per_month", "years", "develo
 
 @dataclass(frozen=True)
 class Capacity:
-    """Images a second of one instance, and the batch size that gives them; ``why`` where there is none."""
+    """Images a second of one instance with bounds, and the batch size that gives them; ``why`` where there is none."""
 
-    images_per_s: float | None
+    images_per_s: float | None = None
+    low: float | None = None
+    high: float | None = None
     batch_size: int | None = None
     why: str = ""
 
@@ -64,42 +66,34 @@ def instances(assumed: CostAssumptions, per_s: float) -> int:
     return max(1, math.ceil(assumed.load_images_per_s / (per_s * assumed.utilisation) - 1e-9))
 
 
-def published(evidence: Evidence, model: str, precision: str) -> Capacity:
+def published(study: Study, model: str, precision: str) -> Capacity:
     """What the published latency at batch size 1 gives."""
-    ms = evidence.published.value("latency_median", model, precision)
-    return Capacity(1e3 / ms, 1) if ms else Capacity(None, why="no latency is printed")
+    ms = study.published.value("latency_median", model, precision)
+    return Capacity(1e3 / ms, batch_size=1) if ms else Capacity(why="no latency is printed")
 
 
-def measured(evidence: Evidence, records_: RecordSet, model: str, precision: str) -> Capacity:
+def measured(study: Study, machine_set: MachineSet, model: str, precision: str) -> Capacity:
     """The best measured throughput within the limits."""
-    assumed, best, reasons = evidence.params.cost, Capacity(None), []
-    for batch_size in evidence.batch_sizes:
-        latency = evidence.estimate(records_, "latency_median", model, precision, batch_size)
-        rate = evidence.estimate(records_, "throughput", model, precision, batch_size)
+    assumed, found, reasons = study.params.cost, [], []
+    for size in study.batch_sizes:
+        latency, rate, memory = (
+            study.row(machine_set.source, model, precision, size, name)
+            for name in ("latency_median", "throughput", machine_set.memory)
+        )
         if latency.value is None or rate.value is None:
-            reasons.append(latency.reason or rate.reason)
-            continue
-        if latency.value > assumed.latency_limit_ms:
+            reasons.append(latency.reason if latency.value is None else rate.reason)
+        elif latency.value > assumed.latency_limit_ms:
             reasons.append(f"over {assumed.latency_limit_ms:g} ms")
-            continue
-        name = "memory_peak_allocated" if on_cuda(records_) else "memory_stored_weights"
-        memory = evidence.estimate(records_, name, model, precision, batch_size).value
-        if assumed.memory_limit_mib is not None and (memory is None or memory > assumed.memory_limit_mib):
+        elif assumed.memory_limit_mib is not None and not (memory.value or math.inf) <= assumed.memory_limit_mib:
             reasons.append(f"over {assumed.memory_limit_mib:g} MiB")
-            continue
-        if best.images_per_s is None or rate.value > best.images_per_s:
-            best = Capacity(rate.value, batch_size)
-    return best if best.images_per_s is not None else Capacity(None, why=reasons[0] if reasons else "not measured")
+        else:
+            found.append(Capacity(rate.value, rate.low, rate.high, size))
+    return max(found, key=lambda one: one.images_per_s or 0.0, default=Capacity(why=next(iter(reasons), "")))
 
 
-def on_cuda(records_: RecordSet) -> bool:
-    """Whether a set was measured on a GPU."""
-    return records_.environment is not None and records_.environment.device == "cuda"
-
-
-def fits(records_: RecordSet, price: Price) -> bool:
+def fits(machine_set: MachineSet, price: Price) -> bool:
     """Whether the instance of a price has a GPU if, and only if, the set was measured on one."""
-    return on_cuda(records_) == (price.gpus > 0)
+    return machine_set.on_cuda == (price.gpus > 0)
 
 
 @dataclass(frozen=True)
@@ -114,37 +108,22 @@ class Swing:
 
 
 def swings(
-    assumed: CostAssumptions, price_per_hour: float, base: tuple[float, float, float], other: tuple[float, float, float]
+    assumed: CostAssumptions, price_per_hour: float, base: Capacity, other: Capacity
 ) -> tuple[float, tuple[Swing, ...]]:
-    """The saving net of development, and its swings, widest first; ``base`` and ``other`` are (rate, low, high)."""
+    """The saving net of development, and its swings, widest first; both capacities have a figure."""
+    per_s, base_per_s = other.images_per_s or 0.0, base.images_per_s or 0.0
 
-    def net(assumptions: CostAssumptions, price: float, base_rate: float, rate: float) -> float:
-        return bill(base_rate, rate, price, assumptions).saved - assumptions.development_usd
+    def net(assumptions: CostAssumptions = assumed, price: float = price_per_hour, rate: float = per_s) -> float:
+        return bill(base_per_s, rate, price, assumptions).saved - assumptions.development_usd
 
     found = []
     for name in MOVED:
-        value = getattr(assumed, name)
-        ends = value * (1 - assumed.spread), value * (1 + assumed.spread)
-        if name == "utilisation":
-            ends = ends[0], min(ends[1], 1.0)
-        low, high = (net(assumed.model_copy(update={name: end}), price_per_hour, base[0], other[0]) for end in ends)
-        found.append(Swing(name, *ends, low, high))
-    prices = price_per_hour * (1 - assumed.spread), price_per_hour * (1 + assumed.spread)
-    found.append(Swing("price_per_hour", *prices, *(net(assumed, price, base[0], other[0]) for price in prices)))
-    rates = [net(assumed, price_per_hour, base[0], rate) for rate in other[1:]]
-    found.append(Swing("measured throughput (its interval)", *other[1:], *rates))
-    ordered = sorted(found, key=lambda one: -abs(one.at_high - one.at_low))
-    return net(assumed, price_per_hour, base[0], other[0]), tuple(ordered)
-
-
-def rate(evidence: Evidence, records_: RecordSet, model: str, precision: str) -> tuple[float, float, float] | None:
-    """The best measured throughput within the limits, with its interval; None where there is none."""
-    found = measured(evidence, records_, model, precision)
-    if found.images_per_s is None or found.batch_size is None:
-        return None
-    estimate = evidence.estimate(records_, "throughput", model, precision, found.batch_size)
-    return (
-        found.images_per_s,
-        found.images_per_s if estimate.low is None else estimate.low,
-        found.images_per_s if estimate.high is None else estimate.high,
-    )
+        low, high = (getattr(assumed, name) * (1 + sign * assumed.spread) for sign in (-1, 1))
+        high = min(high, 1.0) if name == "utilisation" else high
+        nets = (net(assumed.model_copy(update={name: end})) for end in (low, high))
+        found.append(Swing(name, low, high, *nets))
+    prices = [price_per_hour * (1 + sign * assumed.spread) for sign in (-1, 1)]
+    found.append(Swing("price_per_hour", *prices, *(net(price=price) for price in prices)))
+    rates = [per_s if end is None else end for end in (other.low, other.high)]
+    found.append(Swing("measured throughput (its interval)", *rates, *(net(rate=rate) for rate in rates)))
+    return net(), tuple(sorted(found, key=lambda one: -abs(one.at_high - one.at_low)))

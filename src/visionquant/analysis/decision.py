@@ -4,11 +4,10 @@ The fastest by its median is taken; those whose intervals overlap its own can't 
 The Pareto front of a model holds the precisions that no other beats in latency, memory and fidelity at once.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from visionquant.analysis import cost
-from visionquant.analysis.estimates import Estimate
-from visionquant.analysis.study import Evidence, RecordSet
+from visionquant.analysis.estimators import Estimate
+from visionquant.analysis.study import MachineSet, Study
 from visionquant.settings.costs import DecisionLimits
 
 
@@ -29,6 +28,17 @@ class Candidate:
         """Whether latency and memory have a figure."""
         return self.latency.value is not None and self.memory.value is not None
 
+    @property
+    def costs(self) -> tuple[float, float, float]:
+        """Latency, memory, and what fidelity lacks; less is better."""
+        cosine = -1.0 if self.cosine.value is None else self.cosine.value
+        return self.latency.value or 0.0, self.memory.value or 0.0, -cosine
+
+    def beaten_by(self, other: "Candidate") -> bool:
+        """Whether another one costs no more in anything, and less in something."""
+        no_more = all(there <= here for here, there in zip(self.costs, other.costs, strict=True))
+        return other.known and no_more and other.costs != self.costs
+
 
 @dataclass(frozen=True)
 class Advice:
@@ -41,21 +51,23 @@ class Advice:
 
 
 def recommend(
-    evidence: Evidence, records_: RecordSet, models: tuple[str, ...], limits: DecisionLimits
+    study: Study, machine_set: MachineSet, models: tuple[str, ...], limits: DecisionLimits
 ) -> tuple[Advice, ...]:
-    """An answer a model, from one set of records."""
-    return tuple(_advice(evidence, records_, model, limits) for model in models)
+    """An answer a model, from one machine set."""
+    return tuple(_advice(study, machine_set, model, limits) for model in models)
 
 
-def _advice(evidence: Evidence, records_: RecordSet, model: str, limits: DecisionLimits) -> Advice:
-    found = [_candidate(evidence, records_, model, precision, limits) for precision in evidence.precisions]
-    candidates = tuple(_on_front(one, found) for one in found)
-    fitting = [one for one in candidates if one.known and not one.misses]
+def _advice(study: Study, machine_set: MachineSet, model: str, limits: DecisionLimits) -> Advice:
+    found = [_candidate(study, machine_set, model, precision, limits) for precision in study.precisions]
+    candidates = tuple(
+        replace(one, front=one.known and not any(one.beaten_by(other) for other in found)) for one in found
+    )
+    known = [one for one in candidates if one.known]
+    fitting = [one for one in known if not one.misses]
+    if not known:
+        return Advice(model, candidates, None, f"nothing to choose from: {candidates[0].latency.reason}")
     if not fitting:
-        measured = [one for one in candidates if one.known]
-        if not measured:
-            return Advice(model, candidates, None, f"nothing to choose from: {candidates[0].latency.reason}")
-        reasons = "; ".join(f"{one.precision}: {', '.join(one.misses)}" for one in measured)
+        reasons = "; ".join(f"{one.precision}: {', '.join(one.misses)}" for one in known)
         return Advice(model, candidates, None, f"nothing keeps within the limits ({reasons})")
     fastest = min(fitting, key=lambda one: one.latency.value or 0.0)
     others = [one.precision for one in fitting if one is not fastest and _overlap(one.latency, fastest.latency)]
@@ -65,13 +77,10 @@ def _advice(evidence: Evidence, records_: RecordSet, model: str, limits: Decisio
     return Advice(model, candidates, fastest, why)
 
 
-def _candidate(
-    evidence: Evidence, records_: RecordSet, model: str, precision: str, limits: DecisionLimits
-) -> Candidate:
-    name = "memory_peak_allocated" if cost.on_cuda(records_) else "memory_stored_weights"
+def _candidate(study: Study, machine_set: MachineSet, model: str, precision: str, limits: DecisionLimits) -> Candidate:
     latency, memory, cosine = (
-        evidence.estimate(records_, quantity, model, precision, limits.batch_size)
-        for quantity in ("latency_median", name, "cosine")
+        study.row(machine_set.source, model, precision, limits.batch_size, quantity)
+        for quantity in ("latency_median", machine_set.memory, "cosine")
     )
     misses = []
     if limits.latency_limit_ms is not None and latency.value is not None and latency.value > limits.latency_limit_ms:
@@ -81,26 +90,8 @@ def _candidate(
     if limits.fidelity_floor is not None and (cosine.value is None or cosine.value < limits.fidelity_floor):
         found = "no fidelity" if cosine.value is None else f"cosine {cosine.value:.4f}"
         misses.append(f"{found} is below {limits.fidelity_floor:g}")
-    folder = "data/measured" if records_.source == "local" else f"data/recorded/{records_.source.partition(':')[2]}"
-    return Candidate(precision, latency, memory, cosine, f"{folder}/{model}-{precision}.json", tuple(misses))
-
-
-def _on_front(one: Candidate, all_: list[Candidate]) -> Candidate:
-    if not one.known:
-        return one
-    mine = _scores(one)
-    beaten = any(
-        all(theirs <= my for theirs, my in zip(_scores(other), mine, strict=True)) and _scores(other) != mine
-        for other in all_
-        if other.known and other is not one
-    )
-    return Candidate(one.precision, one.latency, one.memory, one.cosine, one.record, one.misses, front=not beaten)
-
-
-def _scores(one: Candidate) -> tuple[float, float, float]:
-    """Latency, memory, and what fidelity lacks; less is better."""
-    cosine = -1.0 if one.cosine.value is None else one.cosine.value
-    return one.latency.value or 0.0, one.memory.value or 0.0, -cosine
+    record = f"{machine_set.folder}/{model}-{precision}.json"
+    return Candidate(precision, latency, memory, cosine, record, tuple(misses))
 
 
 def _overlap(a: Estimate, b: Estimate) -> bool:

@@ -7,86 +7,48 @@ work would take far less, the cell is launch-bound: a faster number format can't
 """
 
 from dataclasses import dataclass
-from statistics import median
-from typing import Literal
 
-from visionquant.analysis.study import BASELINE, Evidence
+import numpy as np
+import pandas as pd
 
-Reading = Literal["launch-bound", "beyond the host", "neither"]
+from visionquant.analysis.study import BASELINE, Study
+
 FLOATS = ("fp32", "fp16")
 NEAR = 1.25  # published time within this factor of the host's is explained by it
 IDLE = 0.1  # a model whose work takes at most this share of its published FP32 time shows the host's rate
 
 
 @dataclass(frozen=True)
-class Issue:
-    """One published cell: milliseconds, operations of a pass, the two floors in milliseconds, and what explains it."""
+class Floors:
+    """What explains the published times.
 
-    model: str
-    precision: str
-    published_ms: float
-    operations: int
-    work_ms: float
-    host_ms: float
-    reading: Reading
-
-    @property
-    def us_per_operation(self) -> float:
-        return 1e3 * self.published_ms / self.operations
-
-
-def idle(evidence: Evidence) -> tuple[str, ...]:
-    """The published models whose work takes at most ``IDLE`` of their FP32 time: they show the host alone."""
-    found = []
-    for row in evidence.published.models:
-        facts, ms = evidence.facts(row.name), evidence.published.value("latency_median", row.name, BASELINE)
-        if facts is not None and ms is not None:
-            work = evidence.published.peaks.floor_ms(facts.macs, facts.model_bytes[BASELINE], BASELINE)
-            if work <= IDLE * ms:
-                found.append(row.name)
-    return tuple(found)
-
-
-def host_us(evidence: Evidence) -> float | None:
-    """Microseconds that the published host spends on an operation, None without counts.
-
-    The median over FP32 and FP16 of the models that leave the GPU idle.
+    ``cells`` has a row a published FP32 or FP16 cell whose operations are counted: model, precision, published_ms,
+    operations of a pass, us_per_operation, the two floors work_ms and host_ms, and the reading ("launch-bound", "beyond
+    the host" or "neither"). ``idle`` are the models whose work takes at most ``IDLE`` of their FP32 time: they show the
+    host alone. ``host_us`` are the microseconds that it spends on an operation, the median over their cells; None
+    without counts.
     """
-    rates = []
-    for model in idle(evidence):
-        facts = evidence.facts(model)
+
+    cells: pd.DataFrame
+    idle: tuple[str, ...]
+    host_us: float | None
+
+
+def floors(study: Study) -> Floors:
+    """The floors of every published FP32 and FP16 cell."""
+    rows = []
+    for model in (one.name for one in study.published.models):
+        facts = study.facts(model)
         for precision in FLOATS:
-            ms = evidence.published.value("latency_median", model, precision)
-            if ms is not None and facts is not None:
-                rates.append(1e3 * ms / facts.operations[precision])
-    return median(rates) if rates else None
-
-
-def issues(evidence: Evidence) -> tuple[Issue, ...]:
-    """Every published FP32 and FP16 cell whose operations are counted."""
-    host = host_us(evidence)
-    found = []
-    for model in (row.name for row in evidence.published.models):
-        facts = evidence.facts(model)
-        for precision in FLOATS:
-            ms = evidence.published.value("latency_median", model, precision)
-            if host is None or facts is None or ms is None:
-                continue
-            count = facts.operations[precision]
-            work = evidence.published.peaks.floor_ms(facts.macs, facts.model_bytes[precision], precision)
-            host_ms = host * count / 1e3
-            reading: Reading = "neither"
-            if ms <= NEAR * host_ms and 2 * work <= ms:
-                reading = "launch-bound"
-            elif ms > NEAR * host_ms:
-                reading = "beyond the host"
-            found.append(Issue(model, precision, ms, count, work, host_ms, reading))
-    return tuple(found)
-
-
-def by_model(found: tuple[Issue, ...]) -> dict[str, dict[str, Issue]]:
-    """Issues by model and precision, FP32 first."""
-    result: dict[str, dict[str, Issue]] = {}
-    for one in sorted(found, key=lambda one: one.precision != BASELINE):
-        result.setdefault(one.model, {})[one.precision] = one
-    return result
+            ms = study.published.value("latency_median", model, precision)
+            if facts is not None and ms is not None:
+                work = study.published.peaks.floor_ms(facts.macs, facts.model_bytes[precision], precision)
+                rows.append((model, precision, ms, facts.operations[precision], work))
+    cells = pd.DataFrame(rows, columns=["model", "precision", "published_ms", "operations", "work_ms"])
+    cells["us_per_operation"] = 1e3 * cells.published_ms / cells.operations
+    idle = cells.model[(cells.precision == BASELINE) & (cells.work_ms <= IDLE * cells.published_ms)]
+    host = cells.us_per_operation[cells.model.isin(idle)].median()
+    cells["host_ms"] = host * cells.operations / 1e3
+    beyond, waits = cells.published_ms > NEAR * cells.host_ms, 2 * cells.work_ms <= cells.published_ms
+    cells["reading"] = np.select([beyond, waits], ["beyond the host", "launch-bound"], "neither")
+    return Floors(cells if len(idle) else cells[:0], tuple(idle), float(host) if len(idle) else None)

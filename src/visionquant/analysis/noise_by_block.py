@@ -2,21 +2,15 @@
 
 from itertools import pairwise
 
-from visionquant.analysis.study import BASELINE, RecordSet
+from visionquant.analysis.study import BASELINE, MachineSet
 
 Ratios = tuple[float | None, ...]
 
 
-def traced(records_: RecordSet) -> tuple[str, ...]:
-    """The precisions of a set, FP32 apart, whose records tell of noise by block."""
-    names = (name for (model, name) in records_.records if name != BASELINE and after_blocks(records_, model, name))
-    return tuple(dict.fromkeys(names))
-
-
-def after_blocks(records_: RecordSet, model: str, precision: str) -> Ratios:
-    """Signal to noise in dB after each block; empty where it was not taken."""
-    record = records_.records.get((model, precision))
-    return record.fidelity.blocks_sqnr_db if record and record.fidelity else ()
+def by_pair(machine_set: MachineSet) -> dict[tuple[str, str], Ratios]:
+    """Signal to noise in dB after each block of every pair, FP32 apart, whose record tells of it."""
+    found = {pair: one.fidelity.blocks_sqnr_db for pair, one in machine_set.records.items() if one.fidelity}
+    return {pair: ratios for pair, ratios in found.items() if ratios and pair[1] != BASELINE}
 
 
 def steepest(ratios: Ratios) -> tuple[int | None, float | None]:
@@ -26,7 +20,5 @@ def steepest(ratios: Ratios) -> tuple[int | None, float | None]:
         for number, (before, after) in enumerate(pairwise(ratios), start=2)
         if before is not None and after is not None and before > after
     ]
-    if not falls:
-        return None, None
-    lost, number = max(falls)
+    lost, number = max(falls, default=(None, None))
     return number, lost

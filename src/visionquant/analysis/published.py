@@ -1,32 +1,40 @@
 """The published study as data: every printed figure with the decimals it was printed with.
 
-Source: the CSV files of ``data/supplement``, copied digit by digit from the technical supplement. Its "INT4" column is
-NF4 by its own words ("INT4 NF4"), so it stands under our precision ``nf4``; its "MB" are MiB (2**20 bytes). It says
-neither which average its latencies are nor at which batch size its throughput was taken; the latency heading says
-batch size 1, and the throughput column is 1000 / latency almost to the digit, so both are set against batch size 1.
+Source: the CSV files of ``data/supplement``, copied digit by digit from the technical supplement, and, beside them,
+prices, releases and peaks from elsewhere, each with its source. Its "INT4" column is NF4 by its own words ("INT4 NF4"),
+so it stands under our precision ``nf4``; its "MB" are MiB (2**20 bytes). It says neither which average its latencies
+are nor at which batch size its throughput was taken; the latency heading says batch size 1, and the throughput column
+is 1000 / latency almost to the digit, so both are set against batch size 1.
 """
 
-import csv
-from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+import math
+import re
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, get_type_hints
+
+import pandas as pd
 
 from visionquant.core.errors import StudyError
 from visionquant.core.paths import Project
 
+RESTORE = "restore it from git"
+NUMBER = re.compile(r"-?\d+(\.\d+)?")
 PRECISIONS = {"fp32": "fp32", "fp16": "fp16", "int8": "int8", "int4": "nf4"}
-COLUMNS = {
-    "latency.csv": {"ms": "latency_median", "speedup": "speedup"},
-    "memory.csv": {"mb": "memory_published", "reduction_percent": "memory_reduction"},
-    "throughput.csv": {
-        "sps": "throughput",
-        "improvement_percent": "throughput_change",
-        "impact_percent": "throughput_change",
-    },
-}
+QUANTITIES = {
+    "ms": "latency_median", "speedup": "speedup", "mb": "memory_published", "reduction_percent": "memory_reduction",
+    "sps": "throughput", "improvement_percent": "throughput_change", "impact_percent": "throughput_change",
+}  # fmt: skip
+BY_MODEL = ("latency", "memory", "throughput")
+# What names a row, where it is more than the first column; and the columns that hold words.
+KEYS = {"statistics": ["quantity", "statistic"], "groups": ["group", "quantity", "statistic"]}
+WORDS = {"group", "description", "rule", "unit", "statement", "source", "date", "region", "terms", "gpu"}
+# Whole things, counted and not rounded: columns, and a row.
+COUNTED = {("costs", "fp32_instances"), ("costs", "fp16_instances"), ("setup", "value"), ("ownership", "years")}
+# Millions of parameters, both ends open: "> 300M", "50-100M", "< 50M" in "Architecture Performance Patterns".
+GROUP_BOUNDS = {"foundation": (300.0, float("inf")), "production": (50.0, 100.0), "edge": (0.0, 50.0)}
 
 
-@dataclass(frozen=True)
-class Printed:
+class Printed(NamedTuple):
     """A number as printed; ``text`` keeps its decimals."""
 
     text: str
@@ -36,17 +44,17 @@ class Printed:
         return float(self.text)
 
     @property
-    def decimals(self) -> int:
-        exponent = Decimal(self.text).as_tuple().exponent
-        return max(0, -exponent) if isinstance(exponent, int) else 0
+    def half(self) -> float:
+        """Half a unit of the last printed decimal: how far the number that was rounded may lie off."""
+        return 0.5 * 10.0 ** -len(self.text.partition(".")[2])
 
     def rounds_from(self, number: float) -> bool:
         """Whether ``number`` rounds to what is printed (a tie may go either way)."""
-        return abs(number - self.value) <= 0.5 * 10.0**-self.decimals + 1e-9
+        return abs(number - self.value) <= self.half + 1e-9
 
 
-@dataclass(frozen=True)
-class PublishedModel:
+# The rows of the CSV files, their fields in the order of the columns; ROWS says of which file.
+class PublishedModel(NamedTuple):
     """A row of the model list; ``millions`` of parameters as printed."""
 
     name: str
@@ -55,8 +63,7 @@ class PublishedModel:
     description: str
 
 
-@dataclass(frozen=True)
-class Statistic:
+class Statistic(NamedTuple):
     """One figure of the statistics block, e.g. (fp16_speedup, mean, 1.33, x)."""
 
     subject: str
@@ -65,8 +72,7 @@ class Statistic:
     unit: str
 
 
-@dataclass(frozen=True)
-class GroupClaim:
+class GroupClaim(NamedTuple):
     """One figure of the architecture patterns, with the rule that is said to make the group."""
 
     group: str
@@ -79,12 +85,11 @@ class GroupClaim:
 
     @property
     def computed(self) -> str:
-        """The statistic that stands for the words: "about 50 %" speaks of the mean."""
+        """The statistic that the words speak of: "about 50 %" is the mean."""
         return "mean" if self.statistic == "about" else self.statistic
 
 
-@dataclass(frozen=True)
-class CostRow:
+class CostRow(NamedTuple):
     """Instances needed and US dollars saved, as printed."""
 
     instance: str
@@ -94,8 +99,7 @@ class CostRow:
     annual_usd: int
 
 
-@dataclass(frozen=True)
-class EdgeClaim:
+class EdgeClaim(NamedTuple):
     """One figure of the edge claims or of the cost of ownership, with the words it stands in."""
 
     item: str
@@ -104,8 +108,7 @@ class EdgeClaim:
     statement: str
 
 
-@dataclass(frozen=True)
-class Expected:
+class Expected(NamedTuple):
     """A metric of the validation protocol with its relative tolerance."""
 
     metric: str
@@ -113,8 +116,21 @@ class Expected:
     tolerance: float
 
 
-@dataclass(frozen=True)
-class Peaks:
+class Price(NamedTuple):
+    """US dollars an hour of one instance: the list price until mid-2025, and the one on ``date``."""
+
+    instance: str
+    before: float
+    now: float
+    date: str
+    region: str
+    terms: str
+    gpu: str
+    gpus: int
+    source: str
+
+
+class Peaks(NamedTuple):
     """What the published GPU can do at most: TFLOP/s, dense, and GB/s of memory; not from the supplement."""
 
     gpu: str
@@ -129,18 +145,46 @@ class Peaks:
         return max(2 * macs / tflops / 1e9, weight_bytes / self.bandwidth_gb_per_s / 1e6)
 
 
+ROWS: dict[str, Any] = {
+    "models": PublishedModel, "statistics": Statistic, "groups": GroupClaim, "costs": CostRow, "edge": EdgeClaim,
+    "ownership": EdgeClaim, "validation": Expected, "prices": Price, "peaks": Peaks,
+}  # fmt: skip
+
+
+class Subject(NamedTuple):
+    """What a summary figure is about: a published column, with its words."""
+
+    quantity: str
+    precision: str
+    label: str
+
+
+SUBJECTS = {
+    "fp16_speedup": Subject("speedup", "fp16", "FP16 speedup"),
+    "fp16_memory_reduction": Subject("memory_reduction", "fp16", "FP16 memory reduction"),
+    "int8_memory_reduction": Subject("memory_reduction", "int8", "INT8 memory reduction"),
+}
+
+
 @dataclass(frozen=True)
 class Published:
-    """All of the supplement's figures. ``cells`` maps (quantity, model, precision) to what is printed."""
+    """All of the supplement's figures.
 
-    models: tuple[PublishedModel, ...]
+    ``figures`` is every cell of every file: table (the file without ".csv"), row (its key columns joined with "-"),
+    column, text as printed, value (NaN of words), half (half a unit of the last decimal; 0 of a count). ``cells`` maps
+    (quantity, model, precision) to what is printed.
+    """
+
+    figures: pd.DataFrame = field(compare=False, repr=False)
     cells: dict[tuple[str, str, str], Printed]
+    models: tuple[PublishedModel, ...]
     statistics: tuple[Statistic, ...]
     groups: tuple[GroupClaim, ...]
     costs: tuple[CostRow, ...]
     edge: tuple[EdgeClaim, ...]
     ownership: tuple[EdgeClaim, ...]
     validation: tuple[Expected, ...]
+    prices: dict[str, Price]
     setup: dict[str, str]
     peaks: Peaks
 
@@ -153,21 +197,48 @@ class Published:
         """A printed column: model to value, in the order of the table."""
         return {m: p.value for (q, m, prec), p in self.cells.items() if (q, prec) == (quantity, precision)}
 
+    def speedups(self, precision: str) -> dict[str, float]:
+        """The printed speedups, or, where no such column is printed, those of the printed milliseconds."""
+        base, ms = self.column("latency_median", "fp32"), self.column("latency_median", precision)
+        return self.column("speedup", precision) or {model: base[model] / ms[model] for model in ms}
+
+    def subject_values(self, name: str, models: tuple[str, ...] | None = None) -> dict[str, float]:
+        """The printed column behind a subject, of ``models`` or of all."""
+        column = self.column(SUBJECTS[name].quantity, SUBJECTS[name].precision)
+        return {model: value for model, value in column.items() if models is None or model in models}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(row.name for row in self.models)
+
     def model(self, name: str) -> PublishedModel | None:
         return next((row for row in self.models if row.name == name), None)
 
     def group(self, name: str) -> tuple[str, ...]:
-        """The models that the supplement lists under a group."""
-        return tuple(row.name for row in self.models if row.group == name)
+        return self.readings(name)["as listed"]
 
     def group_by_rule(self, name: str) -> tuple[str, ...]:
-        """The models whose printed parameter count falls under the group's own rule."""
-        low, high = GROUP_BOUNDS[name]
-        return tuple(row.name for row in self.models if low < row.millions < high)
+        return self.readings(name)["by its rule"]
 
+    def readings(self, group: str) -> dict[str, tuple[str, ...]]:
+        """The readings of a group: as listed, by its rule, and by its rule with the bounds included."""
+        low, high = GROUP_BOUNDS[group]
+        return {
+            "as listed": tuple(row.name for row in self.models if row.group == group),
+            "by its rule": tuple(row.name for row in self.models if low < row.millions < high),
+            "by its rule, bounds included": tuple(row.name for row in self.models if low <= row.millions <= high),
+        }
 
-# Millions of parameters, both ends open: "> 300M", "50-100M", "< 50M" in "Architecture Performance Patterns".
-GROUP_BOUNDS = {"foundation": (300.0, float("inf")), "production": (50.0, 100.0), "edge": (0.0, 50.0)}
+    def price(self, instance: str) -> Price:
+        """The price of one instance.
+
+        Raises:
+            StudyError: ``prices.csv`` has no such row; names those that it has.
+        """
+        if instance not in self.prices:
+            known = ", ".join(self.prices)
+            raise StudyError("params.yaml: cost.instance", f"no price for {instance}", f"one of: {known}")
+        return self.prices[instance]
 
 
 def load(project: Project) -> Published:
@@ -176,82 +247,54 @@ def load(project: Project) -> Published:
     Raises:
         StudyError: a file is missing or holds a value that is no number; names file and line.
     """
-    cells: dict[tuple[str, str, str], Printed] = {}
-    for name, quantities in COLUMNS.items():
-        for line, row in enumerate(rows(project, name), start=2):
-            for column, text in row.items():
-                if column != "model":
-                    precision, _, kind = column.partition("_")
-                    key = (quantities[kind], row["model"], PRECISIONS[precision])
-                    cells[key] = _printed(name, line, text)
-    return Published(
-        models=tuple(
-            PublishedModel(r["model"], r["group"], float(r["parameters_millions"]), r["description"])
-            for r in rows(project, "models.csv")
-        ),
-        cells=cells,
-        statistics=tuple(
-            Statistic(r["quantity"], r["statistic"], _printed("statistics.csv", line, r["value"]), r["unit"])
-            for line, r in enumerate(rows(project, "statistics.csv"), start=2)
-        ),
-        groups=tuple(
-            GroupClaim(
-                r["group"],
-                r["rule"],
-                r["quantity"],
-                r["statistic"],
-                _printed("groups.csv", line, r["value"]),
-                r["unit"],
-                r["statement"],
-            )
-            for line, r in enumerate(rows(project, "groups.csv"), start=2)
-        ),
-        costs=tuple(CostRow(r["instance"], *(int(r[k]) for k in list(r)[1:])) for r in rows(project, "costs.csv")),
-        edge=_claims(project, "edge.csv"),
-        ownership=_claims(project, "ownership.csv"),
-        validation=tuple(
-            Expected(r["metric"], _printed("validation.csv", line, r["expected"]), float(r["tolerance"]))
-            for line, r in enumerate(rows(project, "validation.csv"), start=2)
-        ),
-        setup={r["item"]: r["value"] for r in rows(project, "setup.csv")},
-        peaks=_peaks(project),
-    )
+    wide = {table: _read(project, table) for table in (*BY_MODEL, *ROWS, "releases", "setup")}
+    figures = pd.concat([_long(table, frame) for table, frame in wide.items()], ignore_index=True)
+    rows = {table: _rows(table, wide[table]) for table in ROWS}
+    cells = {}
+    for _, model, column, text in figures.loc[figures["table"].isin(BY_MODEL), :"text"].itertuples(index=False):
+        precision, _, kind = column.partition("_")
+        if precision not in PRECISIONS or kind not in QUANTITIES:
+            raise StudyError("data/supplement, tables by model", f"no column is called {column}", RESTORE)
+        cells[QUANTITIES[kind], model, PRECISIONS[precision]] = Printed(text)
+    for row in (*rows["statistics"], *rows["groups"]):
+        if row.subject not in SUBJECTS:
+            raise StudyError("data/supplement", f"no subject {row.subject}", f"known: {', '.join(SUBJECTS)}")
+    rows |= {"prices": {row.instance: row for row in rows["prices"]}, "peaks": rows["peaks"][0]}
+    return Published(figures, cells, setup=dict(wide["setup"].itertuples(index=False)), **rows)
 
 
-def _peaks(project: Project) -> Peaks:
-    row = rows(project, "peaks.csv")[0]
-    fp32, fp16, bandwidth = (
-        _printed("peaks.csv", 2, row[name]).value for name in ("fp32_tflops", "fp16_tflops", "bandwidth_gb_per_s")
-    )
-    return Peaks(row["gpu"], fp32, fp16, bandwidth, row["source"])
-
-
-def _claims(project: Project, name: str) -> tuple[EdgeClaim, ...]:
-    return tuple(
-        EdgeClaim(r["item"], _printed(name, line, r["published"]), r["unit"], r["statement"])
-        for line, r in enumerate(rows(project, name), start=2)
-    )
-
-
-def rows(project: Project, name: str) -> list[dict[str, str]]:
-    """The rows of a CSV file of ``data/supplement``, whichever line ends and byte order mark an editor left in it.
-
-    Raises:
-        StudyError: it can't be read.
-    """
+def _read(project: Project, table: str) -> pd.DataFrame:
+    """A file as text, whichever line ends and byte order mark an editor left in it; "" where a line ends early."""
+    path = project.supplement / f"{table}.csv"
     try:
-        with (project.supplement / name).open(newline="", encoding="utf-8-sig") as file:
-            return list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError) as error:
-        found = getattr(error, "strerror", None) or "no UTF-8 text"
-        raise StudyError(f"data/supplement/{name}", found, "restore it from git") from None
+        wide = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
+    except (OSError, ValueError) as error:
+        found = "no UTF-8 text" if isinstance(error, UnicodeDecodeError) else f"broken: {error}"
+        raise StudyError(f"data/supplement/{path.name}", getattr(error, "strerror", None) or found, RESTORE) from None
+    if not set(KEYS.get(table, ())) <= set(wide):
+        raise StudyError(f"data/supplement/{path.name}", f"no column {' or '.join(KEYS[table])}", RESTORE)
+    return wide.fillna("")
 
 
-def _printed(name: str, line: int, text: str) -> Printed:
+def _rows(table: str, wide: pd.DataFrame) -> Any:
+    make, kinds = ROWS[table], tuple(get_type_hints(ROWS[table]).values())
     try:
-        Decimal(text)
-    except InvalidOperation:
-        raise StudyError(
-            f"data/supplement/{name} line {line}", f"{text!r} is no number", "restore it from git"
-        ) from None
-    return Printed(text)
+        rows = wide.itertuples(index=False)
+        return tuple(make(*(kind(text) for kind, text in zip(kinds, row, strict=True))) for row in rows)
+    except ValueError as error:
+        raise StudyError(f"data/supplement/{table}.csv", f"broken: {error}", RESTORE) from None
+
+
+def _long(table: str, wide: pd.DataFrame) -> pd.DataFrame:
+    """The cells of a file, row by row; see :class:`Published`."""
+    keys = KEYS.get(table, [wide.columns[0]])
+    named = wide.drop(columns=keys).set_axis(wide[keys].agg("-".join, axis=1), axis=0)
+    found = []
+    for line, (row, texts) in enumerate(named.iterrows(), start=2):
+        for column, text in texts.items():
+            value = float(text) if NUMBER.fullmatch(text) else math.nan
+            if math.isnan(value) and table != "setup" and column not in WORDS:
+                raise StudyError(f"data/supplement/{table}.csv line {line}", f"{text!r} is no number", RESTORE)
+            exact = math.isnan(value) or (table, column) in COUNTED or (table, row) in COUNTED
+            found.append((table, row, column, text, value, 0.0 if exact else Printed(text).half))
+    return pd.DataFrame(found, columns=["table", "row", "column", "text", "value", "half"])

@@ -1,4 +1,4 @@
-"""What the published summary figures speak of, and the measured quantity that stands beside each.
+"""The measured quantity beside a published one.
 
 The supplement does not say what it measured as memory. Its figures equal the weights plus a cuBLAS workspace, that is
 what a GPU has allocated after a run, so this is their counterpart on CUDA. A CPU has no such figure, and the workspace
@@ -6,93 +6,33 @@ of another generation of GPUs is another; there the stored weights plus the publ
 its place.
 """
 
-from dataclasses import dataclass
-
-from visionquant.analysis.published import GROUP_BOUNDS
-from visionquant.analysis.study import BASELINE, Evidence, RecordSet
-from visionquant.core.errors import StudyError
+from visionquant.analysis.published import SUBJECTS
+from visionquant.analysis.study import MachineSet, Study
 from visionquant.core.quantities import MIB
 
 
-@dataclass(frozen=True)
-class Subject:
-    """What a summary figure is about: a published column, with its words."""
-
-    quantity: str
-    precision: str
-    label: str
-
-
-SUBJECTS = {
-    "fp16_speedup": Subject("speedup", "fp16", "FP16 speedup"),
-    "fp16_memory_reduction": Subject("memory_reduction", "fp16", "FP16 memory reduction"),
-    "int8_memory_reduction": Subject("memory_reduction", "int8", "INT8 memory reduction"),
-}
-
-
-def subject(name: str) -> Subject:
-    """A subject of ``statistics.csv`` or ``groups.csv`` by its name there.
-
-    Raises:
-        StudyError: the file names a subject that nothing here measures.
-    """
-    if name not in SUBJECTS:
-        raise StudyError("data/supplement", f"no subject {name}", f"known: {', '.join(SUBJECTS)}")
-    return SUBJECTS[name]
-
-
-def counterpart(evidence: Evidence, records_: RecordSet, quantity: str) -> str:
-    """The measured quantity beside a published one: device memory, or arithmetic on stored bytes where that is no like.
-
-    See :func:`why_counted`.
-    """
-    counted = bool(why_counted(evidence, records_))
+def counterpart(study: Study, machine_set: MachineSet, quantity: str) -> str:
+    """Device memory, or arithmetic on stored bytes where that is no like (see :func:`why_counted`)."""
+    counted = bool(why_counted(study, machine_set))
     return {
         "memory_published": "memory_with_workspace" if counted else "memory_allocated_after",
         "memory_reduction": "memory_reduction_workspace" if counted else "memory_reduction",
     }.get(quantity, quantity)
 
 
-def why_counted(evidence: Evidence, records_: RecordSet) -> str:
+def why_counted(study: Study, machine_set: MachineSet) -> str:
     """Why device memory of this set does not stand beside published figures; empty where it does."""
-    if records_.environment is None or records_.environment.device != "cuda":
+    if not machine_set.on_cuda:
         return "a CPU has none"
-    memories = [cell.memory for record in records_.records.values() for cell in record.cells if cell.memory]
-    others = [one.workspace for one in memories if one.workspace is not None]
-    published = evidence.params.report.workspace_mib * MIB
-    if any(abs(workspace - published) > MIB for workspace in others):
-        return f"that of this card is {max(others) / MIB:g} MiB"
+    memories = [cell.memory for record in machine_set.records.values() for cell in record.cells if cell.memory]
+    workspaces = [memory.workspace for memory in memories if memory.workspace is not None]
+    printed = study.params.report.workspace_mib * MIB
+    if any(abs(workspace - printed) > MIB for workspace in workspaces):
+        return f"that of this card is {max(workspaces) / MIB:g} MiB"
     return ""
 
 
-def published_values(evidence: Evidence, name: str, models: tuple[str, ...] | None = None) -> dict[str, float]:
-    """The printed column behind a subject, of ``models`` or of all."""
-    column = evidence.published.column(subject(name).quantity, subject(name).precision)
-    return {model: value for model, value in column.items() if models is None or model in models}
-
-
-def printed_speedups(evidence: Evidence, precision: str) -> dict[str, float]:
-    """The printed speedups of a precision, or, where no such column is printed, those of its printed milliseconds."""
-    printed = evidence.published.column("speedup", precision)
-    if printed:
-        return printed
-    base = evidence.published.column("latency_median", BASELINE)
-    return {model: base[model] / ms for model, ms in evidence.published.column("latency_median", precision).items()}
-
-
-def measured_values(evidence: Evidence, records_: RecordSet, name: str, models: tuple[str, ...]) -> dict[str, float]:
-    """The measured column behind a subject, without the models that have none."""
-    about = subject(name)
-    return evidence.values(records_, counterpart(evidence, records_, about.quantity), about.precision, models)
-
-
-def groups(evidence: Evidence, name: str) -> dict[str, tuple[str, ...]]:
-    """The readings of a published group: as listed, by its rule, and by its rule with the bounds included."""
-    low, high = GROUP_BOUNDS[name]
-    return {
-        "as listed": evidence.published.group(name),
-        "by its rule": evidence.published.group_by_rule(name),
-        "by its rule, bounds included": tuple(
-            row.name for row in evidence.published.models if low <= row.millions <= high
-        ),
-    }
+def measured_values(study: Study, machine_set: MachineSet, name: str, models: tuple[str, ...]) -> dict[str, float]:
+    """The measured column behind a subject of the summary figures, without the models that have none."""
+    quantity = counterpart(study, machine_set, SUBJECTS[name].quantity)
+    return study.column(machine_set.source, quantity, SUBJECTS[name].precision, models)

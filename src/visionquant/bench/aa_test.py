@@ -12,7 +12,7 @@ from visionquant.bench import measure as pairs
 from visionquant.bench.command import Matrix
 from visionquant.core.errors import StudyError
 from visionquant.core.paths import Project
-from visionquant.records.archive import AA_SIDES
+from visionquant.records.machine_set import AA_SIDES
 from visionquant.settings.params import Params
 from visionquant.weights import architectures
 

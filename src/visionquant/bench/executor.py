@@ -21,7 +21,7 @@ from visionquant.core.errors import StudyError
 from visionquant.core.paths import Project
 from visionquant.records.record import current, stale
 from visionquant.settings.params import Params
-from visionquant.weights import hub
+from visionquant.weights import sources
 
 State = Literal["queued", "running", "ended"]  # a job that the executor does not know any more has ended
 END_S = 30.0  # for a command to end when it is interrupted: it writes down what is finished
@@ -178,7 +178,7 @@ def record_fault(project: Project, params: Params, part: Matrix) -> str:
                 return f"{name}: no record"
             if why := stale(record, params):
                 return f"{name}: {why}"
-            manifest = hub.manifest_of(project, params, record.model)
+            manifest = sources.manifest_of(project, params, record.model)
         except StudyError as error:
             return str(error)
         if not record.goes_on_as(plan.blank(project, params, pair, manifest, record.environment)):

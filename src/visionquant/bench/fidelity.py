@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 from visionquant.core.errors import StudyError
 from visionquant.core.paths import Project
 from visionquant.records.record import Fidelity
-from visionquant.weights import hub
+from visionquant.weights import sources
 from visionquant.weights.manifest import Manifest
 
 CLASSES = 1000
@@ -157,7 +157,7 @@ def sqnr_db(signal: np.ndarray, found: np.ndarray) -> float | None:
 def head_of(project: Project, manifest: Manifest, seed: int) -> tuple[Head, str]:
     """The head that turns features into logits, and its description."""
     if manifest.weights == "pretrained":
-        if own := _own_head(hub.resolve(project, manifest)):
+        if own := _own_head(sources.resolve(project, manifest)):
             return own, OWN_HEAD
     return _projection(seed), f"a fixed seeded projection to {CLASSES} classes"
 

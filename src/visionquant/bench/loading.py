@@ -25,7 +25,7 @@ from visionquant.bench.preprocessing import DEFAULT, Preprocessing
 from visionquant.core.errors import StudyError
 from visionquant.core.paths import Project
 from visionquant.settings.params import ModelSpec
-from visionquant.weights import architectures, hub
+from visionquant.weights import architectures, sources
 from visionquant.weights.manifest import Manifest
 
 NORMALS = 4_194_301  # values
@@ -101,10 +101,11 @@ def preprocessing(project: Project, model: str, spec: ModelSpec, folder: Path | 
     Raises:
         StudyError: a file of the checkpoint's is no JSON.
     """
-    config = (_json(folder, hub.CONFIG) if folder else architectures.config(project, model)) or {}
+    config = (_json(folder, sources.CONFIG) if folder else architectures.config(project, model)) or {}
     settings = None
     if folder:
-        settings = (_json(folder, hub.PROCESSOR) or {}).get("image_processor") or _json(folder, hub.PREPROCESSOR)
+        settings = (_json(folder, sources.PROCESSOR) or {}).get("image_processor")
+        settings = settings or _json(folder, sources.PREPROCESSOR)
     settings = settings or architectures.preprocessing(project, model) or DEFAULT
     return Preprocessing(settings, spec.shape(architectures.channels(config)), str(config.get("model_type", "")), model)
 
@@ -132,7 +133,7 @@ def load(project: Project, model: str, spec: ModelSpec, manifest: Manifest, atte
         StudyError: weights are missing, cut, of another shape, or the architecture is unknown.
     """
     if manifest.weights == "pretrained":
-        return _pretrained(hub.resolve(project, manifest), model, attention, seed)
+        return _pretrained(sources.resolve(project, manifest), model, attention, seed)
     return seeded(project, model, spec, attention, seed)
 
 

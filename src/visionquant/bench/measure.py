@@ -32,7 +32,7 @@ from visionquant.core.paths import Project
 from visionquant.records.cell import Cell
 from visionquant.records.record import Record
 from visionquant.settings.params import Params, Protocol
-from visionquant.weights import hub
+from visionquant.weights import checkpoint, sources
 from visionquant.weights.manifest import Manifest
 
 MEMORY_SHARE = 0.5  # of free host memory that the pairs of one model may take together
@@ -56,7 +56,7 @@ def sweep(project: Project, params: Params, matrix: Matrix, command: Command | N
     machine.declare(project, machine.probe(params.study.device))
     try:
         for part in matrix.by_model():
-            hub.download(project, params, *part.models)
+            checkpoint.download(project, params, *part.models)
             reference.make(project, params, *part.models)
             measure(project, params, part, command)
     except TimeIsUp:
@@ -80,7 +80,7 @@ def measure(project: Project, params: Params, matrix: Matrix, command: Command |
     environment = machine.require_declared(project, params.study.device)
     records = []
     for model in matrix.models:
-        manifest = hub.manifest_of(project, params, model)
+        manifest = sources.manifest_of(project, params, model)
         for group in _groups(project, manifest, matrix.precisions):
             with ExitStack() as stack:
                 runs = []

@@ -17,10 +17,11 @@ from visionquant.bench import energy, pair_fingerprint, pair_worker, plan, refer
 from visionquant.bench.cell_run import CellRun, foresee
 from visionquant.bench.command import Matrix
 from visionquant.bench.gpu_telemetry import Sampler
+from visionquant.core import files
 from visionquant.core.errors import CodeChanged, MachineMismatch, StudyError
-from visionquant.core.paths import Project, write_atomically
+from visionquant.core.paths import Project
 from visionquant.records.cell import Cell
-from visionquant.records.record import Progress, Record, current, write, write_progress
+from visionquant.records.record import PartialRecord, Record, current, write
 from visionquant.settings.params import Params, Protocol
 from visionquant.weights.manifest import Manifest
 
@@ -195,7 +196,7 @@ class PairRun:
         if not isinstance(error, StudyError):
             defect = worker.Defect.of(error)
             self._log += f"{defect}\n"
-            write_atomically(self._failure_log, self._log)
+            files.save(self._failure_log, self._log)
             reason = f"{defect.line}; traceback in {self._project.shown(self._failure_log)}"
         return Cell(batch_size=batch_size, status="failed", reason=reason)
 
@@ -206,7 +207,7 @@ class PairRun:
             self._pending.pop(cell.batch_size, None)
         cells = tuple(sorted((*self.record.cells, *finished), key=lambda cell: cell.batch_size))
         self.record = self.record.model_copy(update={"cells": cells, "elapsed_s": round(self._spent_s, 3)})
-        write_progress(self._progress, Progress(record=self.record, pending=tuple(self._pending.values())))
+        files.save(self._progress, PartialRecord(record=self.record, pending=tuple(self._pending.values())))
 
 
 def require_unedited(record: Record) -> None:

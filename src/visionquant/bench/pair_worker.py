@@ -34,7 +34,7 @@ from visionquant.bench.cell_run import GIB, Host
 from visionquant.bench.output_audit import ExpectedOutput, distance
 from visionquant.core.paths import Project
 from visionquant.records.record import Conversion, Fidelity, Settings, Size
-from visionquant.weights import hub
+from visionquant.weights import sources
 from visionquant.weights.manifest import Manifest
 
 
@@ -113,7 +113,7 @@ def serve(
     if why := backend.unsupported(device.kind):
         raise worker.Failed("unsupported", why)
     net = loading.load(project, model, settings.model, manifest, protocol.attention, protocol.seed)
-    folder = hub.resolve(project, manifest) if manifest.weights == "pretrained" else None
+    folder = sources.resolve(project, manifest) if manifest.weights == "pretrained" else None
     prepared = loading.preprocessing(project, model, settings.model, folder)
     images = inputs.batch(len(inputs.crops()), prepared)
     backend.plant_outliers(net, precision, images[:1])

@@ -19,9 +19,9 @@ from visionquant.core.machine import Environment, probe
 from visionquant.core.paths import Project
 from visionquant.records import archive
 from visionquant.records.cell import Cell, Pending
-from visionquant.records.record import SCHEMA, Progress, Record, Settings, Weights, current, under_way
+from visionquant.records.record import SCHEMA, PartialRecord, Record, Settings, Weights, current, under_way
 from visionquant.settings.params import Params, Protocol
-from visionquant.weights import architectures, hub
+from visionquant.weights import architectures, sources
 from visionquant.weights.manifest import Manifest
 
 
@@ -53,7 +53,7 @@ def blank(
     )
 
 
-def kept(project: Project, asked: Record, matrix: Matrix) -> Progress:
+def kept(project: Project, asked: Record, matrix: Matrix) -> PartialRecord:
     """What a run keeps of an interrupted run of the pair ``asked`` for, or of its record, if they are of one identity.
 
     Of the batch sizes of ``matrix``, cells that failed are not kept, and none is with ``again``. Where nothing is kept,
@@ -66,7 +66,7 @@ def kept(project: Project, asked: Record, matrix: Matrix) -> Progress:
     progress = under_way(project.progress(*pair))
     if progress is None or not progress.record.goes_on_as(asked):
         record = current(project.record(*pair))
-        progress = Progress(record=record if record is not None and record.goes_on_as(asked) else asked)
+        progress = PartialRecord(record=record if record is not None and record.goes_on_as(asked) else asked)
 
     def lasts(part: Cell | Pending) -> bool:
         return part.batch_size not in matrix.batch_sizes or not (
@@ -75,7 +75,7 @@ def kept(project: Project, asked: Record, matrix: Matrix) -> Progress:
 
     pending, cells = tuple(filter(lasts, progress.pending)), tuple(filter(lasts, progress.record.cells))
     anew = progress.record.cells and not cells and not pending
-    return Progress(record=asked if anew else progress.record.model_copy(update={"cells": cells}), pending=pending)
+    return PartialRecord(record=asked if anew else progress.record.model_copy(update={"cells": cells}), pending=pending)
 
 
 def fp32_bytes(project: Project, manifest: Manifest) -> int:
@@ -129,13 +129,13 @@ def of_study(project: Project, params: Params, matrix: Matrix) -> list[PlannedPa
     """
     here = probe(params.study.device)
     records = [record for pair in matrix.pairs if (record := current(project.record(*pair)))]
-    records += [record for machine in archive.read_all(project).values() for record in machine.values()]
+    records += [record for machine in archive.recorded(project) for record in machine.records.values()]
     history = [record for record in records if record.environment.same_hardware(here)]
     planned = []
     for model in matrix.models:
         manifest = None
         with suppress(StudyError):  # without its weights nothing of a model is kept
-            manifest = hub.manifest_of(project, params, model)
+            manifest = sources.manifest_of(project, params, model)
         for pair in itertools.product([model], matrix.precisions):
             cells = kept(project, blank(project, params, pair, manifest, here), matrix).record.cells if manifest else ()
             if sizes := [size for size in matrix.batch_sizes if size not in {cell.batch_size for cell in cells}]:

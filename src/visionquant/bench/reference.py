@@ -17,13 +17,14 @@ import torch
 from visionquant.bench import fidelity, inputs, loading, model_size, torch_flags, worker
 from visionquant.bench.backends import convert
 from visionquant.bench.pair_fingerprint import measuring_sha256
+from visionquant.core import files
 from visionquant.core.errors import MachineMismatch, StudyError
 from visionquant.core.machine import Environment, require_declared
-from visionquant.core.paths import Project, write_atomically
+from visionquant.core.paths import Project
 from visionquant.records.record import sha256_of
 from visionquant.settings.params import ModelSpec, Params
 from visionquant.settings.precision import FP32
-from visionquant.weights import architectures, hub
+from visionquant.weights import architectures, sources
 from visionquant.weights.manifest import Manifest
 
 REPEATS = 0.999999  # cosine of two FP32 passes over the same image, at least
@@ -65,7 +66,7 @@ def make(project: Project, params: Params, model: str) -> Reference:
         StudyError: weights are missing or altered, or the machine is not the declared one.
     """
     environment = require_declared(project, params.study.device)
-    manifest = hub.manifest_of(project, params, model)
+    manifest = sources.manifest_of(project, params, model)
     key = identity(params, model, manifest, environment)
     with suppress(StudyError):  # one that is not there or unreadable is made
         reference = read(project, model)
@@ -75,7 +76,7 @@ def make(project: Project, params: Params, model: str) -> Reference:
     torch_flags.default_threads()
     torch.set_num_threads(1)
     made = _made(project, params, model, manifest, environment.device, key)
-    write_atomically(project.reference(model), _packed(made))
+    files.save(project.reference(model), _packed(made))
     return made
 
 
@@ -101,7 +102,7 @@ def _made(project: Project, params: Params, model: str, manifest: Manifest, devi
             return replace(made, reason=why, fault=why)
         return replace(made, outputs=first)
 
-    folder = hub.resolve(project, manifest) if manifest.weights == "pretrained" else None
+    folder = sources.resolve(project, manifest) if manifest.weights == "pretrained" else None
     log.unlink(missing_ok=True)
     try:
         prepared = loading.preprocessing(project, model, spec, folder)
@@ -117,7 +118,7 @@ def _made(project: Project, params: Params, model: str, manifest: Manifest, devi
         return replace(without, reason=f"FP32: {error}", failed=True)
     except Exception as error:
         defect = worker.Defect.of(error)
-        write_atomically(log, f"{defect}\n")
+        files.save(log, f"{defect}\n")
         reason = f"FP32: {_misfit(net, spec)}{defect.line}; traceback in {project.shown(log)}"
         return replace(without, reason=reason, failed=True)
 
@@ -168,4 +169,4 @@ def read(project: Project, model: str) -> Reference:
 
 
 def _unusable(model: str, found: str) -> StudyError:
-    return StudyError(f"data/references/{model}.npz", found, f"run `visionquant reference --model {model}`")
+    return StudyError(f"reference of {model}", found, f"run `visionquant reference --model {model}`")

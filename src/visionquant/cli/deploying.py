@@ -1,49 +1,30 @@
 """The verbs of the implementation guide: its recipes run and measured, models stored, sent and fetched."""
 
-import re
-from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from visionquant import recipes
 from visionquant.cli.common import Precision, app, machine_of, opened
 from visionquant.core.errors import StudyError
-from visionquant.settings.params import known
+from visionquant.core.paths import Project
+from visionquant.settings.params import Params
 
-# Each module has ``run(project, params, machine)`` that gives a :class:`visionquant.records.recipe.Recipe`.
-RECIPES: dict[str, str] = {
-    "calibration": "visionquant.recipes.calibration",
-    "monitor": "visionquant.recipes.monitor",
-    "validation": "visionquant.recipes.validation",
-    "onnxruntime": "visionquant.recipes.onnxruntime",
-    "serving": "visionquant.recipes.serving",
-    "half": "visionquant.recipes.half",
-    "storage": "visionquant.recipes.storage",
-    "checkpointing": "visionquant.recipes.checkpointing",
-    "compile": "visionquant.recipes.compile",
-}
+if TYPE_CHECKING:
+    from visionquant.accuracy.model_source import ModelSource
 
 
 @app.command()
 def recipe(
-    name: Annotated[str, typer.Argument(help=f"One of: {', '.join(RECIPES)}.")],
-    platform: Annotated[
-        str, typer.Option("--platform", help="Keep the figures in data/recipes/PLATFORM, for a pull request.")
-    ] = "local",
+    name: Annotated[str, typer.Argument(help=f"One of: {', '.join(recipes.NAMES)}.")],
 ) -> None:
     """Run a recipe of the guide, measure it, and keep the figures for the deployment page."""
     project, params = opened("measure")
-    from visionquant.records import recipe as recipes
-    from visionquant.records.archive import NAME
+    from visionquant.records import recipe as records
 
-    known("recipes", [name], RECIPES)
-    if not re.fullmatch(NAME, platform):
-        raise StudyError(
-            f"recipe --platform {platform}", "not a platform name", "use lower-case words and digits joined by -"
-        )
-    found = import_module(RECIPES[name]).run(project, params, machine_of(params))
-    path = recipes.write(project, found, platform)
+    found = recipes.recipe_named(name)(project, params, machine_of(params))
+    path = records.write(project, found, params)
     print(f"{path.relative_to(project.root)}: {len(found.rows)} rows in {found.elapsed_s:.0f} s")
 
 
@@ -66,18 +47,14 @@ def serve(
     max_megapixels: Annotated[float, typer.Option(min=0.01, help="Of an image at most; then 413.")] = 25.0,
 ) -> None:
     """Serve a model in a precision over HTTP, with dynamic batching, on study.device, until SIGTERM or Ctrl-C."""
-    if (model is None) == (network is None):
-        raise StudyError("serve", "one of --model and --network is needed", "name a model or a trained network")
-    from visionquant.deploy import predictor
-    from visionquant.deploy.server import app as server
-    from visionquant.deploy.server.uploads import Limits
-
     project, params = opened()
-    device = machine_of(params).device
-    if model is not None:
-        subject = predictor.model(project, params, model, precision, device)
-    else:
-        subject = predictor.network(project, params, network or "", precision, device)
+    source = _source("serve", project, params, model, network, params.training.run[0])
+    from visionquant.deploy.server import require_installed
+
+    require_installed()
+    from visionquant.deploy.server import app as server
+    from visionquant.deploy.server.routes import Limits
+
     limits = Limits(
         body_bytes=int(max_mib * 2**20),
         pixels=int(max_megapixels * 1e6),
@@ -86,9 +63,22 @@ def serve(
         batch_size=batch_size,
         batch_wait_s=batch_wait_ms / 1e3,
     )
-    if subject.preprocessing.note:
-        typer.echo(subject.preprocessing.note, err=True)
-    server.serve(subject, limits, host, port)
+    if source.preprocessing.note:
+        typer.echo(source.preprocessing.note, err=True)
+    server.serve_http(source, precision, machine_of(params).device, limits, host, port)
+
+
+def _source(
+    verb: str, project: Project, params: Params, model: str | None, network: str | None, fold: int
+) -> "ModelSource":
+    """The model that is named by one of two options."""
+    from visionquant.accuracy import model_source
+
+    if model is not None and network is None:
+        return model_source.open_model(project, params, model)
+    if network is not None and model is None:
+        return model_source.open_network(project, params, network, fold)
+    raise StudyError(verb, "one of --model and --network is needed", "e.g. `--model vit-base-224-production`")
 
 
 @app.command()
@@ -104,19 +94,12 @@ def export(
     ] = None,
 ) -> None:
     """Store a model in a precision as a folder, quantisation state included, without a pickle."""
-    from visionquant.deploy import export as exports
+    from visionquant.deploy import serialization
 
     project, params = opened()
-    known("precisions", [precision], params.precisions)
-    if (model is None) == (network is None):
-        raise StudyError("export", "give one of --model and --network", "e.g. `--model vit-base-224-production`")
+    source = _source("export", project, params, model, network, fold)
     target = machine_of(params).device if device is None else device
-    if model is not None:
-        known("models", [model], params.models)
-        made = exports.model(project, params, model, precision, target, to)
-    else:
-        known("training.networks", [str(network)], params.training.networks)
-        made = exports.network(project, params, str(network), fold, precision, target, to)
+    made = serialization.export_model(source, precision, target, to)
     size_mib = sum(file.bytes for file in made.files) / 2**20
     print(
         f"{to}: {made.precision.method} in {made.dtype} for {made.device}, {size_mib:.1f} MiB; {made.weights} weights"
@@ -130,9 +113,9 @@ def push(
     public: Annotated[bool, typer.Option("--public", help="If it is made now, let everybody read it.")] = False,
 ) -> None:
     """Upload an exported folder as one commit; the token comes from HF_TOKEN or `hf auth login`."""
-    from visionquant.deploy import share
+    from visionquant.deploy import model_folder
 
-    print(f"{repo}@{share.push(folder, repo, public=public)}")
+    print(f"{repo}@{model_folder.push_folder(folder, repo, public=public)}")
 
 
 @app.command()
@@ -142,7 +125,7 @@ def pull(
     to: Annotated[Path, typer.Option("--to", help="The folder to write; it must not be there yet.")],
 ) -> None:
     """Fetch an exported folder at a pinned revision and check every byte."""
-    from visionquant.deploy import share
+    from visionquant.deploy import model_folder
 
-    found = share.pull(repo, revision, to)
+    found = model_folder.pull_folder(repo, revision, to)
     print(f"{to}: {found.precision.method} in {found.dtype} for {found.device}; {found.source}")

@@ -17,12 +17,11 @@ from visionquant.bench import executor as executors
 from visionquant.bench import plan as plans
 from visionquant.bench.command import Command, Matrix
 from visionquant.cli.common import machine_of, verb
-from visionquant.core import machine
+from visionquant.core import files, machine
 from visionquant.core.errors import PairsFailed, StudyError
-from visionquant.core.paths import Project, write_atomically
+from visionquant.core.paths import Project
 from visionquant.records import archive, labelled, predictions
 from visionquant.settings.params import Params, known
-from visionquant.weights import hub
 from visionquant.weights import sources as weights
 
 PROGRAM = (sys.executable, "-c", "from visionquant.cli import main; main()")
@@ -30,7 +29,7 @@ PROGRAM = (sys.executable, "-c", "from visionquant.cli import main; main()")
 
 @verb("write")
 def environment(project: Project, params: Params) -> None:
-    """Write data/environment.json: what this machine is, what sets its speed, and the versions that matter.
+    """Write environment.json: what this machine is, what sets its speed, and the versions that matter.
 
     Limits of the instruction set (ATEN_CPU_CAPABILITY and the like) are part of it, though ONNX Runtime and
     bitsandbytes read the processor itself and ignore them.
@@ -44,15 +43,17 @@ def environment(project: Project, params: Params) -> None:
 def sources(project: Project, params: Params) -> None:
     """Write data/sources.json: have the weights' files changed since they were downloaded? `dvc repro` asks first."""
     digests = weights.sources(project, params)
-    write_atomically(project.sources, json.dumps(digests, indent=1) + "\n")
+    files.save(project.sources, json.dumps(digests, indent=1) + "\n")
     print(f"{project.shown(project.sources)}: {len(digests)} models")
 
 
 @verb("write")
 def download(project: Project, params: Params, model: common.Model) -> None:
     """Fetch the weights of one model at their pinned revision, or say that they will be seeded."""
+    from visionquant.weights import checkpoint
+
     known("models", [model], params.models)
-    manifest = hub.download(project, params, model)
+    manifest = checkpoint.download(project, params, model)
     print(f"{model}: {manifest.weights}, {manifest.source}" + (f" ({manifest.reason})" if manifest.reason else ""))
 
 
@@ -170,10 +171,10 @@ def train(project: Project, params: Params, network: common.Network, all_folds: 
 
     known("training.networks", [network], params.training.networks)
     spec = params.training.networks[network]
-    data = digits.load(spec.image_size)
+    data = digits.load_digits(spec.image_size)
     for fold in range(params.training.folds) if all_folds else params.training.run:
         done = training.train(spec, params.training, data, fold)
-        training.save(project, network, fold, done.net)
+        training.save_trained(project, network, fold, done.net)
         print(f"{network} fold {fold}: {done.correct} of {done.held_out} held-out images, {done.seconds:.0f} s")
 
 
@@ -184,7 +185,7 @@ def evaluate(project: Project, params: Params, network: common.Network, all_fold
 
     known("training.networks", [network], params.training.networks)
     folds = tuple(range(params.training.folds)) if all_folds else params.training.run
-    scores = evaluation.evaluate(project, params, network, folds, machine_of(params))
+    scores = evaluation.evaluate_trained(project, params, network, folds, machine_of(params))
     path, labels, counted = predictions.write(project, scores), scores.labels, []
     for name, predicted in scores.precisions.items():
         counted.append(f"{name} {sum(map(operator.eq, predicted.classes, labels))}")
@@ -197,9 +198,9 @@ def evaluate_pretrained(project: Project, params: Params) -> None:
     if params.evaluation.images is None:
         results = labelled.write_off(project, params.study.models)
     else:
-        from visionquant.accuracy import pretrained
+        from visionquant.accuracy import evaluation
 
-        results = pretrained.judge(project, params, machine_of(params), print)
+        results = evaluation.evaluate_labelled(project, params, machine_of(params), print)
     for reason, count in sorted(Counter(results.missing.values()).items()):
         print(f"not evaluated, {count} models: {reason}")
 
@@ -211,9 +212,9 @@ def record(
     platform: Annotated[str, typer.Option("--platform", help="A name for this machine, e.g. rtx-4090.")],
     partial: Annotated[bool, typer.Option("--partial", help="Though pairs of the study are missing.")] = False,
 ) -> None:
-    """Pack what this machine measured into data/recorded, with hashes, for a pull request."""
-    folder = archive.pack(project, params, platform, partial)
-    print(f"{project.shown(folder)}: {len(archive.manifest_of(folder).files)} records and a manifest")
+    """Copy this machine's evidence to a folder of data/machines, with hashes, for a pull request."""
+    folder = archive.record(project, params, platform, partial)
+    print(f"{project.shown(folder)}: {len(archive.set_manifest(folder).files)} files and a manifest")
 
 
 @verb("measure")
@@ -225,13 +226,13 @@ def aa_test(
     again: common.Again = False,
 ) -> None:
     """Measure at least 20 cells twice: how many does the verdict call different, and how fine can this machine tell?"""
-    from visionquant.analysis import aa_shift
+    from visionquant.analysis import comparison
     from visionquant.analysis import study as evidence
     from visionquant.bench import aa_test as test
 
     test.measure(project, params, test.matrix_of(project, params, model, precision, again), print)
     study = evidence.gather(project, params)
-    outcome = aa_shift.judge(study, study.local)
+    outcome = comparison.repeated_run(study, study.local)
     print("\n".join(outcome.lines))
     if not outcome.passed:
         remedy = "end other work on this machine, or use a protocol with more processes"

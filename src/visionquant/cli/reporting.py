@@ -12,29 +12,28 @@ from visionquant.settings.params import known
 @app.command()
 def analyse() -> None:
     """Derive reports/tables/*.csv and reports/metrics.json from the records."""
-    from visionquant.analysis import longform
+    from visionquant.analysis import frame_files, study
 
-    project, params = opened()
-    longform.write_all(project, params)
+    frame_files.write(study.gather(*opened()))
     print("reports/tables, reports/metrics.json")
 
 
 @app.command()
 def claims() -> None:
-    """Try every published claim: does it follow from what is printed, does a measurement support it?"""
-    from visionquant.analysis.claims import trial
+    """Check every published claim: does it follow from what is printed, does a measurement support it?"""
+    from visionquant.analysis.claims import ledger
 
     project, params = opened()
-    tried = trial.write(project, params)
+    checked = ledger.write_claims(project, params)
     for name in ("internal", "reproduction"):
-        counted = ", ".join(f"{word} {count}" for word, count in tried.counted(name).most_common())
+        counted = ", ".join(f"{word} {count}" for word, count in checked.counted(name).most_common())
         print(f"{name}: {counted}")
-    print(f"{len(tried.tried)} claims in reports/tables/claims.csv")
+    print(f"{len(checked.claims)} claims in reports/tables/claims.csv")
 
 
 @app.command()
 def recommend(
-    device: Annotated[str | None, typer.Option(help='"local", or a platform of data/recorded.')] = None,
+    device: Annotated[str | None, typer.Option(help='"local", or a machine of data/machines.')] = None,
     model: Models = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images per batch.")] = None,
     latency_limit_ms: Annotated[float | None, typer.Option(help="At most so many ms a batch.")] = None,
@@ -42,17 +41,22 @@ def recommend(
     fidelity_floor: Annotated[float | None, typer.Option(help="Cosine similarity to FP32, at least.")] = None,
 ) -> None:
     """Say which precision to take for which model, with the records behind each answer; limits from params.yaml."""
-    from visionquant.analysis import comparison, decision, render
+    from visionquant.analysis import comparison, decision
     from visionquant.analysis import study as evidence
-    from visionquant.analysis.tables import decision as shown
+    from visionquant.report.pages import decision_page
 
     project, params = opened()
-    limits = params.decision.limited(batch_size, latency_limit_ms, memory_limit_mib, fidelity_floor)
+    limits = params.decision.limited(
+        batch_size=batch_size,
+        latency_limit_ms=latency_limit_ms,
+        memory_limit_mib=memory_limit_mib,
+        fidelity_floor=fidelity_floor,
+    )
     study = evidence.gather(project, params.model_copy(update={"decision": limits}))
     known("study.models", model or [], study.models)
     records_ = comparison.set_named(study, device) if device else study.measured
     answers = decision.recommend(study, records_, tuple(model or study.models), limits)
-    print(render.plain(shown.answers(study, records_, answers)))
+    print(decision_page.answers(study, records_, answers).plain)
     if all(one.chosen is None for one in answers):
         raise StudyError("recommend", f"no precision for any of {len(answers)} models", "loosen a limit, or measure")
 
@@ -72,19 +76,18 @@ def notebooks(
 @app.command()
 def report() -> None:
     """Build the pages from the executed notebooks."""
-    from visionquant.report import pages
+    from visionquant.report import site
 
     project, params = opened()
-    print(pages.build(project, params).relative_to(project.root))
+    print(site.build(project, params).relative_to(project.root))
 
 
 @app.command()
 def validate() -> None:
     """Judge the supplement's three expected metrics; exit code 1 only where comparable figures differ."""
-    from visionquant.analysis import published_validation
+    from visionquant.analysis import published_validation, study
 
-    project, params = opened()
-    verdicts = published_validation.validate(project, params)
+    verdicts = published_validation.validations(study.gather(*opened()))
     for verdict in verdicts:
         print(verdict.text)
     if any(verdict.verdict == "differs" for verdict in verdicts):
@@ -93,7 +96,7 @@ def validate() -> None:
 
 @app.command()
 def compare(
-    a: Annotated[str, typer.Argument(help='"local", or a platform of data/recorded.')],
+    a: Annotated[str, typer.Argument(help='"local", or a machine of data/machines.')],
     b: Annotated[str, typer.Argument(help="The set to compare it with.")],
 ) -> None:
     """Say per cell whether two sets of records agree, with ratio and interval, and how many do."""
@@ -105,7 +108,7 @@ def compare(
     found = comparison.compare(study, comparison.set_named(study, a), comparison.set_named(study, b))
     for one in found:
         print(one.text)
-    print(comparison.summary(found))
+    print(comparison.counted(found))
 
 
 @app.command()
@@ -126,8 +129,9 @@ def verify() -> None:
 @app.command()
 def summary() -> None:
     """Say in five lines what was found and where the report is; exit code 3 where pairs failed unexpectedly."""
-    from visionquant.report import summary as summaries
+    from visionquant.analysis import study as evidence
+    from visionquant.report.pages import index_page
 
     project, params = opened()
-    print("\n".join(summaries.five_lines(project, params)))
+    print("\n".join(index_page.five_lines(evidence.gather(project, params))))
     require_none_failed(project, params.pairs())

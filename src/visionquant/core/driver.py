@@ -22,8 +22,8 @@ def torch_cuda() -> str | None:
         text = Path(str(metadata.distribution("torch").locate_file("torch/version.py"))).read_text(encoding="utf-8")
     except (metadata.PackageNotFoundError, OSError):
         return None
-    found = re.search(r"^cuda\b[^=\n]*= *['\"]([\d.]+)['\"]", text, re.M)
-    return found.group(1) if found else None
+    line = re.search(r"^cuda\b[^=\n]*= *['\"]([\d.]+)['\"]", text, re.M)
+    return line.group(1) if line else None
 
 
 def too_old(version: str, serves: str, built_for: str) -> str:
@@ -59,7 +59,7 @@ def handle_of(nvml: Any, visible: str | None) -> Any | None:
     if first.startswith("MIG-"):
         return nvml.nvmlDeviceGetHandleByUUID(first)
     handles = [nvml.nvmlDeviceGetHandleByIndex(number) for number in range(count)] if first.startswith("GPU-") else []
-    return next((one for one in handles if str(nvml.nvmlDeviceGetUUID(one)).startswith(first)), None)
+    return next((gpu for gpu in handles if str(nvml.nvmlDeviceGetUUID(gpu)).startswith(first)), None)
 
 
 def divided(nvml: Any, gpu: Any) -> bool:

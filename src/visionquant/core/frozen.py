@@ -1,11 +1,27 @@
-"""The base of every checked row of settings."""
+"""The bases of every value that is checked as it is read, and the types that their fields share."""
 
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+(-[A-Za-z0-9_]+)*$")]
+NAME = r"^[A-Za-z0-9_]+(-[A-Za-z0-9_]+)*$"
+Name = Annotated[str, Field(pattern=NAME)]
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+Revision = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 Size = int | tuple[int, int]
+
+
+class Frozen(BaseModel):
+    """A part of a file: it does not change, and has no room for unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Strict(Frozen):
+    """A row of settings, whose values are what they should be and not only convertible to it."""
+
+    model_config = ConfigDict(strict=True)
 
 
 def height_width(size: Size) -> tuple[int, int]:
@@ -26,9 +42,3 @@ def _size(value: Any) -> Size:
 
 
 InputSize = Annotated[Size, BeforeValidator(_size)]
-
-
-class Row(BaseModel):
-    """A frozen row of settings without room for unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)

@@ -26,8 +26,8 @@ def t_interval(logs: np.ndarray, confidence: float) -> tuple[float, float] | Non
 
 def half_width(logs: np.ndarray, confidence: float) -> float | None:
     """Half the width of the interval of :func:`t_interval` as a share of its middle, None below two values."""
-    found = t_interval(logs, confidence)
-    return None if found is None else math.expm1(math.log(found[1] / found[0]) / 2)
+    interval = t_interval(logs, confidence)
+    return None if interval is None else math.expm1(math.log(interval[1] / interval[0]) / 2)
 
 
 def quantile(probability: float, df: float) -> float:

@@ -6,19 +6,20 @@ files are written whole. The operating system takes the lock back however its ho
 
 import functools
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from os import getpid
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
 import psutil
 from filelock import FileLock, Timeout
 
+from visionquant.core import files
 from visionquant.core.errors import StudyError
-from visionquant.core.paths import Project, write_atomically
+from visionquant.core.paths import Project
 
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
@@ -38,17 +39,17 @@ def held(project: Project) -> Iterator[None]:
         lock = FileLock(path, is_singleton=True)
         lock.acquire(timeout=0)
     except Timeout:
-        again = "run this again when it has ended, or end it"
+        remedy = "run this remedy when it has ended, or end it"
         raise StudyError(
-            project.shown(path), f"{_described(holder)} is measuring here or writing records", again
+            project.shown(path), f"{_described(holder)} is measuring here or writing records", remedy
         ) from None
     except OSError as error:
         remedy = "make the folder writable, then run again"
         raise StudyError(f"write {path}", error.strerror or str(error), remedy) from None
     try:
         since = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
-        words = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
-        write_atomically(holder, json.dumps({"process": getpid(), "command": words, "since": since}) + "\n")
+        command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        files.save(holder, json.dumps({"process": os.getpid(), "command": command, "since": since}) + "\n")
         yield
     finally:
         lock.release()
@@ -68,9 +69,9 @@ def alone(function: Callable[Concatenate[Project, Given], Result]) -> Callable[C
 def _described(holder: Path) -> str:
     """Who wrote that it has the lock, if it still lives: the next holder may have written nothing yet."""
     try:
-        said = json.loads(holder.read_text(encoding="utf-8"))
-        if psutil.pid_exists(said["process"]):
-            return f"process {said['process']} ({said['command']}, since {said['since']})"
+        written = json.loads(holder.read_text(encoding="utf-8"))
+        if psutil.pid_exists(written["process"]):
+            return f"process {written['process']} ({written['command']}, since {written['since']})"
     except (OSError, ValueError, KeyError, TypeError):
         pass
     return "another process"

@@ -9,7 +9,6 @@ counts as equal to nothing, not even to another that was not recorded. The libra
 precisions name (:func:`record_version_of`); one that no engine of a pair uses is no part of that pair's key.
 """
 
-import json
 import os
 import platform
 from collections.abc import Collection
@@ -17,11 +16,12 @@ from importlib import metadata
 from typing import Annotated, Any, Literal
 
 import psutil
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from visionquant.core import driver, processors
+from visionquant.core import driver, files, processors
 from visionquant.core.errors import MachineMismatch, StudyError
-from visionquant.core.paths import Project, write_atomically
+from visionquant.core.frozen import Frozen
+from visionquant.core.paths import Project
 
 SPEED = ("affinity", "cpu_quota", "variables", "isa_limits")  # of the same hardware
 LABELS = {
@@ -31,22 +31,8 @@ LABELS = {
     "isa_limits": "limits of the instruction set",
     "onnxruntime": "version of ONNX Runtime",
 }
-KEYS = (
-    "device",
-    "gpu",
-    "gpu_memory_mib",
-    "driver",
-    "cuda_driver",
-    "cpu",
-    "cpu_isa",
-    "cores",
-    "system",
-    "python",
-    "torch",
-    "transformers",
-    *SPEED,
-)
 HARDWARE = ("device", "gpu", "gpu_memory_mib", "cpu", "cores")
+KEYS = (*HARDWARE, "cpu_isa", "driver", "cuda_driver", "system", "python", "torch", "transformers", *SPEED)
 FORMER_FIELDS = ("bitsandbytes", "onnxruntime")  # of libraries, in files before schema 4
 _engine_libraries: set[str] = set()
 
@@ -56,15 +42,13 @@ def record_version_of(*packages: str) -> None:
     _engine_libraries.update(packages)
 
 
-class Environment(BaseModel):
+class Environment(Frozen):
     """What the measurements depend on. Memory in MiB; ``cores`` are those this process may use.
 
     ``affinity`` names these CPUs, ``cpu_quota`` how many CPUs' worth of time a container gets; ``variables`` and
     ``isa_limits`` are environment variables as NAME=value, see :mod:`~visionquant.core.processors`. ``libraries``:
     versions of those that engines use, by package, "absent" for one that is not installed. None: not recorded.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     device: Literal["cpu", "cuda"]
     gpu: str | None
@@ -114,7 +98,7 @@ class Environment(BaseModel):
         names = (*KEYS, *self.libraries) if names is None else names
         unknown = {*self.unrecorded, *other.unrecorded, *(self.libraries.keys() ^ other.libraries.keys())}
         pairs = [(name, self._fact(name), other._fact(name)) for name in names if name not in unknown]
-        return [f"{name} {_said(mine)} (not {_said(theirs)})" for name, mine, theirs in pairs if mine != theirs]
+        return [f"{name} {_as_text(own)} (not {_as_text(others)})" for name, own, others in pairs if own != others]
 
     def same_machine(self, other: "Environment", libraries: Collection[str] | None = None) -> bool:
         """Whether what was measured on one holds for the other: every identifying fact was recorded and is the same.
@@ -133,8 +117,7 @@ class Environment(BaseModel):
         """Empty where absolute figures compare: the same hardware, as fast by all that was recorded. Else why not."""
         if not self.same_hardware(other):
             return "different machines"
-        differences = self.differs_from(other, ("cpu_isa", *SPEED))
-        if differences:
+        if differences := self.differs_from(other, ("cpu_isa", *SPEED)):
             return f"different settings of the machine: {'; '.join(differences)}"
         unknown = [name for name in SPEED if name in (*self.unrecorded, *other.unrecorded)]
         return f"what sets the speed was not recorded: {', '.join(unknown)}" if unknown else ""
@@ -144,7 +127,7 @@ class Environment(BaseModel):
         """What sets the speed of this hardware, in one line."""
         if set(SPEED) <= set(self.unrecorded):
             return "not recorded"
-        return "; ".join(f"{LABELS[name]} {_said(getattr(self, name))}" for name in SPEED)
+        return "; ".join(f"{LABELS[name]} {_as_text(getattr(self, name))}" for name in SPEED)
 
     @property
     def title(self) -> str:
@@ -154,7 +137,7 @@ class Environment(BaseModel):
         return f"{self.cpu} CPU, {self.cores} cores, torch {self.torch}"
 
 
-def _said(value: object) -> str:
+def _as_text(value: object) -> str:
     if isinstance(value, tuple):
         return ", ".join(map(str, value)) or "none"
     return "not recorded" if value is None else str(value)
@@ -171,14 +154,14 @@ def probe(device: str = "auto") -> Environment:
     if device == "cuda" and obstacle:
         raise StudyError("study.device: cuda", obstacle[0], f"{obstacle[1]}, or set it to auto or cpu")
     chosen: Literal["cpu", "cuda"] = "cpu" if device == "cpu" or obstacle else "cuda"
-    shown = gpu if chosen == "cuda" else None
+    shown = gpu if gpu and chosen == "cuda" else {}
     allowed = processors.cpus()
     return Environment(
         device=chosen,
-        gpu=shown["name"] if shown else None,
+        gpu=shown.get("name"),
         gpu_memory_mib=int(shown["memory_mib"]) if shown else None,
-        driver=shown["driver"] if shown else None,
-        cuda_driver=shown["cuda"] if shown else None,
+        driver=shown.get("driver"),
+        cuda_driver=shown.get("cuda"),
         cpu=processors.name(),
         cpu_isa=processors.isa(),
         cores=len(allowed or ()) or os.cpu_count() or 1,
@@ -214,46 +197,38 @@ def _obstacle(gpu: dict[str, str] | None) -> tuple[str, str] | None:
         return f"torch {_version('torch')} is a build without CUDA", driver.remedy(None)
     if gpu["divided"]:
         return "it is divided (MIG) and CUDA_VISIBLE_DEVICES names no instance", "name one of `nvidia-smi -L` there"
-    found = driver.too_old(gpu["driver"], gpu["cuda"], built_for)
-    return (found, driver.remedy(built_for)) if found else None
+    why = driver.too_old(gpu["driver"], gpu["cuda"], built_for)
+    return (why, driver.remedy(built_for)) if why else None
 
 
 def declare(project: Project, environment: Environment) -> None:
-    """Write ``data/environment.json``; an unchanged environment leaves the file as it is."""
-    text = json.dumps(environment.model_dump(mode="json"), indent=1) + "\n"
-    path = project.environment
-    if not path.is_file() or path.read_bytes() != text.encode():
-        write_atomically(path, text)
+    """Write which machine this is; an unchanged environment leaves the file as it is."""
+    text = environment.model_dump_json(indent=1) + "\n"
+    if not project.environment.is_file() or project.environment.read_bytes() != text.encode():
+        files.save(project.environment, text)
 
 
 def declared(project: Project) -> Environment:
-    """The environment that ``data/environment.json`` declares.
+    """The environment that ``environment.json`` of this machine declares.
 
     Raises:
         StudyError: the file is missing or broken.
     """
-    path = project.environment
-    if not path.is_file():
-        raise StudyError("data/environment.json", "not there", "run `visionquant environment`")
-    try:
-        return Environment.model_validate_json(path.read_bytes())
-    except ValidationError:
-        raise StudyError("data/environment.json", "not readable", "run `visionquant environment`") from None
+    return files.load(project.environment, Environment, "run `visionquant environment`")
 
 
 def require_declared(project: Project, device: str) -> Environment:
     """Probe again and insist on the declared machine.
 
     Raises:
-        MachineMismatch: another machine, or other versions, than ``data/environment.json`` says.
+        MachineMismatch: another machine, or other versions, than :func:`declared`.
     """
-    here, said = probe(device), declared(project)
-    unsaid = [*said.unrecorded, *sorted(here.libraries.keys() - said.libraries.keys())]
-    differences = here.differs_from(said) or [f"{name}, which it does not record" for name in unsaid]
+    here, known = probe(device), declared(project)
+    unrecorded = [*known.unrecorded, *sorted(here.libraries.keys() - known.libraries.keys())]
+    differences = here.differs_from(known) or [f"{name}, which it does not record" for name in unrecorded]
     if differences:
-        raise MachineMismatch(
-            "measure", f"this machine has {'; '.join(differences)}", "run `visionquant environment`, then measure again"
-        )
+        remedy = "run `visionquant environment`, then measure again"
+        raise MachineMismatch("measure", f"this machine has {'; '.join(differences)}", remedy)
     return here
 
 
@@ -264,11 +239,8 @@ def require_linux(asked: str) -> None:
         StudyError: it is another one.
     """
     if platform.system() != "Linux":
-        raise StudyError(
-            asked,
-            f"needs Linux, this is {platform.system()}",
-            "run it there or in WSL 2; here report, verify, compare and recommend work",
-        )
+        remedy = "run it there or in WSL 2; here report, verify, compare and recommend work"
+        raise StudyError(asked, f"needs Linux, this is {platform.system()}", remedy)
 
 
 def _version(package: str) -> str:

@@ -1,35 +1,46 @@
 """Every path of the project, once."""
 
-import contextlib
-import glob
-import itertools
-import os
-import re
-import shutil
-import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-
-import psutil
 
 from visionquant.core.errors import StudyError
 
 PACKAGE = Path(__file__).parent.parent
-_RUN, _NUMBERS = uuid.uuid4().hex[:8], itertools.count()
+LOCAL = "local"
+
+
+class _At:
+    """A path below the root of a project."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __get__(self, project: "Project", owner: type | None = None) -> Path:
+        return project.root / self.path
 
 
 @dataclass(frozen=True)
 class Project:
     """A checkout of the study; all files are found from its root.
 
-    ``side`` names a measurement beside the study's own ("aa/first"): everything that measuring writes has another
-    place then, so that neither touches the other. ``results`` is that place for all that is measured, if not data/.
+    ``machines`` has a folder a machine, of which ``local`` is this one: git ignores it, and the pipeline writes nowhere
+    else but to the reports. ``side`` names a measurement beside the study's own ("aa/first"): everything that measuring
+    writes has another place then, so that neither touches the other. ``results`` takes the place of ``local``.
     """
 
     root: Path
     side: str = ""
     results: Path | None = None
+
+    params = _At("params.yaml")
+    architectures = _At("data/architectures")
+    supplement = _At("data/supplement")
+    machines = _At("data/machines")
+    notebooks = _At("notebooks")
+    reports = _At("reports")
+    tables = _At("reports/tables")
+    figures = _At("reports/figures")
+    executed = _At("reports/notebooks")
 
     @classmethod
     def find(cls, start: Path | None = None) -> "Project":
@@ -45,13 +56,13 @@ class Project:
         raise StudyError("project", f"no params.yaml in {start} or above it", "change into a checkout of the study")
 
     @property
-    def params(self) -> Path:
-        return self.root / "params.yaml"
+    def _state(self) -> Path:
+        return self.local / self.side / "state" if self.side else self.local
 
     @property
     def local(self) -> Path:
         """What is measured, and what measuring needs, on this machine."""
-        return self.results or self.root / "data"
+        return self.results or self.machines / LOCAL
 
     @property
     def lock(self) -> Path:
@@ -60,76 +71,17 @@ class Project:
 
     @property
     def environment(self) -> Path:
+        """Which machine measures here."""
         return self._state / "environment.json"
+
+    def shown(self, path: Path) -> str:
+        """A path as messages name it: from the root, where it lies below that."""
+        return (path.relative_to(self.root) if path.is_relative_to(self.root) else path).as_posix()
 
     @property
     def sources(self) -> Path:
         """What lies behind each model now, by digest."""
         return self.local / "sources.json"
-
-    @property
-    def _state(self) -> Path:
-        return self.local / self.side
-
-    @property
-    def architectures(self) -> Path:
-        return self.root / "data" / "architectures"
-
-    @property
-    def supplement(self) -> Path:
-        return self.root / "data" / "supplement"
-
-    @property
-    def measured(self) -> Path:
-        return self.local / "measured" / self.side
-
-    @property
-    def recorded(self) -> Path:
-        return self.root / "data" / "recorded"
-
-    @property
-    def evaluated(self) -> Path:
-        """Scores of the trained networks on this machine."""
-        return self.local / "evaluated"
-
-    @property
-    def labelled(self) -> Path:
-        """What models with pretrained weights answered to labelled images."""
-        return self.local / "labelled.json"
-
-    @property
-    def accuracy(self) -> Path:
-        """Scores that came with the repository, a folder a platform."""
-        return self.root / "data" / "accuracy"
-
-    @property
-    def recipes(self) -> Path:
-        """What the guide's recipes gave when they were run, a folder a platform."""
-        return self.local / "recipes"
-
-    @property
-    def reports(self) -> Path:
-        return self.root / "reports"
-
-    @property
-    def tables(self) -> Path:
-        return self.reports / "tables"
-
-    @property
-    def figures(self) -> Path:
-        return self.reports / "figures"
-
-    @property
-    def notebooks(self) -> Path:
-        return self.root / "notebooks"
-
-    @property
-    def executed(self) -> Path:
-        return self.reports / "notebooks"
-
-    def shown(self, path: Path) -> str:
-        """A path as messages name it: from the root, where it lies below that."""
-        return (path.relative_to(self.root) if path.is_relative_to(self.root) else path).as_posix()
 
     def manifest(self, model: str) -> Path:
         """Where the download stage says which weights ``model`` has."""
@@ -145,7 +97,7 @@ class Project:
 
     def record(self, model: str, precision: str) -> Path:
         """The record of a finished pair."""
-        return self.measured / f"{model}-{precision}.json"
+        return self.local / (self.side or "latency") / f"{model}-{precision}.json"
 
     def progress(self, model: str, precision: str) -> Path:
         """The cells of a pair that is under way; gone once the pair is finished."""
@@ -154,73 +106,3 @@ class Project:
     def failure(self, name: str) -> Path:
         """The traceback of what failed unexpectedly: a pair (MODEL-PRECISION), or the reference of a model (MODEL)."""
         return self._state / "failures" / f"{name}.log"
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write ``content`` beside ``path``, then move it there: a reader sees the old file or the new one.
-
-    Each writer's file has a name of its own (:func:`_partial`); what a killed one left is removed.
-
-    Raises:
-        StudyError: the folder can't be written or the disk is full; the old file stays.
-    """
-    data = content.encode() if isinstance(content, str) else content
-    partial = _partial(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise StudyError(
-            f"write {path}", error.strerror or str(error), "free space or make the folder writable, then run again"
-        ) from None
-    _remove_left(path)
-
-
-@contextlib.contextmanager
-def new_folder(path: Path, asked: str) -> Iterator[Path]:
-    """A folder beside ``path`` to fill, moved there at the end of the block: ``path`` is there whole or not at all.
-
-    Raises:
-        StudyError: it can't be written; ``asked`` says what for.
-    """
-    partial = _partial(path)
-    try:
-        partial.mkdir(parents=True)
-        yield partial
-        partial.rename(path)
-    except OSError as error:
-        raise StudyError(asked, error.strerror or str(error), "free space, or name another") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        _remove_left(path)
-
-
-def _partial(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}-{_RUN}-{next(_NUMBERS)}.partial")
-
-
-def _remove_left(path: Path) -> None:
-    """Remove what writers of ``path`` left that live no more."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*partial"):
-        if _alive(left.name.removeprefix(f".{path.name}.")):
-            continue
-        if left.is_dir():
-            shutil.rmtree(left, ignore_errors=True)
-        else:
-            with contextlib.suppress(OSError):
-                left.unlink(missing_ok=True)
-
-
-def _alive(writer: str) -> bool:
-    """Whether the writer of a partial file may still be at work; a number of a process may be given anew."""
-    found = re.match(r"(\d+)-(\w+)-", writer)
-    if found is None:
-        return False
-    process, run = int(found[1]), found[2]
-    return run == _RUN if process == os.getpid() else psutil.pid_exists(process)

@@ -24,28 +24,10 @@ SINGLE = (
     "NVIDIA_TF32_OVERRIDE",
 )
 IDLE = ("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK")  # scikit-learn and joblib set them at import; they set no speed
-ISA = (
-    "avx2",
-    "avx512f",
-    "avx512_vnni",
-    "avx512_bf16",
-    "avx512_fp16",
-    "amx_tile",
-    "amx_int8",
-    "amx_bf16",
-    "asimd",
-    "i8mm",
-)
-ISA_LIMITS = (
-    "ATEN_CPU_CAPABILITY",
-    "ONEDNN_MAX_CPU_ISA",
-    "DNNL_MAX_CPU_ISA",
-    "ONEDNN_CPU_ISA_HINTS",
-    "DNNL_CPU_ISA_HINTS",
-    "MKL_ENABLE_INSTRUCTIONS",
-    "MKL_CBWR",
-    "OPENBLAS_CORETYPE",
-)
+ISA = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16", "asimd",
+       "i8mm")  # fmt: skip
+ISA_LIMITS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ONEDNN_CPU_ISA_HINTS",
+              "DNNL_CPU_ISA_HINTS", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR", "OPENBLAS_CORETYPE")  # fmt: skip
 DEAF = "ONNX Runtime and bitsandbytes read the processor itself and ignore such limits"
 
 
@@ -80,9 +62,9 @@ def affinity(allowed: tuple[int, ...] | None, every: int) -> str:
 
 def usable() -> int:
     """How many threads find a CPU of their own: those of the affinity, at most the quota rounded up."""
-    found = quota()
+    limit = quota()
     most = len(cpus() or ()) or os.cpu_count() or 1
-    return most if found is None else max(1, min(most, math.ceil(found)))
+    return most if limit is None else max(1, min(most, math.ceil(limit)))
 
 
 def quota(root: Path = Path("/")) -> float | None:
@@ -91,8 +73,7 @@ def quota(root: Path = Path("/")) -> float | None:
     Args:
         root: where the file system begins, for tests.
     """
-    found = [limit for folder in _groups(root) if (limit := _limit(folder)) is not None]
-    return min(found, default=None)
+    return min((limit for folder in _groups(root) if (limit := _limit(folder)) is not None), default=None)
 
 
 def variables(environ: Mapping[str, str]) -> tuple[str, ...]:

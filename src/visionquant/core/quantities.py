@@ -1,6 +1,6 @@
 """What is measured: names, units, labels, printed decimals, and which way is better."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 MIB = 2**20
 
@@ -23,14 +23,14 @@ QUANTITIES = {
         Quantity("latency_mean", "ms", "Mean latency", 2, "lower"),
         Quantity("latency_std", "ms", "Standard deviation (n-1) of latency", 2, "lower"),
         Quantity("latency_p50", "ms", "p50 latency", 2, "lower"),
-        Quantity("latency_p90", "ms", "p90 latency", 2, "lower"),
-        Quantity("latency_p95", "ms", "p95 latency", 2, "lower"),
-        Quantity("latency_p99", "ms", "p99 latency", 2, "lower"),
         Quantity("gpu_median", "ms", "Median GPU time", 2, "lower"),
         Quantity("latency_outliers", "passes", "Outliers among the timed passes", 0, "lower"),
         Quantity("launch_share", "%", "Share of the time in which the GPU waits for the host", 1, "lower"),
         Quantity("energy_per_image", "J", "Energy an image above idle", 3, "lower"),
         Quantity("speedup", "x", "Speedup over FP32", 2, "higher"),
+        Quantity("speedup_in_bracket", "x", "Speedup over FP32, among INT8's rows", 2, "higher"),
+        Quantity("speedup_of_policies", "x", "Speedup over FP32, among mixed policies", 2, "higher"),
+        Quantity("speedup_of_graphs", "x", "Speedup over FP32, among ONNX Runtime's rows", 2, "higher"),
         Quantity("throughput", "images/s", "Throughput", 2, "higher"),
         Quantity("throughput_change", "%", "Throughput change against FP32", 1, "higher"),
         Quantity("memory_stored_weights", "MiB", "Stored weights", 2, "lower"),
@@ -48,6 +48,15 @@ QUANTITIES = {
         Quantity("sqnr", "dB", "Signal to quantisation noise", 1, "higher"),
         Quantity("top1_agreement", "%", "Top-1 agreement with FP32", 1, "higher"),
         Quantity("kl_divergence", "nats", "KL divergence from FP32", 5, "lower"),
+        Quantity("top1", "%", "Top-1 accuracy", 2, "higher"),
+        Quantity("top5", "%", "Top-5 accuracy", 2, "higher"),
+        Quantity("calibration_error", "%", "Expected calibration error", 2, "lower"),
+        Quantity("mcnemar_p", "1", "p of McNemar's exact test against FP32", 3),
+        Quantity("right_in_fp32_alone", "images", "Images that FP32 alone gets right", 0),
+        Quantity("right_here_alone", "images", "Images that the precision alone gets right", 0),
+        Quantity("knn_top1", "%", "Accuracy of nearest neighbours by features", 2, "higher"),
+        Quantity("knn_agreement", "%", "Neighbours' class as in FP32", 2, "higher"),
+        Quantity("cka", "1", "Linear CKA with FP32's features", 4, "higher"),
     )
 }
 
@@ -55,13 +64,16 @@ STATISTICS = ("mean", "median", "std", "min", "max", "p95")
 
 
 def quantity(name: str) -> Quantity:
-    """A quantity by name; ``<quantity>_over_models_<statistic>`` is that statistic of it over models.
+    """A quantity by name: also any percentile, and ``<quantity>_over_models_<statistic>``, that statistic over models.
 
     Raises:
         KeyError: there is no such quantity.
     """
-    base, found, statistic = name.partition("_over_models_")
-    if not found:
+    base, over, statistic = name.partition("_over_models_")
+    percent = base.removeprefix("latency_p")
+    if not over and percent != base and percent.isdigit():
+        return replace(QUANTITIES["latency_p50"], name=name, label=f"p{percent} latency")
+    if not over:
         return QUANTITIES[name]
     if statistic not in STATISTICS:
         raise KeyError(name)

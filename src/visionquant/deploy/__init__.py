@@ -1,1 +1,1 @@
-"""The supplement's implementation guide as working code."""
+"""What a user imports: predictor, server, export, half precision, training in less memory, sharding, monitor."""

@@ -1,16 +1,15 @@
-"""Has a quantized model lost accuracy? A verdict on a labelled set, and an alarm on a stream of answers.
+"""Has a quantized model lost accuracy? A verdict on a labelled set, and an alarm on a stream of predictions.
 
 Labelled set: Wilson's interval of the accuracy; the retained share (accuracy / baseline) by MOVER-R, which joins two
-Wilson intervals and is the plain one over the baseline where that is known. Katz's log interval shrinks to nothing
-where every answer is right; two Bonferroni intervals would ask for some 2.6 times the images. It takes baseline and
-model as independent: on the same images, where they err alike, it is wider than need be. Its confidence is that of one
-look: a set that is enlarged until the verdict pleases has not got it.
+Wilson intervals and is the plain one over the baseline where that is known. It takes baseline and model as independent:
+on the same images, where they err alike, it is wider than need be. Its confidence is that of one look: a set that is
+enlarged until the verdict pleases has not got it.
 
 Stream: a bet against "the accuracy is at least threshold * baseline". Capital 1 is spread over falls of 1 to 32 % and
-over all times to start; each bet grows by Wald's likelihood ratio of each answer. While the claim holds, the sum is not
-expected to grow, so it ever reaches 1 / alpha with probability at most alpha (Ville), however long the stream and
-however often one looks. The price is delay, by the logarithm of the time before the fall. It needs that each answer is
-right with at least that probability given those before, which near-equal video frames are not: observe one of them.
+over all times to start; each bet grows by Wald's likelihood ratio of each prediction. While the claim holds, the sum is
+not expected to grow, so it ever reaches 1 / alpha with probability at most alpha (Ville), however often one looks. The
+price is delay, by the logarithm of the time before the fall. It needs that each prediction is correct with at least
+that probability given those before, which near-equal video frames are not: observe one of them.
 
 Sources: E. B. Wilson, JASA 22 (1927) 209; Donner and Zou, Stat. Methods Med. Res. 21 (2012) 347, eq. 9; J. Ville, Étude
 critique de la notion de collectif (1939); Waudby-Smith and Ramdas, J. R. Stat. Soc. B 86 (2024) 1, mixtures of bets.
@@ -40,8 +39,8 @@ Loader = Iterable[tuple[torch.Tensor, torch.Tensor]]
 
 
 @dataclass(frozen=True)
-class Share:
-    """A share of right answers, or the ratio of two, with its confidence bounds."""
+class Proportion:
+    """A share of correct predictions, or the ratio of two, with its confidence bounds."""
 
     value: float
     low: float
@@ -54,15 +53,15 @@ class Validation:
 
     correct: int
     n: int
-    accuracy: Share
-    retention: Share
+    accuracy: Proportion
+    retention: Proportion
     decision: Decision
     samples_needed: int | None
 
 
 @dataclass(frozen=True)
-class Stream:
-    """All answers so far; the shares are None before the first. An alarm stays on and freezes the e-value."""
+class StreamState:
+    """All predictions so far; the shares are None before the first. An alarm stays on and freezes the e-value."""
 
     observations: int
     errors: int
@@ -94,18 +93,20 @@ class AccuracyMonitor:
         confidence: float = 0.95,
         registry: CollectorRegistry | None = None,
     ) -> None:
+        measured = isinstance(baseline, tuple)
         correct, n = baseline if isinstance(baseline, tuple) else (baseline, 1)
-        _require("baseline", baseline, 0 < correct <= n, "an accuracy above 0 and at most 1, or (correct, n)")
-        _require("threshold", threshold, 0 < threshold <= 1, "a share above 0 and at most 1, e.g. 0.95")
-        _require("alpha", alpha, 0 < alpha < 1, "a probability between 0 and 1, e.g. 0.01")
-        _require("confidence", confidence, 0 < confidence < 1, "a probability between 0 and 1, e.g. 0.95")
+        for name, value, allowed, wanted in (
+            ("baseline", baseline, 0 < correct <= n, "an accuracy above 0 and at most 1, or (correct, n)"),
+            ("threshold", threshold, 0 < threshold <= 1, "a share above 0 and at most 1, e.g. 0.95"),
+            ("alpha", alpha, 0 < alpha < 1, "a probability between 0 and 1, e.g. 0.01"),
+            ("confidence", confidence, 0 < confidence < 1, "a probability between 0 and 1, e.g. 0.95"),
+        ):
+            if not allowed:
+                raise StudyError(name, f"{value} is out of range", f"give {wanted}")
         self.threshold, self.confidence = threshold, confidence
-        if isinstance(baseline, tuple):
-            self.baseline, self.alarm_at = wilson(correct / n, n, confidence), 2 / alpha
-            self.limit = threshold * float(stats.beta.ppf(alpha / 2, correct, n - correct + 1))
-        else:
-            self.baseline, self.alarm_at = Share(baseline, baseline, baseline), 1 / alpha
-            self.limit = threshold * baseline
+        self.baseline = wilson(correct / n, int(n), confidence) if measured else Proportion(correct, correct, correct)
+        lowest = float(stats.beta.ppf(alpha / 2, correct, n - correct + 1)) if measured else correct
+        self.limit, self.alarm_at = threshold * lowest, (2 if measured else 1) / alpha
         self._lock = threading.Lock()
         self._staked = np.zeros(len(FALLS))
         self._seen = self._errors = self._bets = 0
@@ -129,9 +130,9 @@ class AccuracyMonitor:
         """
         correct, n = _count(model, loader)
 
-        def at(size: int) -> tuple[Share, Share, Decision]:
+        def at(size: int) -> tuple[Proportion, Proportion, Decision]:
             accuracy = wilson(correct / n, size, self.confidence)
-            retention = ratio(accuracy, self.baseline)
+            retention = ratio_interval(accuracy, self.baseline)
             return accuracy, retention, decide(retention, self.threshold)
 
         accuracy, retention, decision = at(n)
@@ -141,11 +142,11 @@ class AccuracyMonitor:
         self._retention.labels("validation").set(retention.value)
         return Validation(correct, n, accuracy, retention, decision, sizes[first] if first < len(sizes) else None)
 
-    def observe(self, correct: bool) -> Stream:
+    def observe(self, correct: bool) -> StreamState:
         """Take in one answer of the running model, right or wrong."""
         return self.observe_batch([correct])
 
-    def observe_batch(self, correct: Sequence[bool] | np.ndarray | torch.Tensor) -> Stream:
+    def observe_batch(self, correct: Sequence[bool] | np.ndarray | torch.Tensor) -> StreamState:
         """Take in answers in their order; safe to call from several threads.
 
         Raises:
@@ -158,15 +159,15 @@ class AccuracyMonitor:
         with self._lock:
             self._seen, self._errors = self._seen + len(wrong), self._errors + int(wrong.sum())
             e_value = float(capital(self._staked, self._bets))
-            for one in wrong:
+            for error in wrong:
                 if e_value >= self.alarm_at:
                     break
                 self._bets += 1
-                self._staked = staked_after(self._staked, one, self.limit, self._bets)
+                self._staked = staked_after(self._staked, error, self.limit, self._bets)
                 e_value = float(capital(self._staked, self._bets))
             accuracy = 1 - self._errors / self._seen if self._seen else None
             retention = None if accuracy is None else accuracy / self.baseline.value
-            now = Stream(self._seen, self._errors, accuracy, retention, e_value, e_value >= self.alarm_at)
+            now = StreamState(self._seen, self._errors, accuracy, retention, e_value, e_value >= self.alarm_at)
             self._observations_total.inc(len(wrong))
             self._errors_total.inc(int(wrong.sum()))
             self._accuracy.labels("stream").set(math.nan if accuracy is None else accuracy)
@@ -176,15 +177,15 @@ class AccuracyMonitor:
         return now
 
 
-def wilson(share: float, n: int, confidence: float) -> Share:
+def wilson(share: float, n: int, confidence: float) -> Proportion:
     """Wilson's score interval of a share seen in n samples."""
     z2 = float(stats.norm.ppf(0.5 + confidence / 2)) ** 2
     middle = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = math.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n**2))) / (1 + z2 / n)
-    return Share(share, max(middle - half, 0.0) if share else 0.0, min(middle + half, 1.0) if share < 1 else 1.0)
+    return Proportion(share, max(middle - half, 0.0) if share else 0.0, min(middle + half, 1.0) if share < 1 else 1.0)
 
 
-def ratio(top: Share, bottom: Share) -> Share:
+def ratio_interval(top: Proportion, bottom: Proportion) -> Proportion:
     """MOVER-R interval of top / bottom from their own intervals: Donner and Zou's equation without its cancellation."""
     p, q = top.value, bottom.value
 
@@ -193,10 +194,10 @@ def ratio(top: Share, bottom: Share) -> Share:
 
     a, b, c, d = p - top.low, bottom.high - q, top.high - p, q - bottom.low
     low = (p**2 - a**2) / (p * q + root(a, b)) if p else 0.0
-    return Share(p / q, low, (p * q + root(c, d)) / (q**2 - d**2))
+    return Proportion(p / q, low, (p * q + root(c, d)) / (q**2 - d**2))
 
 
-def decide(retention: Share, threshold: float) -> Decision:
+def decide(retention: Proportion, threshold: float) -> Decision:
     """Pass or fail where the whole interval lies on one side of the threshold."""
     if retention.low >= threshold:
         return "pass"
@@ -219,24 +220,19 @@ def _idle(count: int) -> float:
     return 1 / (1 + math.log1p(count / PACE))
 
 
-def _require(name: str, value: object, allowed: bool, wanted: str) -> None:
-    if not allowed:
-        raise StudyError(name, f"{value} is out of range", f"give {wanted}")
-
-
 def _count(model: Callable[[torch.Tensor], Any], loader: Loader) -> tuple[int, int]:
     """(correct, n) over a loader."""
-    parts = list(model.modules()) if isinstance(model, nn.Module) else []
-    modes = [part.training for part in parts]
+    modules = list(model.modules()) if isinstance(model, nn.Module) else []
+    modes = [module.training for module in modules]
     weight = next(model.parameters(), None) if isinstance(model, nn.Module) else None
     correct = n = 0
     try:
-        for part in parts:
-            part.training = False
+        for module in modules:
+            module.training = False
         with torch.inference_mode():
             for images, labels in loader:
-                found = model(images if weight is None else images.to(weight.device))
-                logits = getattr(found, "logits", found)
+                output = model(images if weight is None else images.to(weight.device))
+                logits = getattr(output, "logits", output)
                 if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or labels.shape != logits.shape[:1]:
                     shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
                     what = f"logits {shape} for labels {tuple(labels.shape)}"
@@ -246,8 +242,8 @@ def _count(model: Callable[[torch.Tensor], Any], loader: Loader) -> tuple[int, i
                 correct += int((logits.argmax(1) == labels.to(logits.device)).sum())
                 n += len(labels)
     finally:
-        for part, mode in zip(parts, modes, strict=True):
-            part.training = mode
+        for module, mode in zip(modules, modes, strict=True):
+            module.training = mode
     if not n:
         raise StudyError("validation", "no image in the loader", "give a batch or more; an iterator runs out once read")
     return correct, n

@@ -1,13 +1,10 @@
 """A model in its precision as a folder, and back: the same tensors, so the same outputs to the last bit.
 
-What bitsandbytes keeps beside a weight (scales, code book, block sizes) goes through its own ``state_dict`` hooks into
-one safetensors file. On the way back the architecture is built without weights, its layers are replaced on the meta
-device by the very conversion that quantised them, and the stored tensors put in: nothing is quantised twice, and no
-FP32 weight is ever there. The trade-off against keeping FP32 and quantising at start: a quarter or less of the disk and
-no time to quantise, but a folder is bound to its library version and to its target's half type.
-
-A CPU with BF16 instructions repacks NF4 layers at their first pass and rounds their scales, so a model is stored before
-it has run.
+What bitsandbytes keeps beside a weight goes through its own ``state_dict`` hooks into one safetensors file. On the way
+back the architecture is built without weights, its layers are replaced on the meta device by the very conversion that
+quantised them, and the stored tensors put in: nothing is quantised twice, and no FP32 weight is ever there. It takes a
+quarter or less of the disk, but a folder is bound to its library version and to its target's half type. A CPU with
+BF16 instructions rounds NF4's scales at their first pass, so a model is stored before it has run.
 """
 
 import copy
@@ -20,32 +17,54 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from visionquant.accuracy.model_source import ModelSource
+from visionquant.bench import torch_flags
 from visionquant.bench.backends import convert
 from visionquant.bench.kernels import QUANTISED
+from visionquant.core import files
 from visionquant.core.errors import StudyError
 from visionquant.core.frozen import Size, height_width
-from visionquant.core.paths import new_folder, write_atomically
-from visionquant.deploy import model_manifest as description
-from visionquant.deploy.model_manifest import CONFIG, PREPROCESSOR, TENSORS, Description
-from visionquant.settings.precision import Dtype, Precision
-from visionquant.weights import architectures, hub_cache
+from visionquant.deploy import model_folder
+from visionquant.deploy.model_folder import CONFIG, PREPROCESSOR, TENSORS, ModelManifest, Weights
+from visionquant.settings.params import known
+from visionquant.settings.precision import Int8Precision, OnnxRuntimePrecision, Precision
+from visionquant.weights import architectures
 from visionquant.weights.manifest import HubFile
 
-Weights = Literal["trained here", "seeded", "pretrained"]
+Device = Literal["cpu", "cuda"]
+ANEW = "export it again with this version"
 
 
 @dataclass(frozen=True)
-class Stored:
+class RestoredModel:
     """A model as it was stored, in evaluation mode on its device."""
 
     net: nn.Module
-    description: Description
+    manifest: ModelManifest
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of its images."""
         config: Any = self.net.config
-        return architectures.channels(config.to_dict()), *height_width(self.description.input_size)
+        return architectures.channels(config.to_dict()), *height_width(self.manifest.input_size)
+
+
+def export_model(source: ModelSource, precision: str, device: Device, folder: Path) -> ModelManifest:
+    """Convert a model to a row of ``precisions``, to run on ``device``, and write it as a new ``folder``.
+
+    Raises:
+        StudyError: the precision can't be exported, the weights do not load, or as :func:`save`.
+    """
+    known("precisions", [precision], source.params.precisions)
+    row = source.params.precisions[precision]
+    if isinstance(row, Int8Precision) and row.outliers:
+        raise StudyError(f"precision {precision}", "its outliers are planted to measure with", "export int8")
+    if isinstance(row, OnnxRuntimePrecision):
+        raise StudyError(f"precision {precision}", "a graph of ONNX Runtime is no torch model", "export int8 or fp32")
+    torch_flags.quiet("cpu")
+    net = convert.convert(source.build(), precision_on(row, device), "cpu")
+    settings = source.preprocessing.settings
+    return save(net, row, folder, device, source.size, source.weights, source.origin, settings)
 
 
 def precision_on(row: Precision, device: str) -> Precision:
@@ -58,19 +77,19 @@ def save(
     net: nn.Module,
     precision: Precision,
     folder: Path,
-    *,
-    device: Literal["cpu", "cuda"],
+    device: Device,
     input_size: Size,
     weights: Weights,
     source: str,
     preprocessing: Mapping[str, Any] | None = None,
-) -> Description:
+) -> ModelManifest:
     """Write a converted model that has not run yet as a new ``folder``, whole or not at all.
 
     Args:
         net: as :func:`visionquant.bench.backends.convert.convert` made it with ``precision_on(precision, device)``.
         device: where it shall run.
         input_size: of its images in pixels: the side of a square, or height and width.
+        source: where the weights are from, in words.
         preprocessing: kept as ``preprocessor_config.json``.
 
     Raises:
@@ -82,33 +101,33 @@ def save(
     if folder.exists():
         raise StudyError(f"export to {folder.name}", "there is something already", "name a new folder, or remove it")
     convert.prove(net, precision_on(precision, device), next(net.parameters()).device.type)
-    with new_folder(folder, f"export to {folder.name}") as partial:
+    config: Any = copy.deepcopy(net.config)
+    config.architectures = [type(net).__name__]
+    with files.new_folder(folder, f"export to {folder.name}") as partial:
         save_file(_tensors(net), str(partial / TENSORS))
-        config: Any = copy.deepcopy(net.config)
-        config.architectures = [type(net).__name__]
-        write_atomically(partial / CONFIG, config.to_json_string())
+        files.save(partial / CONFIG, config.to_json_string())
         if preprocessing is not None:
-            write_atomically(partial / PREPROCESSOR, json.dumps(dict(preprocessing), indent=1) + "\n")
-        made = Description(
+            files.save(partial / PREPROCESSOR, json.dumps(preprocessing, indent=2) + "\n")
+        manifest = ModelManifest(
             precision=precision,
             device=device,
-            dtype=_dtype(precision, device),
-            attention=str(net.config._attn_implementation),  # type: ignore[union-attr]
+            dtype=precision.dtype_on(device),
+            attention=str(config._attn_implementation),
             input_size=input_size,
             weights=weights,
             source=source,
-            versions=description.versions(),
+            versions=model_folder.versions(),
             files=tuple(
-                HubFile(name=path.name, bytes=path.stat().st_size, sha256=hub_cache.sha256(path))
+                HubFile(name=path.name, bytes=path.stat().st_size, sha256=files.sha256(path))
                 for path in sorted(partial.iterdir())
             ),
         )
-        made = made.model_copy(update={"sha256": made.digest()})
-        write_atomically(partial / description.NAME, made.model_dump_json(indent=1) + "\n")
-    return made
+        manifest = manifest.model_copy(update={"sha256": manifest.digest()})
+        files.save(partial / model_folder.NAME, manifest.model_dump_json(indent=1) + "\n")
+    return manifest
 
 
-def restore(folder: Path, device: Literal["cpu", "cuda"] = "cpu") -> Stored:
+def restore(folder: Path, device: Device = "cpu") -> RestoredModel:
     """Read a folder that :func:`save` wrote.
 
     Raises:
@@ -116,21 +135,19 @@ def restore(folder: Path, device: Literal["cpu", "cuda"] = "cpu") -> Stored:
     """
     from safetensors.torch import load_file
 
-    found = description.check(folder)
-    if _dtype(found.precision, device) != found.dtype:
-        raise StudyError(
-            f"model folder {folder.name}",
-            f"made for {found.device}, in {found.dtype}",
-            f"export it again with `--device {device}`",
-        )
-    net = _skeleton(folder, found)
-    _fill(net, load_file(str(folder / TENSORS), device=device), folder.name)
+    manifest = model_folder.check(folder)
+    row = precision_on(manifest.precision, device)
+    if row.dtype_on(device) != manifest.dtype:
+        what = f"made for {manifest.device}, in {manifest.dtype}"
+        raise StudyError(f"model folder {folder.name}", what, f"export it again with `--device {device}`")
+    net = _skeleton(folder, manifest)
+    _fill(net, load_file(str(folder / TENSORS), device=device), f"model folder {folder.name}: {TENSORS}")
     net = net.to(device).eval()
-    convert.prove(net, precision_on(found.precision, device), device)
-    return Stored(net, found)
+    convert.prove(net, row, device)
+    return RestoredModel(net, manifest)
 
 
-def _skeleton(folder: Path, found: Description) -> nn.Module:
+def _skeleton(folder: Path, manifest: ModelManifest) -> nn.Module:
     """The converted architecture on the meta device; what is no parameter and in no file stays as it was computed."""
     from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
     from transformers.initialization import no_init_weights
@@ -140,13 +157,12 @@ def _skeleton(folder: Path, found: Description) -> nn.Module:
         classifier = any("ImageClassification" in name for name in config.architectures or ())
         kind = AutoModelForImageClassification if classifier else AutoModel
         with no_init_weights():
-            net: nn.Module = kind.from_config(config, attn_implementation=found.attention, dtype=torch.float32)
+            net: nn.Module = kind.from_config(config, attn_implementation=manifest.attention, dtype=torch.float32)
     except (OSError, ValueError, KeyError) as error:
-        why = str(error).strip().splitlines()[0]
-        raise StudyError(f"model folder {folder.name}: {CONFIG}", why, "export it again with this version") from None
+        raise StudyError(f"model folder {folder.name}: {CONFIG}", str(error).strip().splitlines()[0], ANEW) from None
     stored = net.state_dict().keys()
     computed = {name: buffer for name, buffer in net.named_buffers() if name not in stored}
-    net = convert.convert(net.to("meta"), precision_on(found.precision, found.device), "meta")
+    net = convert.convert(net.to("meta"), precision_on(manifest.precision, manifest.device), "meta")
     for name, buffer in computed.items():
         parent, _, leaf = name.rpartition(".")
         own = net.get_buffer(name).dtype  # what the conversion made of it: in a policy each module has its own
@@ -154,48 +170,41 @@ def _skeleton(folder: Path, found: Description) -> nn.Module:
     return net
 
 
-def _fill(net: nn.Module, tensors: dict[str, torch.Tensor], folder: str) -> None:
-    quantised = {name: one for name, one in net.named_modules() if type(one).__name__ in QUANTISED}
+def _fill(net: nn.Module, tensors: dict[str, torch.Tensor], asked: str) -> None:
+    """Put the stored tensors in; what belongs to a quantised layer is taken out of ``tensors`` first."""
+    import bitsandbytes as bnb
+
+    quantised = [(name, layer) for name, layer in net.named_modules() if type(layer).__name__ in QUANTISED]
     try:
-        for name, layer in quantised.items():
-            _fill_layer(layer, name, tensors)
+        layer: Any
+        for name, layer in quantised:
+            codes = tensors.pop(f"{name}.weight")
+            if isinstance(layer, bnb.nn.Linear8bitLt):
+                tensors.pop(f"{name}.weight_format")
+                given = {"CB": codes, "SCB": tensors.pop(f"{name}.SCB"), "has_fp16_weights": False}
+                layer.weight = bnb.nn.Int8Params(codes, requires_grad=False, **given)
+            else:
+                prefix = f"{name}.weight."
+                names = [key for key in tensors if key.startswith(prefix)]
+                state = {key.removeprefix(prefix): tensors.pop(key) for key in names}
+                layer.weight = bnb.nn.Params4bit.from_prequantized(codes, state, device=codes.device, module=layer)
         result = net.load_state_dict(tensors, strict=False, assign=True)
     except (KeyError, ValueError, RuntimeError) as error:
         why = f"a tensor is missing or of another shape ({str(error).splitlines()[0]})"
-        raise StudyError(f"model folder {folder}: {TENSORS}", why, "export it again with this version") from None
-    wrong = {*result.missing_keys, *result.unexpected_keys} - {f"{name}.weight" for name in quantised}
+        raise StudyError(asked, why, ANEW) from None
+    wrong = {*result.missing_keys, *result.unexpected_keys} - {f"{name}.weight" for name, _ in quantised}
     if wrong:
         why = f"{len(wrong)} tensors do not belong to this architecture or lack, e.g. {min(wrong)}"
-        raise StudyError(f"model folder {folder}: {TENSORS}", why, "export it again with this version")
-
-
-def _fill_layer(layer: Any, name: str, tensors: dict[str, torch.Tensor]) -> None:
-    """Take what belongs to a quantised layer out of ``tensors`` and put it in."""
-    import bitsandbytes as bnb
-
-    codes = tensors.pop(f"{name}.weight")
-    if isinstance(layer, bnb.nn.Linear8bitLt):
-        tensors.pop(f"{name}.weight_format")
-        scales = tensors.pop(f"{name}.SCB")
-        layer.weight = bnb.nn.Int8Params(codes, requires_grad=False, has_fp16_weights=False, CB=codes, SCB=scales)
-        return
-    prefix = f"{name}.weight."
-    beside = {key.removeprefix(prefix): tensors.pop(key) for key in list(tensors) if key.startswith(prefix)}
-    layer.weight = bnb.nn.Params4bit.from_prequantized(codes, beside, device=codes.device, module=layer)
+        raise StudyError(asked, why, ANEW)
 
 
 def _tensors(net: nn.Module) -> dict[str, torch.Tensor]:
     """The state dict as safetensors wants it: contiguous, on the CPU, none sharing memory with another."""
     seen: set[int] = set()
-    found = {}
+    tensors = {}
     for name, tensor in net.state_dict().items():
-        plain = tensor.detach().cpu().contiguous()
-        if plain.untyped_storage().data_ptr() in seen:
-            plain = plain.clone()
-        seen.add(plain.untyped_storage().data_ptr())
-        found[name] = plain
-    return found
-
-
-def _dtype(precision: Precision, device: str) -> Dtype:
-    return precision.dtype_on(device)
+        tensors[name] = tensor.detach().cpu().contiguous()
+        if tensors[name].untyped_storage().data_ptr() in seen:
+            tensors[name] = tensors[name].clone()
+        seen.add(tensors[name].untyped_storage().data_ptr())
+    return tensors

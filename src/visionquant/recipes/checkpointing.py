@@ -1,62 +1,44 @@
 """Gradient checkpointing measured: bytes kept for the backward pass against the time of a training step."""
 
 import copy
-import time
+from collections.abc import Iterator
 from functools import partial
 
 import torch
 from torch import nn
 
-from visionquant.bench import fidelity, interleave, torch_flags
-from visionquant.core.machine import Environment
-from visionquant.core.paths import Project
-from visionquant.deploy import gradient_checkpointing
-from visionquant.records.recipe import Recipe, Value
-from visionquant.settings.params import Params
+from visionquant.accuracy.model_source import seeded_model
+from visionquant.bench import fidelity, interleave
+from visionquant.deploy import training_memory
+from visionquant.recipes import Environment, Params, Project, Row, recipe
 
 MODELS, BATCH, ROUNDS = ("deit-tiny-ultra-efficient", "deit-small-distilled-224"), 4, 5
 SHARE = 1e-4  # of a tensor's largest gradient
 
 
-def run(project: Project, params: Params, machine: Environment) -> Recipe:
+@recipe("checkpointing", weights="seeded")
+def run(project: Project, params: Params, machine: Environment) -> Iterator[Row]:
     """A row a model, with and without; in FP32, a forward and a backward pass without an optimizer's step."""
-    begun = time.monotonic()
-    torch_flags.begin(machine.device)
-    rows: list[dict[str, Value]] = []
     for model in MODELS:
-        net, images = interleave.seeded(project, params, model, BATCH)
-        images = images.to(machine.device)
-        ways = {"plain": net.to(machine.device).train(), "checkpoints": copy.deepcopy(net).to(machine.device).train()}
-        gradient_checkpointing.enable(ways["checkpoints"])
-        times = interleave.take(
-            {way: partial(_step, one, images) for way, one in ways.items()},
-            machine.device,
-            ROUNDS,
-        )
-        kept = {way: _step(one, images)[1] for way, one in ways.items()}
-        gradients = [[one.grad for one in ways[way].parameters() if one.grad is not None] for way in ways]
+        net, images = seeded_model(project, params, model, BATCH)
+        plain, images = net.to(machine.device).train(), images.to(machine.device)
+        nets = {"plain": plain, "checkpoints": copy.deepcopy(plain)}
+        training_memory.enable_checkpointing(nets["checkpoints"])
+        times = interleave.take({way: partial(_step, nets[way], images) for way in nets}, machine.device, ROUNDS)
+        kept = {way: _step(nets[way], images) for way in nets}
+        gradients = [[one.grad for one in each.parameters() if one.grad is not None] for each in nets.values()]
         same = all(_same(a, b, machine.device) for a, b in zip(*gradients, strict=True))
-        rows += [
-            {
+        for way in nets:
+            yield {
                 "model": model,
                 "batch_size": BATCH,
                 "way": way,
-                "kept_mib": round(kept[way] / 2**20, 2),
-                "share": round(kept[way] / kept["plain"], 4),
+                "kept_mib": kept[way] / 2**20,
+                "share": kept[way] / kept["plain"],
                 "median_ms": interleave.milliseconds(times, way),
-                "time_ratio": round(1 / interleave.speedup(times, way, "plain"), 3),
+                "time_ratio": 1 / interleave.speedup(times, way, "plain"),
                 "same_gradients": "yes" if same else "no",
             }
-            for way in ways
-        ]
-    return Recipe(
-        name="checkpointing",
-        command="visionquant recipe checkpointing",
-        weights="seeded",
-        environment=machine,
-        elapsed_s=round(time.monotonic() - begun, 1),
-        rows=tuple(rows),
-    )
 
 
 def _same(a: torch.Tensor, b: torch.Tensor, device: str) -> bool:
@@ -64,8 +46,9 @@ def _same(a: torch.Tensor, b: torch.Tensor, device: str) -> bool:
     return torch.equal(a, b) if device == "cpu" else float((a - b).abs().max()) <= SHARE * float(a.abs().max())
 
 
-def _step(net: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, int]:
+def _step(net: nn.Module, images: torch.Tensor) -> int:
+    """A pass forward and back; the bytes that were kept in between."""
     net.zero_grad()
-    loss, kept = gradient_checkpointing.saved_bytes(lambda: fidelity.features_of(net(images)).square().mean(), net)
+    loss, kept = training_memory.saved_bytes(lambda: fidelity.features_of(net(images)).square().mean(), net)
     loss.backward()  # type: ignore[no-untyped-call]
-    return loss.detach(), kept
+    return kept

@@ -7,10 +7,10 @@ a latency holds no waiting that the client made itself. The clients share the ma
 import http.client
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,15 +21,16 @@ import psutil
 from visionquant.core.errors import StudyError
 
 START_S = 180.0
-STOPS_S = 30.0  # a server finishes what it took, then it is killed
+STOP_S = 30.0  # a server finishes what it took, then it is killed
 BACK_OFF_S = 0.1  # before a client tries again where the server was cold or full
+BOUNDARY = "visionquant"
+HEADERS: Any = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
+HEAD = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="image"; filename="image"\r\n\r\n'.encode()
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """One request: when it began and ended (seconds of one clock), its status (None: no answer within the client's
-    time-out), the body, which image.
-    """
+class SentRequest:
+    """When it began and ended (seconds of one clock), its status (None: no answer in time), the body, which image."""
 
     begun: float
     ended: float
@@ -39,7 +40,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Process:
+class ServerProcess:
     """A server in a process of its own. While it is suspended neither it nor its worker takes any processor time."""
 
     http: psutil.Popen
@@ -47,17 +48,10 @@ class Process:
 
     def get(self, path: str) -> tuple[int, bytes]:
         """Status and body of a GET."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
-        try:
+        with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)) as connection:
             connection.request("GET", path)
-            found = connection.getresponse()
-            return found.status, found.read()
-        finally:
-            connection.close()
-
-    def wait_until_ready(self) -> None:
-        """Until /ready says so; see :meth:`wait_until`."""
-        self.wait_until(lambda: self.get("/ready")[0] == 200)
+            response = connection.getresponse()
+            return response.status, response.read()
 
     def wait_until(self, true: Callable[[], bool]) -> None:
         """Ask twenty times a second.
@@ -71,94 +65,74 @@ class Process:
                 raise StudyError("serving", "the server does not get ready", "run `visionquant serve` and see")
             time.sleep(0.05)
 
+    def wait_until_ready(self) -> None:
+        self.wait_until(lambda: self.get("/ready")[0] == 200)
+
     def worker(self) -> psutil.Process:
         """The inference worker, which is spawned; the queue's process is forked."""
         children = self.http.children(recursive=True)
-        return next(one for one in children if "spawn_main" in " ".join(one.cmdline()))
+        return next(child for child in children if "spawn_main" in " ".join(child.cmdline()))
 
     @contextmanager
     def suspended(self) -> Iterator[None]:
         """Stopped, children and all, so that its idle polling does not disturb another one's figures."""
-        family = [self.http, *self.http.children(recursive=True)]
-        for one in family:
-            one.suspend()
-        try:
+        with ExitStack() as stack:
+            for process in (self.http, *self.http.children(recursive=True)):
+                process.suspend()
+                stack.callback(process.resume)
             yield
-        finally:
-            for one in family:
-                one.resume()
 
 
 @contextmanager
-def server(root: Path, *options: str) -> Iterator[Process]:
+def server(root: Path, *options: str) -> Iterator[ServerProcess]:
     """``visionquant serve`` with these options in a study's folder, on a free port, until the block ends."""
     script = "from visionquant.cli import main; main()"
-    command = [sys.executable, "-c", script, "serve", "--port", "0", *options]
-    said = root / "serve.log"
-    with (
-        said.open("a", encoding="utf-8") as log,
-        psutil.Popen(
-            command, cwd=root, stdout=subprocess.PIPE, stderr=log, text=True, encoding="utf-8", errors="replace"
-        ) as process,
-    ):
+    command, log = [sys.executable, "-c", script, "serve", "--port", "0", *options], root / "serve.log"
+    text: dict[str, Any] = {"encoding": "utf-8", "errors": "replace"}
+    with log.open("a", **text) as errors, psutil.Popen(
+        command, cwd=root, stdout=subprocess.PIPE, stderr=errors, text=True, **text
+    ) as process:  # fmt: skip
         try:
             line = process.stdout.readline()
             if "http://" not in line:
-                raise StudyError.of(
-                    said.read_text(encoding="utf-8", errors="replace").strip().removeprefix("visionquant: ")
-                )
-            yield Process(process, urlsplit(line.split(": ")[1].split(",")[0]).port or 0)
+                raise StudyError.of(log.read_text(**text).strip().removeprefix("visionquant: "))
+            yield ServerProcess(process, urlsplit(line.split(": ")[1].split(",")[0]).port or 0)
         finally:
             process.terminate()
             try:
-                process.wait(STOPS_S)
+                process.wait(STOP_S)
             except psutil.TimeoutExpired:
                 process.kill()
 
 
-def load(
+def run(
     port: int, images: Sequence[bytes], clients: int, goes_on: Callable[[], bool], timeout_s: float
-) -> list[Outcome]:
-    """Every client posts one image after the other to /predict while ``goes_on()``; all outcomes, in no order."""
-    outcomes: list[Outcome] = []
-    bodies = [_multipart(one) for one in images]
+) -> list[SentRequest]:
+    """Every client posts one image after the other to /predict while ``goes_on()``; all requests, in no order."""
+    bodies = [HEAD + image + f"\r\n--{BOUNDARY}--\r\n".encode() for image in images]
 
-    def client(number: int) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout_s)
+    def client(first: int) -> list[SentRequest]:
+        connection, number, requests = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout_s), first, []
         while goes_on():
-            at = number % len(bodies)
+            image, begun, status, body = number % len(bodies), time.perf_counter(), None, b""
             number += clients
-            begun = time.perf_counter()
             try:
-                connection.request("POST", "/predict", bodies[at], _HEADERS)
-                answer = connection.getresponse()
-                found: tuple[int | None, bytes] = answer.status, answer.read()
+                connection.request("POST", "/predict", bodies[image], HEADERS)
+                response = connection.getresponse()
+                status, body = response.status, response.read()
             except (OSError, http.client.HTTPException):
                 connection.close()
-                found = None, b""
-            outcomes.append(Outcome(begun, time.perf_counter(), *found, at))
-            if found[0] == 503:
+            requests.append(SentRequest(begun, time.perf_counter(), status, body, image))
+            if status == 503:
                 time.sleep(BACK_OFF_S)
         connection.close()
+        return requests
 
-    threads = [threading.Thread(target=client, args=(number,)) for number in range(clients)]
-    for one in threads:
-        one.start()
-    for one in threads:
-        one.join()
-    return outcomes
+    with ThreadPoolExecutor(clients) as pool:
+        return [request for requests in pool.map(client, range(clients)) for request in requests]
 
 
 def within(seconds: float) -> Callable[[], bool]:
     """True until so many seconds from now have gone by."""
     end = time.perf_counter() + seconds
     return lambda: time.perf_counter() < end
-
-
-_BOUNDARY = "visionquant"
-_HEADERS: Any = {"Content-Type": f"multipart/form-data; boundary={_BOUNDARY}"}
-
-
-def _multipart(image: bytes) -> bytes:
-    head = f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="image"; filename="image"\r\n\r\n'
-    return head.encode() + image + f"\r\n--{_BOUNDARY}--\r\n".encode()

@@ -1,22 +1,21 @@
-"""Stored models measured: bytes on disk, seconds to read them back, and whether their answers are the same."""
+"""Stored models measured: bytes on disk, seconds to read them back, and whether their outputs are the same."""
 
 import copy
 import tempfile
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Literal
 
 import torch
 
-from visionquant.bench import fidelity, interleave, torch_flags
+from visionquant.accuracy.model_source import seeded_model
+from visionquant.bench import fidelity, interleave
 from visionquant.bench.backends import convert
-from visionquant.core.machine import Environment
-from visionquant.core.paths import Project
 from visionquant.deploy import serialization
-from visionquant.records.recipe import Recipe, Value
-from visionquant.settings.params import Params
+from visionquant.deploy.serialization import Device
+from visionquant.recipes import Environment, Params, Project, Row, recipe
 from visionquant.settings.precision import Nf4Precision
 
 MODELS = ("deit-tiny-ultra-efficient", "vit-base-224-production")
@@ -25,74 +24,58 @@ DOUBLE = "nf4, double quantisation"
 ROUNDS = 5
 
 
-def run(project: Project, params: Params, machine: Environment) -> Recipe:
-    """A row a model and precision. ``ready_s`` is the median time from folder to first answer, on one image, in turns.
+@recipe("storage", weights="seeded")
+def run(project: Project, params: Params, machine: Environment) -> Iterator[Row]:
+    """A row a model and precision. ``ready_s`` is the median time from folder to first output, on one image.
 
     Files are in the page cache by then and their hashes known: reading, building and one pass are timed, the disk and
     hashing are not. A file's tensors are read as they are used, so that restoring alone would say little.
     """
-    begun = time.monotonic()
-    torch_flags.begin(machine.device)
     import bitsandbytes  # noqa: F401 its import is no part of a conversion
 
     device = machine.device
-    rows: list[dict[str, Value]] = []
-    precisions = {name: params.precisions[name] for name in PRECISIONS}
-    nf4 = precisions["nf4"]
+    rows = {name: params.precisions[name] for name in PRECISIONS}
+    nf4 = rows["nf4"]
     assert isinstance(nf4, Nf4Precision)
-    precisions[DOUBLE] = nf4.model_copy(update={"double_quantization": not nf4.double_quantization})
+    rows[DOUBLE] = nf4.model_copy(update={"double_quantization": not nf4.double_quantization})
     for model in MODELS:
-        net, images = interleave.seeded(project, params, model, 2)
+        net, images = seeded_model(project, params, model, 2)
         side = params.models[model].input_size
+        for row in rows.values() if device == "cuda" else ():  # each one's first kernels start once, untimed
+            convert.convert(copy.deepcopy(net), row, device)
+        figures: dict[str, Row] = {}
+        sizes: dict[str, int] = {}
         with tempfile.TemporaryDirectory() as root:
-            sizes, converting_s, same = {}, {}, {}
-            for row in precisions.values() if device == "cuda" else ():  # each one's first kernels start once, untimed
-                convert.convert(copy.deepcopy(net), row, device)
-            for name, row in precisions.items():
-                folder, own = Path(root) / name, copy.deepcopy(net)
+            for name, row in rows.items():
+                own, folder = copy.deepcopy(net), Path(root) / name
                 interleave.synchronize(device)
-                start = time.perf_counter()
+                begun = time.perf_counter()
                 converted = convert.convert(own, row, device)
                 interleave.synchronize(device)
-                converting_s[name] = round(time.perf_counter() - start, 3)
-                made = serialization.save(
-                    converted, row, folder, device=device, input_size=side, weights="seeded", source="a recipe"
-                )
-                sizes[name] = sum(file.bytes for file in made.files)
+                convert_s = time.perf_counter() - begun
+                manifest = serialization.save(converted, row, folder, device, side, "seeded", "a recipe")
+                sizes[name] = sum(file.bytes for file in manifest.files)
                 with torch.inference_mode():
-                    first = fidelity.features_of(converted(images.to(device, convert.dtype_of(row, device))))
-                same[name] = "yes" if torch.equal(first, _answer(folder, images, device)) else "no"
+                    output = fidelity.features_of(converted(images.to(device, convert.dtype_of(row, device))))
+                identical = torch.equal(output, _output(folder, images, device))
+                figures[name] = {"convert_s": convert_s, "identical": "yes" if identical else "no"}
                 del converted
-            times = interleave.take(
-                {name: partial(_answer, Path(root) / name, images[:1], device) for name in precisions},
-                device,
-                ROUNDS,
-                warmups=1,
-            )
-        rows += [
-            {
+            ways = {name: partial(_output, Path(root) / name, images[:1], device) for name in rows}
+            times = interleave.take(ways, device, ROUNDS, warmups=1)
+        for name in rows:
+            yield {
                 "model": model,
                 "precision": name,
                 "file_bytes": sizes[name],
-                "share_of_fp32": round(sizes[name] / sizes["fp32"], 4),
-                "convert_s": converting_s[name],
-                "ready_s": round(median(times[name]), 3),
+                "share_of_fp32": sizes[name] / sizes["fp32"],
+                "ready_s": median(times[name]),
                 "ready_speedup": interleave.speedup(times, name, "fp32"),
-                "identical": same[name],
+                **figures[name],
             }
-            for name in precisions
-        ]
-    return Recipe(
-        name="storage",
-        command="visionquant recipe storage",
-        weights="seeded",
-        environment=machine,
-        elapsed_s=round(time.monotonic() - begun, 1),
-        rows=tuple(rows),
-    )
 
 
-def _answer(folder: Path, images: torch.Tensor, device: Literal["cpu", "cuda"]) -> torch.Tensor:
-    found = serialization.restore(folder, device)
+def _output(folder: Path, images: torch.Tensor, device: Device) -> torch.Tensor:
+    restored = serialization.restore(folder, device)
+    dtype = convert.dtype_of(restored.manifest.precision, device)
     with torch.inference_mode():
-        return fidelity.features_of(found.net(images.to(device, convert.dtype_of(found.description.precision, device))))
+        return fidelity.features_of(restored.net(images.to(device, dtype)))

@@ -1,65 +1,42 @@
 """The monitor asked about the networks trained here: does each precision retain enough of FP32's accuracy?"""
 
-import time
+from collections.abc import Iterator
 
 import torch
 
 from visionquant.accuracy import digits, training
-from visionquant.bench import torch_flags
 from visionquant.bench.backends import convert
-from visionquant.core.machine import Environment
-from visionquant.core.paths import Project
 from visionquant.deploy.accuracy_monitor import AccuracyMonitor
-from visionquant.records.recipe import Recipe
-from visionquant.settings.params import Params
-from visionquant.settings.precision import FP32
-
-BATCH = 100
+from visionquant.recipes import Environment, Params, Project, Row, recipe
 
 
-def run(project: Project, params: Params, machine: Environment) -> Recipe:
-    """The first fold of ``training.run``: FP32 on its held-out images is the baseline, with the uncertainty it has.
-
-    Raises:
-        StudyError: a network was not trained yet.
-    """
-    begun = time.monotonic()
-    torch_flags.begin(machine.device)
-    rows: list[dict[str, str | int | float | None]] = []
+@recipe("validation", weights="trained here")
+def run(project: Project, params: Params, machine: Environment) -> Iterator[Row]:
+    """The first fold of ``training.run``: FP32 on its held-out images is the baseline, with the uncertainty it has."""
     fold = params.training.run[0]
     for network in params.training.chosen:
-        spec = params.training.networks[network]
-        data = digits.load(spec.image_size)
-        _, held = digits.folds(data.labels, params.training.folds, params.training.seed)[fold]
-        known = AccuracyMonitor(1.0)
-        for name in dict.fromkeys(("fp32", *params.study.precisions, *params.training.also)):
-            row = params.precisions[name] if name != "fp32" else FP32
-            net = training.restore(project, network, spec, params.training, fold)
-            net = convert.convert(net, row, machine.device)
-            dtype = convert.dtype_of(row, machine.device)
-            loader = [(data.images[part].to(dtype), data.labels[part]) for part in torch.split(held, BATCH)]
-            found = known.validate_quantized_model(net, loader)
+        data = digits.load_digits(params.training.networks[network].image_size)
+        _, held_out = digits.folds(data.labels, params.training.folds, params.training.seed)[fold]
+        images, labels = data.images[held_out], data.labels[held_out]
+        net = training.load_trained(project, params, network, fold).to(machine.device)
+        classes = training.logits_of(net, images, torch.float32, machine.device).argmax(1)
+        monitor = AccuracyMonitor((int((classes == labels).sum()), len(labels)))
+        for name in dict.fromkeys((*params.study.precisions, *params.training.also)):
+            row = params.precisions[name]
             if name == "fp32":
-                known = AccuracyMonitor((found.correct, found.n))
                 continue
-            rows.append(
-                {
-                    "network": network,
-                    "precision": name,
-                    "right": found.correct,
-                    "n": found.n,
-                    "retention": round(found.retention.value, 6),
-                    "low": round(found.retention.low, 6),
-                    "high": round(found.retention.high, 6),
-                    "decision": found.decision,
-                    "samples_needed": found.samples_needed,
-                }
-            )
-    return Recipe(
-        name="validation",
-        command="visionquant recipe validation",
-        weights="trained here",
-        environment=machine,
-        elapsed_s=round(time.monotonic() - begun, 1),
-        rows=tuple(rows),
-    )
+            net = convert.convert(training.load_trained(project, params, network, fold), row, machine.device)
+            batches = torch.split(images.to(convert.dtype_of(row, machine.device)), training.BATCH)
+            loader = zip(batches, torch.split(labels, training.BATCH), strict=True)
+            found = monitor.validate_quantized_model(net, loader)
+            yield {
+                "network": network,
+                "precision": name,
+                "right": found.correct,
+                "n": found.n,
+                "retention": found.retention.value,
+                "low": found.retention.low,
+                "high": found.retention.high,
+                "decision": found.decision,
+                "samples_needed": found.samples_needed,
+            }

@@ -1,164 +1,257 @@
-"""Evidence from other machines: one folder a platform, a whole study each, packed once and only read from then on.
+"""The store of evidence: a folder a machine in ``data/machines``, read here and nowhere else.
 
-``manifest.json`` beside the records says what the set is and holds the sha256 of every file, so that a single changed
-sample is found when the set is read.
+``local`` is this machine's, written by the pipeline; what was recorded there under other settings than those in force
+is stale and left out, with the reason. :func:`record` copies it to a named machine, whose ``manifest.json`` holds the
+sha256 of every file: that is only read from then on, never stale, and says which settings it was recorded under.
 """
 
 import hashlib
 import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
+from visionquant.core import files
 from visionquant.core.errors import StudyError
-from visionquant.core.machine import Environment
-from visionquant.core.paths import Project, new_folder, write_atomically
-from visionquant.records import record as records
-from visionquant.records.record import Record
+from visionquant.core.frozen import Frozen
+from visionquant.core.paths import LOCAL, Project
+from visionquant.records import labelled, predictions, recipe
+from visionquant.records.labelled import Labelled
+from visionquant.records.machine_set import AA_SIDES, MachineSet, Records
+from visionquant.records.predictions import Scores
+from visionquant.records.recipe import Recipe
+from visionquant.records.record import Record, current, read, stale
 from visionquant.settings.params import Params
 
 MANIFEST = "manifest.json"
 NAME = r"^[a-z0-9]+(-[a-z0-9]+)*$"
-AA_SIDES = ("aa/first", "aa/second")
-Records = dict[tuple[str, str], Record]
+KINDS = ("latency", *AA_SIDES, "accuracy", "recipes")
+EARLIER = "measured by an earlier version of this code"
+Found = TypeVar("Found", Record, Scores, Recipe)
 
 
-class SetManifest(BaseModel):
-    """What a set is: machine, weights, measuring code, protocol, and the sha256 of each record file."""
+class SetManifest(Frozen):
+    """Names the machine and every file of it, with its sha256."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    schema_version: Literal[1] = 1
-    platform: str
-    environment: Environment
-    weights: tuple[str, ...]
-    measuring_sha256: tuple[str, ...]
-    protocol: str
+    schema_version: Literal[2] = 2
+    machine: str
     files: dict[str, str]
 
 
-def pack(project: Project, params: Params, platform: str, partial: bool = False) -> Path:
-    """Copy this machine's records into ``data/recorded/<platform>``; return that folder.
+def machines(project: Project, params: Params) -> tuple[MachineSet, ...]:
+    """This machine's evidence, then each named machine's.
 
-    The study's pairs, those of other precisions that were measured, and the A/A run.
+    Raises:
+        StudyError: a file is broken, what is named has no manifest or a file that is missing, foreign or altered, or
+            records of one place come from different machines.
+    """
+    return local(project, params), *recorded(project)
+
+
+def recorded(project: Project) -> tuple[MachineSet, ...]:
+    """The named machines, by name; see :func:`machines`."""
+    return tuple(_named(folder) for folder in folders(project))
+
+
+def folders(project: Project) -> list[Path]:
+    """Those of the named machines."""
+    paths = project.machines.glob("[!.]*")
+    return sorted(path for path in paths if path.is_dir() and path.name != LOCAL)
+
+
+def _named(folder: Path) -> MachineSet:
+    for name, fault in faults(folder).items():
+        raise StudyError(files.shown(folder / name), fault, "restore the machine from git, or record it again")
+    latency, *passes = ({_pair(record): record for record in _all(folder / kind, read)} for kind in KINDS[:3])
+    aa = (passes[0], passes[1]) if passes[0] and passes[0].keys() == passes[1].keys() else None
+    _require_one_machine(files.shown(folder), [*latency.values(), *passes[0].values(), *passes[1].values()])
+    return MachineSet(
+        folder.name,
+        latency,
+        aa,
+        {scores.network: scores for scores in _all(folder / "accuracy", predictions.read)},
+        labelled.read(folder),
+        {run.name: run for run in _all(folder / "recipes", recipe.read)},
+    )
+
+
+def local(project: Project, params: Params) -> MachineSet:
+    """This machine's evidence under the settings in force, and why the rest is left out; see :func:`machines`.
+
+    Precisions that the study does not list, and that were measured all the same, are there too. Beside records of this
+    version those of an earlier one have no place.
+    """
+    records, missing = _latency(project, params)
+    left_out: dict[str, str] = {}
+
+    def fresh(kind: str, read: Callable[[Path], Found], beside: Records | None = None) -> Iterator[Found]:
+        for path in _paths(project.local / kind):
+            evidence = read(path)
+            if why := stale(evidence, params) or _why_apart(evidence, beside):
+                left_out[f"{kind}/{path.name}"] = why
+            else:
+                yield evidence
+
+    passes: list[Records] = []
+    for side in AA_SIDES:
+        passes.append({_pair(record): record for record in fresh(side, read, records or next(iter(passes), None))})
+    names = [{path.name for path in _paths(project.local / side)} for side in AA_SIDES]
+    both = passes[0].keys() & passes[1].keys() if names[0] == names[1] else set()
+    first, second = ({pair: record for pair, record in found.items() if pair in both} for found in passes)
+    results = labelled.read(project.local)
+    if results is not None:
+        old = {result.model: why for result in results.judged if (why := stale(result, params))}
+        judged = tuple(result for result in results.judged if result.model not in old)
+        results = Labelled(judged=judged, missing=results.missing | old)
+        left_out |= {f"{labelled.FILE}: {model}": why for model, why in old.items()}
+    return MachineSet(
+        LOCAL,
+        records,
+        (first, second) if both else None,
+        {scores.network: scores for scores in fresh("accuracy", predictions.read)},
+        results,
+        {run.name: run for run in fresh("recipes", recipe.read)},
+        missing,
+        left_out,
+    )
+
+
+def _latency(project: Project, params: Params) -> tuple[Records, dict[tuple[str, str], str]]:
+    records: Records = {}
+    missing: dict[tuple[str, str], str] = {}
+    for pair in (*params.pairs(), *params.other_pairs()):
+        record = current(project.record(*pair))
+        reason = "not measured" if record is None else stale(record, params)
+        if record is not None and reason is None:
+            records[pair] = record
+        elif pair in params.pairs():
+            missing[pair] = reason or ""
+    # One set has one schema: what one record does not say of the machine can't be held against the others.
+    least = min((record.environment.unrecorded for record in records.values()), key=len, default=())
+    earlier = [pair for pair, record in records.items() if record.environment.unrecorded != least]
+    missing |= {pair: EARLIER for pair in earlier if pair in params.pairs()}
+    records = {pair: record for pair, record in records.items() if pair not in earlier}
+    _require_one_machine(files.shown(project.local / "latency"), list(records.values()))
+    return records, missing
+
+
+def _why_apart(evidence: Record | Scores | Recipe, beside: Records | None) -> str | None:
+    """Why a record of an A/A run says nothing of the records beside it, or nobody knows when a recipe is stale."""
+    if isinstance(evidence, Recipe) and evidence.settings is None:
+        return "which settings it was run under is not recorded"
+    if not isinstance(evidence, Record) or not beside:
+        return None
+    other = beside.get(_pair(evidence), next(iter(beside.values())))
+    if differences := evidence.environment.differs_from(other.environment):
+        return f"measured on another machine: {'; '.join(differences)}"
+    if evidence.environment.unrecorded != other.environment.unrecorded:
+        return EARLIER
+    if evidence.code.measuring_sha256 not in {record.code.measuring_sha256 for record in beside.values()}:
+        return f"measured by other code ({evidence.code.measuring_sha256[:8]}) than the records"
+    same_pair = _pair(evidence) == _pair(other)
+    differ = same_pair and evidence.settings.weights != other.settings.weights
+    return "measured with other weights than the records" if differ else None
+
+
+def _pair(record: Record) -> tuple[str, str]:
+    return record.model, record.precision
+
+
+def _paths(folder: Path) -> list[Path]:
+    return sorted(folder.glob("[!.]*.json"))
+
+
+def _all(folder: Path, read: Callable[[Path], Found]) -> list[Found]:
+    return [read(path) for path in _paths(folder)]
+
+
+def _require_one_machine(place: str, records: list[Record]) -> None:
+    """Insist that all records come from one machine with one set of versions.
+
+    Raises:
+        StudyError: names the first record that does not match and what differs.
+    """
+    for record in records[1:]:
+        if differences := record.environment.differs_from(records[0].environment):
+            what = f"{record.model}-{record.precision} comes from another machine: {'; '.join(differences)}"
+            raise StudyError(place, what, "keep one machine's records here, and measure the others again")
+
+
+def record(project: Project, params: Params, name: str, partial: bool = False) -> Path:
+    """Copy this machine's evidence, what is stale apart, to the machine called ``name``; return its folder.
 
     Args:
-        partial: pack what is there, though pairs of the study are missing.
+        partial: copy what is there, though pairs of the study are missing.
 
     Raises:
         StudyError: the name is unfit or taken, or a pair of the study is missing, stale, failed or broken.
     """
-    folder = project.recorded / platform
-    if not re.fullmatch(NAME, platform):
-        raise StudyError(
-            f"record --platform {platform}", "not a platform name", "use lower-case words and digits joined by -"
-        )
+    folder, asked = project.machines / name, f"record --platform {name}"
+    if not re.fullmatch(NAME, name) or name == LOCAL:
+        raise StudyError(asked, "not a platform name", "use lower-case words and digits joined by -")
     if folder.exists():
-        raise StudyError(f"data/recorded/{platform}", "there is such a set already", "choose another name or remove it")
-    found, missing = records.local(project, params)
-    missing |= {pair: f"failed: {record.failure}" for pair, record in found.items() if record.failure}
-    if missing and not (partial and found):
+        raise StudyError(files.shown(folder), "there is such a set already", "choose another name or remove it")
+    own = local(project, params)
+    missing = own.missing | {
+        pair: f"failed: {record.failure}" for pair, record in own.records.items() if record.failure
+    }
+    if missing and not (partial and own.evidence):
         pair, reason = next(iter(missing.items()))
-        raise StudyError(
-            f"record --platform {platform}",
-            f"{len(missing)} of {len(params.pairs())} pairs are missing ({'-'.join(pair)}: {reason})",
-            "run `dvc repro` first, or pack what is there with --partial",
-        )
-    sources = {project.record(*pair).name: project.record(*pair).read_bytes() for pair in found}
-    for side in AA_SIDES if read_aa(project.measured, found) is not None else ():
-        place = Project(project.root, side).measured
-        sources |= {f"{side}/{path.name}": path.read_bytes() for path in sorted(place.glob("*.json"))}
-    manifest = SetManifest(
-        platform=platform,
-        environment=next(iter(found.values())).environment,
-        weights=tuple(sorted({record.settings.weights.kind for record in found.values()})),
-        measuring_sha256=tuple(sorted({record.code.measuring_sha256 for record in found.values()})),
-        protocol=params.study.protocol,
-        files={name: _sha256(content) for name, content in sorted(sources.items())},
-    )
-    with new_folder(folder, f"data/recorded/{platform}") as staging:
-        for name, content in sources.items():
-            write_atomically(staging / name, content)
-        write_atomically(staging / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
+        what = f"{len(missing)} of {len(params.pairs())} pairs are missing ({'-'.join(pair)}: {reason})"
+        raise StudyError(asked, what, "run `dvc repro` first, or pack what is there with --partial")
+    with new_machine(folder) as staging:
+        for path in own.evidence:
+            if not path.startswith(labelled.FILE):
+                files.save(staging / path, (project.local / path).read_bytes())
+        if own.labelled is not None and own.labelled.judged:
+            files.save(staging / labelled.FILE, own.labelled)
     return folder
 
 
-def read_all(project: Project) -> dict[str, Records]:
-    """Every set by platform name.
-
-    Raises:
-        StudyError: a set has no manifest, a file is missing, foreign or altered, a record is broken, or a set mixes
-            machines.
-    """
-    if not project.recorded.is_dir():
-        return {}
-    folders = sorted(path for path in project.recorded.iterdir() if path.is_dir() and not path.name.startswith("."))
-    return {folder.name: read(folder) for folder in folders}
+@contextmanager
+def new_machine(folder: Path) -> Iterator[Path]:
+    """A folder to fill with the evidence of a machine; it gets its manifest, and its name, at the end of the block."""
+    with files.new_folder(folder, files.shown(folder)) as staging:
+        yield staging
+        hashes = {name: files.sha256(staging / name) for name in _present(staging)}
+        files.save(staging / MANIFEST, SetManifest(machine=folder.name, files=hashes), indent=1)
 
 
-def read(folder: Path) -> Records:
-    """The records of one set, every file checked against the manifest; see :func:`read_all`."""
-    place = f"data/recorded/{folder.name}"
-    for name, fault in faults(folder).items():
-        raise StudyError(f"{place}/{name}", fault, "restore the set from git, or record it again")
-    found = [records.read(folder / name) for name in manifest_of(folder).files if "/" not in name]
-    records.require_one_machine(place, found)
-    return {(record.model, record.precision): record for record in found}
-
-
-def read_aa(folder: Path, beside: Records) -> tuple[Records, Records] | None:
-    """The two passes of an A/A run below ``folder`` (a recorded set, or data/measured), None where there
-    is none, only a part, or one of an earlier version of this code than the records ``beside`` it.
-
-    Raises:
-        StudyError: a record is broken, or the passes and the records ``beside`` them mix machines.
-    """
-    passes = []
-    for side in AA_SIDES:
-        found = [records.read(path) for path in sorted((folder / side).glob("*.json"))]
-        passes.append({(record.model, record.precision): record for record in found})
-    first, second = passes
-    together = [*list(beside.values())[:1], *first.values(), *second.values()]
-    if len({record.environment.unrecorded for record in together}) > 1:
-        return None
-    records.require_one_machine(f"{folder.name}/aa", together)
-    return (first, second) if first and set(first) == set(second) else None
-
-
-def manifest_of(folder: Path) -> SetManifest:
-    """The manifest of a set.
+def set_manifest(folder: Path) -> SetManifest:
+    """The manifest of a named machine.
 
     Raises:
         StudyError: there is none, or it is broken.
     """
-    path = folder / MANIFEST
-    try:
-        return SetManifest.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        found = "there is none"
-    except (OSError, ValidationError):
-        found = "broken"
-    raise StudyError(
-        f"data/recorded/{folder.name}/{MANIFEST}",
-        found,
-        "restore the set from git, or pack one with `visionquant record`",
-    )
+    return files.load(folder / MANIFEST, SetManifest, "restore it from git, or make one with `visionquant record`")
 
 
 def faults(folder: Path) -> dict[str, str]:
-    """What is wrong with the files of a set, by name: missing, altered or foreign; empty where all is well."""
-    listed = manifest_of(folder).files
-    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {MANIFEST}
-    wrong = dict.fromkeys(sorted(set(listed) - present), "missing")
-    wrong |= dict.fromkeys(sorted(present - set(listed)), "not in the set's manifest")
-    for name in sorted(present & set(listed)):
-        content = (folder / name).read_bytes()
-        if _sha256(content) != listed[name]:
-            crlf = _sha256(content.replace(b"\r\n", b"\n")) == listed[name]
-            wrong[name] = "altered: " + ("its line ends are CRLF" if crlf else "another sha256 than the manifest's")
+    """What is wrong with the files of a named machine: missing, altered or foreign; empty where all is well."""
+    listed, present = set_manifest(folder).files, _present(folder)
+    wrong = dict.fromkeys(sorted(set(listed) - set(present)), "missing")
+    wrong |= {name: "not in the machine's manifest" for name in present if name not in listed}
+    for name in sorted(set(present) & set(listed)):
+        if files.sha256(folder / name) != listed[name]:
+            unix = hashlib.sha256((folder / name).read_bytes().replace(b"\r\n", b"\n")).hexdigest()
+            crlf = "its line ends are CRLF" if unix == listed[name] else "another sha256 than the manifest's"
+            wrong[name] = f"altered: {crlf}"
     return wrong
 
 
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+def _present(folder: Path) -> list[str]:
+    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(name for name in names if name != MANIFEST)
+
+
+def own_files(project: Project) -> list[Path]:
+    """The evidence of this machine, stale or not."""
+    own = [path for kind in KINDS for path in _paths(project.local / kind)]
+    return own + [path for path in (project.local / labelled.FILE,) if path.is_file()]
+
+
+def evidence_files(project: Project) -> list[Path]:
+    """Every file that :func:`machines` reads, in one order."""
+    named = [folder / name for folder in folders(project) for name in (*_present(folder), MANIFEST)]
+    return own_files(project) + named

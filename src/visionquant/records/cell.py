@@ -6,7 +6,7 @@ Absence is a value: what could not be measured is a row with a status and a reas
 from collections.abc import Iterable
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from visionquant.core.frozen import Frozen
 
 # "failed" is what nobody foresaw: it is tried again by the next run, the others are kept.
 Status = Literal[
@@ -17,25 +17,19 @@ WORST_FIRST: tuple[Isolation, ...] = ("busy", "unknown", "clean")
 REPEAT_FLOOR = 0.9  # a repeated batch that surely takes less than this share of a new one's time was not computed
 
 
-class Row(BaseModel):
-    """A frozen part of a record without room for unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
 def worst(words: Iterable[Isolation]) -> Isolation | None:
     """The worst of several words, None for none."""
     return min(words, key=WORST_FIRST.index, default=None)
 
 
-class Throughput(Row):
+class Throughput(Frozen):
     """Images passed in a window without a synchronisation between batches, and its seconds."""
 
     images: int
     seconds: float
 
 
-class Sentinel(Row):
+class Sentinel(Frozen):
     """Milliseconds of the fixed reference kernel just before and just after the timed passes.
 
     On a GPU its time there; ``host`` is then that of a row of launches that hardly do a thing, None where not recorded.
@@ -46,7 +40,7 @@ class Sentinel(Row):
     host: "Sentinel | None" = None
 
 
-class GpuConditions(Row):
+class GpuConditions(Frozen):
     """What NVML said while a replicate ran, null what this GPU hides; ``sampler_share`` is its CPU over wall time."""
 
     samples: int
@@ -59,7 +53,7 @@ class GpuConditions(Row):
     sampler_share: float
 
 
-class Conditions(Row):
+class Conditions(Frozen):
     """The machine while a replicate ran; null where it can't be read.
 
     ``others_share`` is the share of all cores (0 to 1) that other processes kept busy.
@@ -73,7 +67,7 @@ class Conditions(Row):
     gpu: GpuConditions | None = None
 
 
-class Replicate(Row):
+class Replicate(Frozen):
     """One fresh process. Milliseconds of each iteration; ``gpu_ms`` from CUDA events; ``threads`` of the CPU.
 
     ``cold_ms`` are the first passes of a process on a GPU, which load its code: no warm-up; empty where not recorded.
@@ -103,7 +97,7 @@ class Replicate(Row):
         return sum(self.wall_ms) / 1e3 + (self.throughput.seconds if self.throughput else 0.0)
 
 
-class Memory(Row):
+class Memory(Frozen):
     """Bytes by kind; null where this device has no such figure.
 
     ``workspace`` is cuBLAS', which differs between generations of GPUs and is part of what is allocated; null where it
@@ -118,7 +112,7 @@ class Memory(Row):
     host_peak: int | None
 
 
-class Audit(Row):
+class Audit(Frozen):
     """Whether the timed passes computed what the fidelity pass computed.
 
     ``kept`` timed iterations were looked at again, ``images`` of them had been in the fidelity pass; ``deviation`` is
@@ -146,7 +140,7 @@ class Audit(Row):
         return ""
 
 
-class Energy(Row):
+class Energy(Frozen):
     """A window of its own on an energy counter. Watts of the idle machine were taken before it; joules are gross.
 
     ``idle_state`` says in which state a GPU idled, and whether it had come to rest; empty where not recorded.
@@ -166,7 +160,7 @@ class Energy(Row):
         return (self.joules - self.idle_w * self.seconds) / self.images
 
 
-class Launch(Row):
+class Launch(Frozen):
     """A profiled pass on a GPU: milliseconds in which it was at work, and in how many kernels, copies and fills.
 
     Of the smallest and the largest batch size of a study.
@@ -176,14 +170,14 @@ class Launch(Row):
     kernels: int
 
 
-class Attempt(Row):
+class Attempt(Frozen):
     """A measurement of a cell that was given up because the machine drifted: what it said, by replicate."""
 
     medians_ms: tuple[float, ...]
     sentinels: tuple[Sentinel, ...]
 
 
-class Run(Row):
+class Run(Frozen):
     """What one replicate process brings back; the parts that only one of a cell's replicates has may be absent.
 
     ``monotonic_s``: when it began and ended on the machine's monotonic clock.
@@ -202,7 +196,7 @@ class Run(Row):
     launch: Launch | None = None
 
 
-class Pending(Row):
+class Pending(Frozen):
     """A cell in flight: the replicates that are done, and attempts given up before."""
 
     batch_size: int
@@ -210,7 +204,7 @@ class Pending(Row):
     earlier: tuple[Attempt, ...]
 
 
-class Cell(Row):
+class Cell(Frozen):
     """One batch size of a pair: measured, or why not.
 
     ``calibration_ms`` are readings of the reference kernel in processes of their own before the first replicate: its
@@ -238,10 +232,10 @@ class Cell(Row):
     @property
     def interleaved_with(self) -> frozenset[str]:
         """The precisions that took turns with every one of these replicates."""
-        turns = [frozenset(one.turns_with) for one in self.replicates]
+        turns = [frozenset(replicate.turns_with) for replicate in self.replicates]
         return frozenset.intersection(*turns) if turns else frozenset()
 
     @property
     def isolation(self) -> Isolation | None:
         """The worst of the replicates': busy, unknown, clean; None for a cell that was not timed."""
-        return worst(one.conditions.isolation for one in self.replicates)
+        return worst(replicate.conditions.isolation for replicate in self.replicates)

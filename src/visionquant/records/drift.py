@@ -34,7 +34,7 @@ def noise(readings_ms: Sequence[float], floor: float = FLOOR) -> float:
 
 def moved(sentinels: Sequence[Sentinel], allowed: float) -> bool:
     """Whether any reading lies further than ``allowed`` (log) from the median of those of its kind."""
-    for kind in ([one.before_ms for one in sentinels], [one.after_ms for one in sentinels]):
+    for kind in ([pair.before_ms for pair in sentinels], [pair.after_ms for pair in sentinels]):
         logs = np.log(kind)
         if len(logs) and float(np.abs(logs - np.median(logs)).max()) > allowed:
             return True
@@ -43,7 +43,7 @@ def moved(sentinels: Sequence[Sentinel], allowed: float) -> bool:
 
 def kernels(replicates: Sequence[Replicate], launch: Launch | None) -> tuple[str, ...]:
     """Which kernels' readings speak for these replicates; ``launch`` is the profiled pass of the first."""
-    if not replicates or any(one.sentinel is None or one.sentinel.host is None for one in replicates):
+    if not replicates or any(run.sentinel is None or run.sentinel.host is None for run in replicates):
         return (KERNEL,)
     if launch is None:
         return KERNEL, HOST
@@ -52,8 +52,8 @@ def kernels(replicates: Sequence[Replicate], launch: Launch | None) -> tuple[str
 
 def readings(replicates: Sequence[Replicate], kernel: str) -> list[Sentinel]:
     """The readings of one kernel, fewer than replicates where it was not recorded."""
-    recorded = [one.sentinel for one in replicates if one.sentinel is not None]
-    return recorded if kernel == KERNEL else [one.host for one in recorded if one.host is not None]
+    recorded = [run.sentinel for run in replicates if run.sentinel is not None]
+    return recorded if kernel == KERNEL else [pair.host for pair in recorded if pair.host is not None]
 
 
 def between(a: Cell, b: Cell) -> float:
@@ -62,27 +62,27 @@ def between(a: Cell, b: Cell) -> float:
     The middles are medians over processes of the mean of both readings; their noise is that of two medians. Without
     readings of every process nothing bounds it.
     """
-    if any(len(readings(one.replicates, KERNEL)) < len(one.replicates) for one in (a, b)):
+    if any(len(readings(cell.replicates, KERNEL)) < len(cell.replicates) for cell in (a, b)):
         return math.inf
     speaking = {*kernels(a.replicates, a.launch), *kernels(b.replicates, b.launch)}
     return max(_between(a, b, kernel) for kernel in speaking)
 
 
 def _between(a: Cell, b: Cell, kernel: str) -> float:
-    first, second = (_levels(readings(one.replicates, kernel)) for one in (a, b))
+    first, second = (_levels(readings(cell.replicates, kernel)) for cell in (a, b))
     if not len(first) or not len(second):
         return 0.0
     allowed = FLOOR_BETWEEN
-    for calibration in (one.calibration_ms if kernel == KERNEL else one.host_calibration_ms for one in (a, b)):
+    for calibration in (cell.calibration_ms if kernel == KERNEL else cell.host_calibration_ms for cell in (a, b)):
         if len(calibration) >= 2:
             error = MEDIAN * _spread(calibration) * math.sqrt(1 / len(first) + 1 / len(second))
             allowed = max(allowed, _quantile(BETWEEN, len(calibration)) * error)
-    found = abs(float(np.median(first) - np.median(second)))
-    return found if found > allowed else 0.0
+    distance = abs(float(np.median(first) - np.median(second)))
+    return distance if distance > allowed else 0.0
 
 
 def _levels(sentinels: Sequence[Sentinel]) -> np.ndarray:
-    pairs = [(one.before_ms, one.after_ms) for one in sentinels]
+    pairs = [(pair.before_ms, pair.after_ms) for pair in sentinels]
     return np.log(np.asarray(pairs, float).reshape(-1, 2)).mean(axis=1)
 
 

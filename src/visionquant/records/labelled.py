@@ -1,28 +1,22 @@
-"""Labelled images, and what models with pretrained weights answered to them: settings, and one file of answers.
-
-``data/labelled.json`` keeps answers image by image, so that every statistic can be derived again.
-"""
+"""What models with pretrained weights predicted of labelled images, image by image: one file a machine."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import Field
 
-from visionquant.core.errors import StudyError
+from visionquant.core import files
+from visionquant.core.frozen import Frozen
 from visionquant.core.machine import Environment
-from visionquant.core.paths import Project, write_atomically
+from visionquant.core.paths import Project
 from visionquant.settings.precision import Precision
 
+FILE = "labelled.json"
 OFF = "evaluation.images is null in params.yaml"
 
 
-class Part(BaseModel):
-    """A frozen part of the file without room for unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Answers(Part):
+class LabelledPredictions(Frozen):
     """One precision. ``top5`` are the five best labels of each image; empty for a model without a head.
 
     ``neighbours`` is the class that the nearest other images vote for by this precision's features; ``cka`` the linear
@@ -36,10 +30,11 @@ class Answers(Part):
     cka: float
 
 
-class Judged(Part):
+class LabelledResult(Frozen):
     """One model: ``labels`` are classes by their number in ``classes``, ``targets`` the head's label of each class.
 
-    ``skipped`` counts by kind what lay beside the images; None where it was not recorded.
+    ``skipped`` counts by kind what lay beside the images; None where it was not recorded. ``settings`` are those that
+    decided it beside the precisions' rows.
     """
 
     key: str
@@ -50,14 +45,20 @@ class Judged(Part):
     classes: tuple[str, ...]
     targets: tuple[int, ...] | None
     labels: tuple[int, ...]
-    precisions: dict[str, Answers]
+    precisions: dict[str, LabelledPredictions]
     skipped: dict[str, int] | None = None
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def under(self) -> dict[str, object]:
+        """The settings that decided it, by their keys in params.yaml."""
+        return self.settings | {f"precisions.{name}": row.precision for name, row in self.precisions.items()}
 
 
-class Labelled(Part):
-    """All models that were judged, and why each other model of the study was not."""
+class Labelled(Frozen):
+    """All models that were evaluated, and why each other model of the study was not."""
 
-    judged: tuple[Judged, ...]
+    judged: tuple[LabelledResult, ...]
     missing: dict[str, str]
 
 
@@ -66,34 +67,23 @@ def counted(skipped: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {kind}" for kind, count in sorted(skipped.items()) if count)
 
 
-def write(project: Project, found: Labelled) -> None:
-    """Write ``data/labelled.json``."""
-    write_atomically(project.labelled, found.model_dump_json() + "\n")
+def write(project: Project, labelled: Labelled) -> None:
+    """Write this machine's file."""
+    files.save(project.local / FILE, labelled)
 
 
 def write_off(project: Project, models: Iterable[str]) -> Labelled:
     """Write that no images are given, so that none of ``models`` is judged; no library of tensors is needed for it."""
-    found = Labelled(judged=(), missing=dict.fromkeys(models, OFF))
-    write(project, found)
-    return found
+    labelled = Labelled(judged=(), missing=dict.fromkeys(models, OFF))
+    write(project, labelled)
+    return labelled
 
 
-def read(project: Project) -> Labelled | None:
-    """The file, or None where the stage has not run.
+def read(folder: Path) -> Labelled | None:
+    """The file of a machine, or None where the stage has not run.
 
     Raises:
         StudyError: it is broken.
     """
-    if not project.labelled.is_file():
-        return None
-    try:
-        return Labelled.model_validate_json(project.labelled.read_bytes())
-    except (OSError, ValidationError) as error:
-        first = str(error).splitlines()[0]
-        raise StudyError(
-            _name(project.labelled), f"broken: {first}", "delete it, run `visionquant evaluate-pretrained`"
-        ) from None
-
-
-def _name(path: Path) -> str:
-    return f"data/{path.name}"
+    path = folder / FILE
+    return files.load(path, Labelled, "delete it, run `visionquant evaluate-pretrained`") if path.is_file() else None

@@ -1,25 +1,23 @@
-"""What a recipe of the guide gave when it was run: rows of figures, with the command and the machine they are from.
+"""What a recipe of the guide gave when it was run: rows of figures, with the command and the machine they are from."""
 
-``data/recipes/local`` holds this machine's (git ignores it), ``data/recipes/<platform>`` what came with the repository.
-"""
-
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from visionquant.core.errors import StudyError
+from visionquant.core import files
+from visionquant.core.frozen import Frozen
 from visionquant.core.machine import Environment
-from visionquant.core.paths import Project, write_atomically
+from visionquant.core.paths import Project
+from visionquant.settings.params import Params, settings_at
 
-LOCAL = "local"
 Value = str | int | float | None
 
 
-class Recipe(BaseModel):
-    """One run. ``rows`` share their keys, units are in the keys; None is what could not be had: the row says why."""
+class Recipe(Frozen):
+    """One run. ``rows`` share their keys, units are in the keys; None is what could not be had: the row says why.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    ``settings`` are those that decided it, by their keys in params.yaml; None where they were not recorded.
+    """
 
     name: str
     command: str
@@ -27,13 +25,12 @@ class Recipe(BaseModel):
     environment: Environment
     elapsed_s: float
     rows: tuple[dict[str, Value], ...]
+    settings: dict[str, Any] | None = None
 
-
-def write(project: Project, recipe: Recipe, platform: str = LOCAL) -> Path:
-    """Write a run beside the others of ``platform``; the one that is there is replaced, whole or not at all."""
-    path = project.recipes / platform / f"{recipe.name}.json"
-    write_atomically(path, recipe.model_dump_json(indent=1) + "\n")
-    return path
+    @property
+    def under(self) -> dict[str, object]:
+        """The settings that decided it, as far as they were recorded."""
+        return self.settings or {}
 
 
 def read(path: Path) -> Recipe:
@@ -42,22 +39,23 @@ def read(path: Path) -> Recipe:
     Raises:
         StudyError: it is missing, cut, or no recipe.
     """
-    remedy = f"run `visionquant recipe {path.stem}`"
-    try:
-        return Recipe.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise StudyError(path.name, error.strerror or "unreadable", remedy) from None
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise StudyError(path.name, f"no recipe: {first['msg']}", remedy) from None
+    return files.load(path, Recipe, f"run `visionquant recipe {path.stem}`, or restore it from git")
 
 
-def read_all(project: Project, name: str) -> dict[str, Recipe]:
-    """The runs of one recipe by source: "local" where it was run here, then "recorded:<platform>"."""
-    folders = sorted(project.recipes.iterdir()) if project.recipes.is_dir() else []
-    folders.sort(key=lambda folder: folder.name != LOCAL)
-    return {
-        LOCAL if folder.name == LOCAL else f"recorded:{folder.name}": read(folder / f"{name}.json")
-        for folder in folders
-        if (folder / f"{name}.json").is_file()
-    }
+def write(project: Project, recipe: Recipe, params: Params) -> Path:
+    """Write a run of this machine with the settings that decided it; one that is there is replaced.
+
+    They are the rows of params.yaml that its own rows name, and how networks are trained where it trained some.
+    """
+    path = project.local / "recipes" / f"{recipe.name}.json"
+    files.save(path, recipe.model_copy(update={"settings": settings_at(params, _keys(recipe, params))}), indent=1)
+    return path
+
+
+def _keys(recipe: Recipe, params: Params) -> Iterator[str]:
+    named = {value for row in recipe.rows for value in row.values()}
+    for key, rows in (("models", params.models), ("precisions", params.precisions)):
+        yield from (f"{key}.{name}" for name in rows if name in named)
+    yield from (f"training.networks.{name}" for name in params.training.networks if name in named)
+    if "trained" in recipe.weights:
+        yield from ("training.folds", "training.batch_size", "training.weight_decay", "training.seed")

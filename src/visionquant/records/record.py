@@ -13,25 +13,27 @@ Schema history
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Protocol, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
+from visionquant.core import files
 from visionquant.core.errors import StudyError
+from visionquant.core.frozen import Frozen
 from visionquant.core.machine import Environment
-from visionquant.core.paths import Project, write_atomically
-from visionquant.records import upgrade
-from visionquant.records.cell import Cell, Pending, Row
-from visionquant.settings.params import ModelSpec, Params, Protocol
+from visionquant.core.paths import Project
+from visionquant.records.cell import Cell, Pending
+from visionquant.records.upgrade import upgraded
+from visionquant.settings.params import ModelSpec, Params, changed
+from visionquant.settings.params import Protocol as TimingProtocol
 from visionquant.settings.precision import Precision
 
 SCHEMA: Literal[4] = 4
-EARLIER = "measured by an earlier version of this code"
 
 
-class Weights(Row):
+class Weights(Frozen):
     """Which weights were used; ``manifest_sha256`` is the digest of the download stage's manifest."""
 
     kind: Literal["pretrained", "seeded"]
@@ -39,12 +41,12 @@ class Weights(Row):
     manifest_sha256: str
 
 
-class Settings(Row):
+class Settings(Frozen):
     """What was asked of a pair."""
 
     model: ModelSpec
     precision: Precision
-    protocol: Protocol
+    protocol: TimingProtocol
     device: Literal["cpu", "cuda"]
     weights: Weights
 
@@ -52,7 +54,7 @@ class Settings(Row):
         return sha256_of(self.model_dump(mode="json"))
 
 
-class Code(Row):
+class Code(Frozen):
     """The code that measured: the digest of ``bench``, and where the checkout stood."""
 
     measuring_sha256: str
@@ -60,7 +62,7 @@ class Code(Row):
     git_dirty: bool | None
 
 
-class Conversion(Row):
+class Conversion(Frozen):
     """Proof of the precision: what became of the parameters, and with which knobs.
 
     Of a mixed policy also ``modules``: the type of each module that has parameters of its own. ``kernels``: in how many
@@ -78,7 +80,7 @@ class Conversion(Row):
     messages: dict[str, int] | None = None
 
 
-class Size(Row):
+class Size(Frozen):
     """Counts and bytes of the model as it was measured."""
 
     parameters: int
@@ -88,7 +90,7 @@ class Size(Row):
     file_bytes: int
 
 
-class Fidelity(Row):
+class Fidelity(Frozen):
     """Agreement with FP32 on the fidelity images; ``logits_from`` says through which head two of them were taken.
 
     ``blocks_sqnr_db``: signal to noise after each block for the first image, None where it equals FP32's.
@@ -104,7 +106,7 @@ class Fidelity(Row):
     blocks_sqnr_db: tuple[float | None, ...] = ()
 
 
-class Record(Row):
+class Record(Frozen):
     """A pair: facts common to it, and a cell per batch size. ``elapsed_s`` is what measuring it took in all.
 
     ``operations`` counts what one forward pass of one image dispatches, views apart; ``outlier_layers`` in how many
@@ -132,6 +134,18 @@ class Record(Row):
         machine = self.environment.key(self.settings.precision.libraries)
         return sha256_of([SCHEMA, self.settings.digest(), machine, self.code.measuring_sha256])
 
+    @property
+    def under(self) -> dict[str, object]:
+        """The settings that decided it, by their keys in params.yaml."""
+        asked = self.settings
+        return {
+            f"models.{self.model}": asked.model,
+            f"precisions.{self.precision}": asked.precision,
+            "protocol": asked.protocol,
+            "study.device": asked.device,
+            "study.weights": asked.weights.kind,
+        }
+
     def goes_on_as(self, other: "Record") -> bool:
         """Whether cells of both may stand in one record: one identity, on a machine of which both say all."""
         libraries = self.settings.precision.libraries
@@ -147,7 +161,7 @@ class Record(Row):
         return next((cell.reason for cell in self.cells if cell.status == "failed"), "")
 
 
-class Progress(Row):
+class PartialRecord(Frozen):
     """An unfinished pair: its record so far, and the cells in flight."""
 
     record: Record
@@ -177,54 +191,38 @@ def current(path: Path) -> Record | None:
     return read(path) if path.is_file() else None
 
 
-def under_way(path: Path) -> Progress | None:
-    """The progress at ``path``; None where there is none, or what is there is worth nothing: it is measured again."""
+def read_partial(path: Path) -> PartialRecord:
+    """Read what is finished of a pair; see :func:`read`."""
+    return _read(path, PartialRecord)
+
+
+def under_way(path: Path) -> PartialRecord | None:
+    """What is finished of a pair; None where nothing is, or it is worth nothing: it is measured again."""
     try:
-        return read_progress(path) if path.is_file() else None
+        return read_partial(path) if path.is_file() else None
     except StudyError:
         return None
 
 
-def read_progress(path: Path) -> Progress:
-    """Read the progress of a pair; see :func:`read`."""
-    return _read(path, Progress)
-
-
-Kind = TypeVar("Kind", Record, Progress)
+Kind = TypeVar("Kind", Record, PartialRecord)
 
 
 def _read(path: Path, kind: type[Kind]) -> Kind:
     remedy = f"delete {path.name} and measure the pair again"
-    try:
-        text = path.read_text(encoding="utf-8")
-        raw = json.loads(text)
-    except OSError as error:
-        raise StudyError(f"record {path}", error.strerror or "unreadable", remedy) from None
-    except ValueError:
-        raise StudyError(f"record {path}", "not JSON (cut short?)", remedy) from None
-    if isinstance(raw, dict) and isinstance(inner := raw.get("record") if kind is Progress else raw, dict):
-        schema = inner.get("schema_version")
+    text = files.content(path, remedy)
+    raw = files.parsed(path, text, dict[str, Any], remedy)
+    inner = raw if kind is Record else raw.get("record")
+    if isinstance(inner, dict) and (schema := inner.get("schema_version")) != SCHEMA:
         if isinstance(schema, int) and schema > SCHEMA:
             remedy = "use the version of visionquant that wrote it, or a later one"
-        if schema != SCHEMA:
-            try:
-                inner = upgrade.upgraded(inner, SCHEMA)
-            except (KeyError, TypeError, AttributeError) as error:
-                raise StudyError(f"record {path}", f"no record of schema {schema} ({error!r})", remedy) from None
-            text = json.dumps(raw | {"record": inner} if kind is Progress else inner)
+        try:
+            inner = upgraded(inner, SCHEMA)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise StudyError(files.shown(path), f"no record of schema {schema} ({error!r})", remedy) from None
         if inner.get("schema_version") != SCHEMA:
-            raise StudyError(f"record {path}", f"schema {schema}, this code reads 1 to {SCHEMA}", remedy)
-    try:
-        return kind.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise StudyError(f"record {path}", f"{where}: {first['msg'].lower()}", remedy) from None
-
-
-def write_progress(path: Path, progress: Progress) -> None:
-    """Write ``progress``, whole or not at all."""
-    write_atomically(path, progress.model_dump_json() + "\n")
+            raise StudyError(files.shown(path), f"schema {schema}, this code reads 1 to {SCHEMA}", remedy)
+        text = json.dumps(inner if kind is Record else raw | {"record": inner}).encode()
+    return files.parsed(path, text, kind, remedy)
 
 
 def write(path: Path, record: Record) -> None:
@@ -232,69 +230,23 @@ def write(path: Path, record: Record) -> None:
     raw = record.model_dump(mode="json")
     cells = ",\n  ".join(json.dumps(cell, separators=(",", ":")) for cell in raw.pop("cells"))
     head = json.dumps(raw, indent=1)
-    write_atomically(path, f'{head[:-2]},\n "cells": [\n  {cells}\n ]\n}}\n')
+    files.save(path, f'{head[:-2]},\n "cells": [\n  {cells}\n ]\n}}\n')
 
 
-def stale(record: Record, params: Params) -> str | None:
-    """Why a record does not belong to the settings in force, or None if it does."""
-    asked = {
-        "model": (record.settings.model, params.models.get(record.model)),
-        "precision": (record.settings.precision, params.precisions.get(record.precision)),
-        "protocol": (record.settings.protocol, params.protocol),
-    }
-    changed = [name for name, (then, now) in asked.items() if then != now]
-    if params.study.device not in ("auto", record.settings.device):
-        changed.append("device")
-    if params.study.weights not in ("auto", record.settings.weights.kind):
-        changed.append("weights")
-    return f"measured with another {', '.join(changed)} row" if changed else None
+class MadeUnder(Protocol):
+    """What was made under settings, by their dotted keys in params.yaml."""
+
+    @property
+    def under(self) -> Mapping[str, object]: ...
 
 
-def local(project: Project, params: Params) -> tuple[dict[tuple[str, str], Record], dict[tuple[str, str], str]]:
-    """This machine's records of the pairs in force, and why each other pair of the study has none.
-
-    Precisions that the study does not list, and that were measured all the same, are there too. Beside records of this
-    version those of an earlier one have no place.
-
-    Raises:
-        StudyError: a record is broken, or two records come from different machines or versions.
-    """
-    found: dict[tuple[str, str], Record] = {}
-    missing: dict[tuple[str, str], str] = {}
-    asked = params.pairs()
-    for pair in (*asked, *params.other_pairs()):
-        record = current(project.record(*pair))
-        reason = "not measured" if record is None else stale(record, params)
-        if record is not None and reason is None:
-            found[pair] = record
-        elif pair in asked:
-            missing[pair] = reason or ""
-    # One set has one schema: what one record does not say of the machine can't be held against the others.
-    least = min((record.environment.unrecorded for record in found.values()), key=len, default=())
-    earlier = [pair for pair, record in found.items() if record.environment.unrecorded != least]
-    missing |= {pair: EARLIER for pair in earlier if pair in asked}
-    found = {pair: record for pair, record in found.items() if pair not in earlier}
-    require_one_machine("data/measured", list(found.values()))
-    return found, missing
+def stale(evidence: MadeUnder, params: Params) -> str | None:
+    """Why evidence of this machine does not belong to the settings in force, or None if it does."""
+    keys = changed(evidence.under, params)
+    return f"recorded under other settings: {', '.join(keys)}" if keys else None
 
 
 def failures(project: Project, pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
     """Of ``pairs`` those whose record holds a failed cell, and why it failed."""
-    found = {pair: current(project.record(*pair)) for pair in pairs}
-    return {pair: record.failure for pair, record in found.items() if record is not None and record.failure}
-
-
-def require_one_machine(place: str, records: list[Record]) -> None:
-    """Insist that all records come from one machine with one set of versions.
-
-    Raises:
-        StudyError: names the first record that does not match and what differs.
-    """
-    for record in records[1:]:
-        differences = record.environment.differs_from(records[0].environment)
-        if differences:
-            raise StudyError(
-                place,
-                f"{record.model}-{record.precision} comes from another machine: {'; '.join(differences)}",
-                "keep one machine's records here; measure the others again or move them to data/recorded/<platform>",
-            )
+    records = {pair: current(project.record(*pair)) for pair in pairs}
+    return {pair: record.failure for pair, record in records.items() if record is not None and record.failure}

@@ -50,8 +50,8 @@ def _cell_from_1(cell: Raw) -> Raw:
                 "sentinel": None,
                 "conditions": NOTHING_SEEN,
             }
-            | one
-            for number, one in enumerate(cell["replicates"])
+            | replicate
+            for number, replicate in enumerate(cell["replicates"])
         ]
     }
 

@@ -1,21 +1,27 @@
 """Notebooks run by papermill, each into a file that is there whole or not at all.
 
 An executed notebook carries time stamps, a random cell id and the path it was run from; they are taken out, so that two
-runs over the same records give the same bytes. Where a notebook fails, the page's last good version stays, and the
-failed copy lies beside the progress files for a look.
+runs over the same records give the same bytes. It carries a stamp of the evidence, its cells and the code behind them;
+one whose stamp is what it would be again is not executed again. Where a notebook fails, the page's last good version
+stays, and the failed copy lies beside the progress files for a look.
 """
 
-import re
+import ast
+import hashlib
 import tempfile
 from collections.abc import Sequence
+from html.parser import HTMLParser
 from pathlib import Path
 
 import nbformat
 from nbformat import NotebookNode
 
 from visionquant.analysis import evidence_digest
+from visionquant.core import files
 from visionquant.core.errors import StudyError
-from visionquant.core.paths import Project, write_atomically
+from visionquant.core.files import sha256
+from visionquant.core.fingerprint import code_sha256
+from visionquant.core.paths import PACKAGE, Project
 from visionquant.settings.params import Params
 
 TIMEOUT_S = 600
@@ -39,42 +45,101 @@ def section(path: Path) -> str:
 
 
 def execute(project: Project, params: Params, names: Sequence[str] | None = None) -> None:
-    """Execute the notebooks (those named, or all) into ``reports/notebooks``.
+    """Execute the notebooks into ``reports/notebooks``: those named, or all that are not as they would be again.
 
     Raises:
         StudyError: a name is unknown, or a cell failed; says which, and where the failed copy is.
     """
-    found = {path.stem: path for path in sources(project)}
-    unknown = [name for name in names or () if name not in found]
+    known = {path.stem: path for path in sources(project)}
+    unknown = [name for name in names or () if name not in known]
     if unknown:
-        raise StudyError(f"notebook {unknown[0]}", "there is none of that name", f"one of: {', '.join(found)}")
-    digest = evidence_digest.of(project, params)
+        raise StudyError(f"notebook {unknown[0]}", "there is none of that name", f"one of: {', '.join(known)}")
+    evidence = evidence_digest.of(project, params)
     project.figures.mkdir(parents=True, exist_ok=True)
-    for name in names or found:
-        _execute(project, found[name], digest)
+    for name in names or known:
+        expected = stamp(known[name], evidence)
+        if names or not _is_current(project, known[name], expected):
+            _execute(project, known[name], expected)
     if not names:
-        _remove_strays(project, {path.name for path in found.values()})
+        _remove_strays(project, {path.name for path in known.values()})
 
 
-def linked_figures(text: str) -> dict[str, str]:
+def stamp(source: Path, evidence: str) -> str:
+    """The sha256 over the digest of the evidence, a notebook, the pieces of HTML, and the report's code behind it.
+
+    ``evidence`` (:func:`visionquant.analysis.evidence_digest.of`) stands for the packages below this one as well.
+    """
+    cells = [cell.source for cell in nbformat.read(source, as_version=4).cells if cell.cell_type == "code"]
+    code = code_sha256(_imported("\n".join(cells)), PACKAGE)
+    texts = [path.read_text(encoding="utf-8") for path in (source, PACKAGE / "report" / "shell" / "pieces.html")]
+    return hashlib.sha256("\0".join([evidence, code, *texts]).encode()).hexdigest()
+
+
+def linked_figures(notebook: NotebookNode) -> dict[str, str]:
     """The figures that an executed notebook shows: file name to sha256."""
-    return dict(re.findall(r"figures/([\w.-]+\.svg)\\\" data-sha256=\\\"([0-9a-f]{64})", text))
+    images = _Images()
+    for cell in notebook.cells:
+        for output in cell.get("outputs", ()):
+            images.feed(output.get("data", {}).get("text/html", ""))
+    return images.figures
+
+
+class _Images(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.figures: dict[str, str] = {}
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        if tag == "img" and values.get("data-sha256"):
+            self.figures[Path(values["src"] or "").name] = values["data-sha256"] or ""
+
+
+def _imported(code: str) -> set[Path]:
+    """The report's modules that code imports, and those that these import."""
+    modules, todo = set[Path](), [code]
+    while todo:
+        for node in ast.walk(ast.parse(todo.pop())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("visionquant.report"):
+                names = [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]
+                paths = {PACKAGE.joinpath(*name.split(".")[1:]).with_suffix(".py") for name in names}
+                new = {path for path in paths - modules if path.is_file()}
+                todo += [path.read_text(encoding="utf-8") for path in new]
+                modules |= new
+    return modules
+
+
+def _read(path: Path) -> NotebookNode | None:
+    """An executed notebook; None where it is missing or none."""
+    try:
+        return nbformat.read(path, as_version=4)
+    except (OSError, UnicodeDecodeError, nbformat.reader.NotJSONError, nbformat.ValidationError):
+        return None
+
+
+def _is_current(project: Project, source: Path, expected: str) -> bool:
+    """Whether the executed copy is of this stamp and its figures are there."""
+    executed = _read(project.executed / source.name)
+    if executed is None or executed.metadata.get("evidence_sha256") != expected:
+        return False
+    figures = {project.figures / name: digest for name, digest in linked_figures(executed).items()}
+    return all(path.is_file() and sha256(path) == digest for path, digest in figures.items())
 
 
 def _remove_strays(project: Project, names: set[str]) -> None:
     """Drop what earlier notebooks left: their executed copies, and figures that none shows any more."""
     shown: set[str] = set()
     for path in project.executed.glob("*.ipynb"):
-        if path.name in names:
-            shown |= set(linked_figures(path.read_text(encoding="utf-8")))
-        else:
+        if path.name not in names:
             path.unlink()
+        elif executed := _read(path):
+            shown |= set(linked_figures(executed))
     for path in project.figures.iterdir():
         if path.name not in shown:
             path.unlink()
 
 
-def _execute(project: Project, path: Path, digest: str) -> None:
+def _execute(project: Project, path: Path, expected: str) -> None:
     import papermill
     from nbclient.exceptions import CellControlSignal, DeadKernelError
     from papermill.exceptions import PapermillExecutionError
@@ -93,8 +158,8 @@ def _execute(project: Project, path: Path, digest: str) -> None:
                 extra_arguments=["--log-level=CRITICAL"],  # else each kernel warns of TCP on loopback
             )
         except PapermillExecutionError as error:
-            failed = project.root / "data" / "progress" / f"{path.stem}.failed.ipynb"
-            write_atomically(failed, output.read_bytes())
+            failed = project.local / "progress" / f"{path.stem}.failed.ipynb"
+            files.save(failed, output.read_bytes())
             raise StudyError(
                 f"notebook {path.name}",
                 f"cell {error.cell_index + 1} failed with {error.ename}: {error.evalue}",
@@ -107,22 +172,19 @@ def _execute(project: Project, path: Path, digest: str) -> None:
             ) from None
         done = nbformat.read(output, as_version=4)
         for figure in sorted(figures.glob("*.svg")):
-            write_atomically(project.figures / figure.name, figure.read_bytes())
-    write_atomically(project.executed / path.name, nbformat.writes(normalised(done, digest)) + "\n")
+            files.save(project.figures / figure.name, figure.read_bytes())
+    files.save(project.executed / path.name, nbformat.writes(normalised(done, expected)) + "\n")
 
 
-def normalised(notebook: NotebookNode, digest: str) -> NotebookNode:
-    """The notebook without anything that differs between two runs: times, ids, the paths put in, interpreter details.
-
-    ``digest`` says over which evidence it was executed (:func:`visionquant.analysis.evidence_digest.of`).
-    """
+def normalised(notebook: NotebookNode, expected: str) -> NotebookNode:
+    """The notebook with its stamp, without anything that differs between two runs: times, ids, paths, interpreter."""
     notebook.cells = [cell for cell in notebook.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number}"
         cell.metadata = NotebookNode({"tags": list(cell.metadata.get("tags", []))} if cell.metadata.get("tags") else {})
     notebook.metadata = NotebookNode(
         {
-            "evidence_sha256": digest,
+            "evidence_sha256": expected,
             "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         }
     )

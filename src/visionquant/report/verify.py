@@ -1,8 +1,8 @@
 """Do records, settings, code, tables, notebooks, figures and pages belong together? Every file that does not is named.
 
 What can be derived is derived again and compared; what can't be in a second (executed notebooks) carries the digest of
-the evidence it was made from. Records are held against the hashes that were taken when they were measured: a recorded
-set's manifest, and this machine's ``dvc.lock``.
+the evidence it was made from. Evidence is held against the hashes that were taken when it was made: a named machine's
+manifest, and this machine's ``dvc.lock``.
 """
 
 import hashlib
@@ -13,15 +13,16 @@ from typing import Any
 
 import nbformat
 
-from visionquant.analysis import evidence_digest, longform
+from visionquant.analysis import evidence_digest, frame_files
 from visionquant.analysis import study as evidence
-from visionquant.analysis.claims import trial
+from visionquant.analysis.claims import ledger
 from visionquant.core import yaml12
 from visionquant.core.errors import StudyError
+from visionquant.core.files import shown
 from visionquant.core.paths import Project
 from visionquant.records import archive
-from visionquant.records import record as records
-from visionquant.report import notebooks, pages
+from visionquant.records.record import read, stale
+from visionquant.report import notebooks, site
 from visionquant.settings.params import Params
 from visionquant.settings.precision import PrecisionRow
 from visionquant.weights import sources as weights
@@ -47,31 +48,32 @@ def verify(project: Project, params: Params, measuring_sha256: Callable[[Precisi
     """
     faults: list[Fault] = []
     try:
-        faults += _recorded(project)
+        faults += _named(project)
         faults += _weights(project, params)
-        faults += _measured(project, params, measuring_sha256)
+        faults += _local(project, params, measuring_sha256)
         study = evidence.gather(project, params)
     except StudyError as error:
         return faults or [Fault("evidence", str(error))]
-    tables = longform.contents(study) | trial.contents(study, trial.hold(study))
+    checked = ledger.check_claims(study)
+    tables = frame_files.contents(study) | ledger.contents(study, checked)
     faults += _same(project, tables, project.tables, "*.csv")
     faults += _executed(project, params)
     if not any(fault.file.startswith("reports/notebooks") for fault in faults):
-        faults += _same(project, pages.contents(study), project.reports, "*.html")
+        faults += _same(project, site.contents(study, checked), project.reports, "*.html")
     return faults
 
 
-def _recorded(project: Project) -> Iterator[Fault]:
-    folders = [path for path in project.recorded.iterdir() if path.is_dir()] if project.recorded.is_dir() else []
-    for folder in sorted(path for path in folders if not path.name.startswith(".")):
+def _named(project: Project) -> Iterator[Fault]:
+    for folder in archive.folders(project):
         for name, found in archive.faults(folder).items():
-            yield Fault(f"data/recorded/{folder.name}/{name}", found)
+            yield Fault(shown(folder / name), found)
 
 
 def _weights(project: Project, params: Params) -> Iterator[Fault]:
     for model, manifest in _manifests(project, params).items():
         for name, found in weights.altered(project, manifest).items():
-            yield Fault(f"data/models/{model}.json", f"{name}: {found}; run `visionquant download --model {model}`")
+            remedy = f"run `visionquant download --model {model}`"
+            yield Fault(shown(project.manifest(model)), f"{name}: {found}; {remedy}")
 
 
 def _manifests(project: Project, params: Params) -> dict[str, Manifest]:
@@ -80,34 +82,37 @@ def _manifests(project: Project, params: Params) -> dict[str, Manifest]:
     return {model: Manifest.load(project.manifest(model), row.source) for model, row in rows.items()}
 
 
-def _measured(project: Project, params: Params, measuring_sha256: Callable[[PrecisionRow], str]) -> Iterator[Fault]:
-    if not project.measured.is_dir():
-        return
-    pairs = {project.record(*pair).name: pair for pair in (*params.pairs(), *params.other_pairs())}
+def _local(project: Project, params: Params, measuring_sha256: Callable[[PrecisionRow], str]) -> Iterator[Fault]:
+    """This machine's evidence: foreign or broken, stale, of other code or weights, or not what the pipeline wrote."""
     locked, manifests = _locked(project), _manifests(project, params)
-    files = (one for one in project.measured.iterdir() if one.is_file())
-    for path in sorted(one for one in files if not one.name.startswith(".")):
-        name = f"data/measured/{path.name}"
+    pairs = {project.record(*pair).name for pair in (*params.pairs(), *params.other_pairs())}
+    for path in archive.own_files(project):
+        name = shown(path)
+        if name in locked and hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() != locked[name]:
+            yield Fault(name, "not the file that dvc.lock knows: altered, or made outside the pipeline")
+        if path.parent.name not in ("latency", "first", "second"):
+            continue
         try:
-            record = records.read(path)
+            record = read(path)
         except StudyError as error:
             yield Fault(name, "foreign: no record" if path.name not in pairs else str(error))
             continue
-        if project.record(record.model, record.precision) != path:
+        if path.stem != f"{record.model}-{record.precision}":
             yield Fault(name, f"foreign: it holds {record.model}-{record.precision}")
         if path.name not in pairs:
             continue  # of a pair that the study had before; nothing shows it
-        stale = records.stale(record, params)
-        if stale:
-            yield Fault(name, f"stale: {stale}")
+        if reason := stale(record, params):
+            yield Fault(name, f"stale: {reason}")
         manifest = manifests.get(record.model)
         if manifest is not None and record.settings.weights.manifest_sha256 != manifest.sha256():
-            yield Fault(name, f"stale: measured with other weights than data/models/{record.model}.json has")
+            other = shown(project.manifest(record.model))
+            yield Fault(name, f"stale: measured with other weights than {other} has")
         code = measuring_sha256(record.settings.precision)
         if record.code.measuring_sha256 != code:
             yield Fault(name, f"stale: measured by code {record.code.measuring_sha256[:8]}, not {code[:8]}")
-        if name in locked and hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() != locked[name]:
-            yield Fault(name, "not the file that dvc.lock knows: altered, or measured outside the pipeline")
+    for name, reason in archive.local(project, params).stale.items():
+        if not name.startswith("aa/"):  # whose records are named above
+            yield Fault(f"{shown(project.local)}/{name}", f"stale: {reason}")
 
 
 def _locked(project: Project) -> dict[str, str]:
@@ -145,10 +150,10 @@ def _executed(project: Project, params: Params) -> Iterator[Fault]:
         except (nbformat.reader.NotJSONError, nbformat.ValidationError):
             yield Fault(shown, "broken: no notebook")
             continue
-        figures |= notebooks.linked_figures(text)
+        figures |= notebooks.linked_figures(done)
         if [cell.source for cell in done.cells] != [cell.source for cell in nbformat.read(source, as_version=4).cells]:
             yield Fault(shown, "stale: its cells are not those of the source notebook")
-        elif done.metadata.get("evidence_sha256") != digest:
+        elif done.metadata.get("evidence_sha256") != notebooks.stamp(source, digest):
             yield Fault(shown, "stale: executed over other settings, records, tables or code")
     for path in sorted(project.executed.glob("*")):
         if path.name not in sources:

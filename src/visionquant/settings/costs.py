@@ -4,13 +4,11 @@ from typing import Annotated
 
 from pydantic import Field
 
-from visionquant.core.complaint import checked
-from visionquant.core.frozen import Row
-
-Positive = Annotated[float, Field(gt=0)]
+from visionquant.core.errors import checked
+from visionquant.core.frozen import Count, Positive, Strict
 
 
-class ReportChoice(Row):
+class ReportChoice(Strict):
     """What the pages are called and what the published figures can be compared with."""
 
     title: str
@@ -18,7 +16,7 @@ class ReportChoice(Row):
     workspace_mib: Annotated[float, Field(ge=0)]
 
 
-class CostAssumptions(Row):
+class CostAssumptions(Strict):
     """A load to carry and what carrying it costs.
 
     ``instance`` is a row of ``data/supplement/prices.csv``; ``utilisation`` the share of an instance's throughput that
@@ -39,31 +37,19 @@ class CostAssumptions(Row):
     spread: Annotated[float, Field(gt=0, lt=1)]
 
 
-class DecisionLimits(Row):
+class DecisionLimits(Strict):
     """The limits of the decision page; null is none. ``fidelity_floor`` is a cosine similarity to FP32."""
 
-    batch_size: Annotated[int, Field(ge=1)]
+    batch_size: Count
     latency_limit_ms: Positive | None = None
     memory_limit_mib: Positive | None = None
     fidelity_floor: Annotated[float, Field(ge=-1, le=1)] | None = None
 
-    def limited(
-        self,
-        batch_size: int | None,
-        latency_limit_ms: float | None,
-        memory_limit_mib: float | None,
-        fidelity_floor: float | None,
-    ) -> "DecisionLimits":
-        """These limits with those that are given in place of them.
+    def limited(self, **limits: float | None) -> "DecisionLimits":
+        """These limits with those that are given, and not None, in place of them.
 
         Raises:
-            StudyError: a limit is out of its range.
+            StudyError: a limit is out of its range, or there is no such limit.
         """
-        given = {
-            "batch_size": batch_size,
-            "latency_limit_ms": latency_limit_ms,
-            "memory_limit_mib": memory_limit_mib,
-            "fidelity_floor": fidelity_floor,
-        }
-        changes = {name: value for name, value in given.items() if value is not None}
-        return checked(DecisionLimits, self.model_dump() | changes, "the limits")
+        given = {name: value for name, value in limits.items() if value is not None}
+        return checked(DecisionLimits, self.model_dump() | given, "the limits")

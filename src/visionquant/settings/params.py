@@ -4,16 +4,16 @@ Every key is typed and none is optional by accident: an unknown or missing key, 
 line that names the key and what is allowed. Nothing here imports torch.
 """
 
-import difflib
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
+from pydantic_core import to_jsonable_python
 
 from visionquant.core import yaml12
-from visionquant.core.complaint import checked
-from visionquant.core.errors import StudyError
-from visionquant.core.frozen import InputSize, Name, Row, height_width
+from visionquant.core.errors import StudyError, checked, did_you_mean
+from visionquant.core.frozen import Count, InputSize, Name, Positive, Revision, Strict, height_width
 from visionquant.core.paths import Project
 from visionquant.settings.costs import CostAssumptions, DecisionLimits, ReportChoice
 from visionquant.settings.labelled_images import EvaluationChoice
@@ -21,7 +21,7 @@ from visionquant.settings.precision import FP32, Precision
 from visionquant.settings.trained_networks import Training
 
 
-class ModelSpec(Row):
+class ModelSpec(Strict):
     """Where a model comes from and what it is fed.
 
     Either ``repo_id`` with ``revision`` (40 hex digits, so that it can't move), or ``path``, a local folder in the
@@ -29,7 +29,7 @@ class ModelSpec(Row):
     """
 
     repo_id: str | None = None
-    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = None
+    revision: Revision | None = None
     path: str | None = None
     input_size: InputSize
     group: str = "other"
@@ -52,7 +52,7 @@ class ModelSpec(Row):
         return self.repo_id, self.revision, self.path
 
 
-class Protocol(Row):
+class Protocol(Strict):
     """How one cell is measured. Times in seconds; counts of forward passes.
 
     ``budget_s`` is what the timed passes of a cell aim to fill, ``limit_s`` what it may take at most, warm-up included:
@@ -67,15 +67,15 @@ class Protocol(Row):
     goal: Annotated[float, Field(gt=0, lt=1)] | None
     warmup_iterations: Annotated[int, Field(ge=0)]
     warmup_s: Annotated[float, Field(ge=0)]
-    iterations: Annotated[int, Field(ge=1)]
-    minimum_iterations: Annotated[int, Field(ge=1)]
-    budget_s: Annotated[float, Field(gt=0)] | None
-    limit_s: Annotated[float, Field(gt=0)] | None
+    iterations: Count
+    minimum_iterations: Count
+    budget_s: Positive | None
+    limit_s: Positive | None
     throughput_share: Annotated[float, Field(gt=0, lt=1)]
     fidelity_images: Annotated[int, Field(ge=2, le=32)]
-    fidelity_gmacs: Annotated[float, Field(gt=0)]
+    fidelity_gmacs: Positive
     attention: Literal["sdpa", "eager"]
-    threads: Annotated[int, Field(ge=1)] | None
+    threads: Count | None
     cudnn_benchmark: bool
     busy: Literal["allow", "refuse"]
     energy_s: Annotated[float, Field(ge=5)] | None
@@ -88,10 +88,8 @@ class Protocol(Row):
         if self.most_replicates is not None and not 2 <= self.replicates <= self.most_replicates:
             raise ValueError(f"with a goal replicates goes from 2 to most_replicates, found {self.replicates}")
         if self.minimum_iterations * self.most > self.iterations:
-            raise ValueError(
-                f"minimum_iterations {self.minimum_iterations} x replicates {self.most} "
-                f"is more than iterations {self.iterations}"
-            )
+            fewest = f"minimum_iterations {self.minimum_iterations} x replicates {self.most}"
+            raise ValueError(f"{fewest} is more than iterations {self.iterations}")
         return self
 
     @property
@@ -105,28 +103,26 @@ class Protocol(Row):
         return share + (replicate < rest)
 
 
-class StudyChoice(Row):
+class StudyChoice(Strict):
     """Which rows are studied, on which device, with which weights."""
 
     models: Annotated[tuple[str, ...], Field(min_length=1)]
     precisions: Annotated[tuple[str, ...], Field(min_length=1)]
-    batch_sizes: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
+    batch_sizes: Annotated[tuple[Count, ...], Field(min_length=1)]
     protocol: str
     device: Literal["auto", "cpu", "cuda"]
     weights: Literal["auto", "pretrained", "seeded"]
 
 
-class StatisticsChoice(Row):
-    """Confidence of intervals and verdicts (0 to 1), the margin within which speeds are the same (a share), and the
-    percentiles shown (per cent).
-    """
+class StatisticsChoice(Strict):
+    """Confidence of verdicts (0 to 1), the share within which speeds are the same, and percentiles shown (per cent)."""
 
     confidence: Annotated[float, Field(gt=0.5, lt=1)]
     equivalence_margin: Annotated[float, Field(gt=0, lt=0.5)]
     percentiles: Annotated[tuple[Annotated[int, Field(gt=0, lt=100)], ...], Field(min_length=1)]
 
 
-class Params(Row):
+class Params(Strict):
     """All of params.yaml."""
 
     study: StudyChoice
@@ -144,6 +140,15 @@ class Params(Row):
     def protocol(self) -> Protocol:
         """The protocol in force."""
         return self.protocols[self.study.protocol]
+
+    def with_protocol(self, name: str | None) -> "Params":
+        """These settings with another protocol in force; None leaves the one that is.
+
+        Raises:
+            StudyError: there is no such protocol.
+        """
+        known("study.protocol", [name] if name else [], self.protocols)
+        return self.model_copy(update={"study": self.study.model_copy(update={"protocol": name})}) if name else self
 
     def pairs(self) -> tuple[tuple[str, str], ...]:
         """(model, precision) of the study, model by model."""
@@ -187,38 +192,28 @@ def _put(raw: dict[str, Any], override: str) -> None:
 def parse(raw: dict[str, Any]) -> Params:
     """Check settings that were read from YAML; see :func:`load`."""
     params = checked(Params, raw)
-    study = params.study
-    _require_baseline(params)
+    study, training = params.study, params.training
+    if params.precisions.get("fp32", FP32) != FP32:
+        wrong = "it is the baseline of every comparison and not plain float32"
+        raise StudyError("params.yaml: precisions.fp32", wrong, "restore it")
     known("study.models", study.models, params.models)
     known("study.precisions", study.precisions, params.precisions)
     known("study.protocol", [study.protocol], params.protocols)
-    known("training.chosen", params.training.chosen, params.training.networks)
-    known("training.also", params.training.also, params.precisions)
-    known("training.run", map(str, params.training.run), map(str, range(params.training.folds)))
+    known("training.chosen", training.chosen, training.networks)
+    known("training.also", training.also, params.precisions)
+    known("training.run", map(str, training.run), map(str, range(training.folds)))
     known("cost.model", [params.cost.model], params.models)
     known("cost.precision", [params.cost.precision], params.precisions)
-    for key, values in (
-        ("study.models", study.models),
-        ("study.precisions", study.precisions),
-        ("study.batch_sizes", study.batch_sizes),
-    ):
-        doubled = sorted({str(value) for value in values if values.count(value) > 1})
-        if doubled:
-            raise StudyError(f"params.yaml: {key}", f"{', '.join(doubled)} stands there twice", "name each once")
-    stages = [f"{model}-{precision}" for model, precision in params.pairs()]
-    clash = sorted({stage for stage in stages if stages.count(stage) > 1})
-    if clash:
+    for key in ("models", "precisions", "batch_sizes"):
+        if doubled := _doubled(getattr(study, key)):
+            raise StudyError(f"params.yaml: study.{key}", f"{', '.join(doubled)} stands there twice", "name each once")
+    if clash := _doubled("-".join(pair) for pair in params.pairs()):
         raise StudyError("params.yaml: study", f"two pairs share the name {clash[0]}", "rename a model or a precision")
     return params
 
 
-def _require_baseline(params: Params) -> None:
-    """What everything is compared with under the name fp32 is FP32."""
-    base = params.precisions.get("fp32")
-    if base is not None and base != FP32:
-        raise StudyError(
-            "params.yaml: precisions.fp32", "it is the baseline of every comparison and not plain float32", "restore it"
-        )
+def _doubled(names: Iterable[object]) -> list[str]:
+    return sorted(name for name, count in Counter(map(str, names)).items() if count > 1)
 
 
 def known(key: str, names: Iterable[str], rows: Iterable[str]) -> None:
@@ -230,6 +225,26 @@ def known(key: str, names: Iterable[str], rows: Iterable[str]) -> None:
     allowed = list(rows)
     for name in names:
         if name not in allowed:
-            near = difflib.get_close_matches(name, allowed, n=1)
-            hint = f"did you mean {near[0]}? " if near else ""
-            raise StudyError(f"params.yaml: {key}", f"no row named {name}", f"{hint}rows: {', '.join(allowed)}")
+            remedy = f"{did_you_mean(name, allowed)}rows: {', '.join(allowed)}"
+            raise StudyError(f"params.yaml: {key}", f"no row named {name}", remedy)
+
+
+def settings_at(params: Params, keys: Iterable[str]) -> dict[str, Any]:
+    """The settings of these dotted keys as JSON has them; ``protocol`` is the one in force, None stands for no row."""
+    return {key: to_jsonable_python(_at(params, key)) for key in keys}
+
+
+def changed(under: Mapping[str, object], params: Params) -> tuple[str, ...]:
+    """Dotted keys of params.yaml whose values are others now than those ``under`` which evidence was made.
+
+    What is "auto" now is whatever it was.
+    """
+    now = settings_at(params, under)
+    return tuple(key for key, value in under.items() if now[key] not in (to_jsonable_python(value), "auto"))
+
+
+def _at(params: Params, key: str) -> object:
+    value: Any = params
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else getattr(value, part, None)
+    return value

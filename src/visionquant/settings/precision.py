@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from visionquant.core.frozen import Row
+from visionquant.core.frozen import Strict
 from visionquant.core.machine import record_version_of
 
 Dtype = Literal["float32", "float16", "bfloat16"]
@@ -19,7 +19,7 @@ def label_of(name: str) -> str:
     return name.upper() if name in FIELD_NAMES else name
 
 
-class PrecisionRow(Row):
+class PrecisionRow(Strict):
     """What a row of any method says of itself.
 
     ``engine`` is the module of :mod:`visionquant.bench.backends` that puts it into effect, ``libraries`` are what that
@@ -97,7 +97,7 @@ class Nf4Precision(PrecisionRow):
     skip: tuple[str, ...] = ()
 
 
-class Rule(Row):
+class Rule(Strict):
     """What becomes of the modules whose dotted name ``modules`` (a regular expression) matches, and of all below them.
 
     ``int8`` and ``nf4`` take Linear layers alone, and leave other modules to the rules that follow.

@@ -4,12 +4,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from visionquant.core.frozen import Name, Row
-
-Count = Annotated[int, Field(ge=1)]
+from visionquant.core.frozen import Count, Name, Positive, Strict
 
 
-class NetworkSpec(Row):
+class NetworkSpec(Strict):
     """A small network of one family of the study; sizes in pixels and features.
 
     MobileViT's own sizes are those of its smallest published configuration; of the row it takes the image size alone.
@@ -21,10 +19,10 @@ class NetworkSpec(Row):
     hidden_size: Annotated[int, Field(ge=32, multiple_of=32)]
     layers: Count
     epochs: Count
-    learning_rate: Annotated[float, Field(gt=0)]
+    learning_rate: Positive
 
 
-class Training(Row):
+class Training(Strict):
     """How the ``chosen`` networks are trained; of ``folds`` in cross-validation the pipeline trains ``run``.
 
     They are evaluated in the precisions of the study, and in those of ``also``.

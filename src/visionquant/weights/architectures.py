@@ -1,16 +1,15 @@
 """What is known of a model before any weight is loaded: its config, its preprocessing, its counts."""
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
-from visionquant.core.errors import StudyError
+from visionquant.core import files
 from visionquant.core.frozen import height_width
 from visionquant.core.paths import Project
 
 
 @dataclass(frozen=True)
-class Facts:
+class ModelFacts:
     """Counts of one model as ``AutoModel`` builds it.
 
     ``macs`` are multiply-accumulates of one image; ``model_bytes`` the stored bytes per precision by arithmetic
@@ -55,18 +54,12 @@ def shape(config: dict[str, Any]) -> tuple[int, int, int]:
     return channels(config), *height_width(size if isinstance(size, int) else tuple(size))
 
 
-def facts(project: Project, model: str) -> Facts | None:
+def facts(project: Project, model: str) -> ModelFacts | None:
     """The committed counts of ``model``, or None for a model that the study does not ship."""
     raw = _read(project, model, "facts.json")
-    return Facts(**{name: raw[name] for name in Facts.__dataclass_fields__}) if raw else None
+    return ModelFacts(**{name: raw[name] for name in ModelFacts.__dataclass_fields__}) if raw else None
 
 
 def _read(project: Project, model: str, name: str) -> dict[str, Any] | None:
     path = project.architectures / model / name
-    if not path.is_file():
-        return None
-    try:
-        value: dict[str, Any] = json.loads(path.read_bytes())
-    except ValueError:
-        raise StudyError(f"{path.relative_to(project.root)}", "not JSON", "restore it from git") from None
-    return value
+    return files.load(path, dict[str, Any]) if path.is_file() else None

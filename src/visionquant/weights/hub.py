@@ -1,298 +1,159 @@
-"""Which weights a model has: fetched from the hub at a pinned revision, read from a folder, or seeded.
+"""The one client of a store that speaks the hub's protocol: list, fetch, push, and what can go wrong on the way.
 
-The download stage writes a manifest, a small file of names, sizes and hashes; the files themselves stay in the hub's
-own cache (``HF_HOME``, ``HF_HUB_CACHE``). A dropped connection is taken up where it broke off. Whoever uses the files
-goes through :func:`resolve`, which checks every byte again. Nothing here imports torch.
+The store is ``HF_ENDPOINT`` (the public hub by default); files stay in the hub's own cache. A dropped connection is
+taken up where it broke off. The token comes from ``HF_TOKEN`` or ``hf auth login`` and is no argument anywhere, for
+arguments show in process lists and shell histories. Nothing here imports torch.
 """
 
-import json
 import os
-import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal, overload
 
 from visionquant.core.errors import StudyError
-from visionquant.core.paths import Project
-from visionquant.records.record import sha256_of
-from visionquant.settings.params import ModelSpec, Params
-from visionquant.weights import architectures, hub_cache, sources
-from visionquant.weights.manifest import HubFile, Manifest
+from visionquant.weights import hub_cache
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
 
 CONNECT_S = 5.0
-CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
-PROCESSOR = "processor_config.json"  # where a model has a tokenizer as well; it goes before the other
-# Weight files in order of preference; the index names the shards.
-SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
-PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+UNREACHABLE = "the hub could not be reached"
+AGAIN = "run the same command again"
+_unreachable: set[str] = set()  # endpoints that nobody need wait for a second time
 
 
-class Unreachable(Exception):
-    """No connection to the hub, and the cache does not hold the whole checkpoint."""
+class Unreachable(StudyError):
+    """No connection to the hub."""
 
 
-def download(project: Project, params: Params, model: str) -> Manifest:
-    """Make the weights of ``model`` available as ``study.weights`` asks, and write its manifest.
-
-    Raises:
-        StudyError: the repository, revision or a file does not exist, a hash is wrong, a download was cut, the disk is
-            full, or pretrained weights are demanded and the hub can't be reached.
-    """
-    spec, wanted = params.models[model], params.study.weights
-    if wanted == "seeded":
-        manifest = _seeded(project, model, "study.weights: seeded")
-    elif spec.path is not None:
-        manifest = _from_folder(project, model, spec.path)
-    else:
-        try:
-            manifest = _from_hub(model, spec)
-        except Unreachable as error:
-            if wanted == "pretrained":
-                raise StudyError(
-                    f"weights of {model}",
-                    f"study.weights is pretrained and {error}",
-                    "connect, fill the cache elsewhere, or set study.weights: auto or seeded",
-                ) from None
-            manifest = _seeded(project, model, str(error))
-    manifest.save(project.manifest(model))
-    return manifest
-
-
-def resolve(project: Project, manifest: Manifest) -> Path:
-    """The folder with the files of a pretrained model, after every size and sha256 was checked.
-
-    Raises:
-        StudyError: a file is missing, cut or altered, or a local folder has one more.
-    """
-    folder = sources.folder(project, manifest)
-    lost = {file.name: hub_cache.MISSING for file in manifest.files if not (folder / file.name).is_file()}
-    sources.refuse(manifest, lost | sources.altered(project, manifest))
-    return folder
-
-
-def manifest_of(project: Project, params: Params, model: str) -> Manifest:
-    """The manifest of ``model``'s row, after every byte that it names was checked.
-
-    Raises:
-        StudyError: it is missing, broken or of another source, or a file of a pretrained model is not the one it names.
-    """
-    manifest = Manifest.load(project.manifest(model), params.models[model].source)
-    if manifest.weights == "pretrained":
-        resolve(project, manifest)
-    return manifest
-
-
-def _seeded(project: Project, model: str, reason: str) -> Manifest:
-    config = architectures.config(project, model)
-    if config is None:
-        raise StudyError(
-            f"weights of {model}",
-            f"{reason}, and there is no data/architectures/{model}/config.json to seed",
-            "connect to the hub, or commit the model's config.json there",
-        )
-    return Manifest(
-        model=model,
-        weights="seeded",
-        source=f"seeded from data/architectures/{model}",
-        config_sha256=sha256_of([config, architectures.preprocessing(project, model)]),
-        reason=reason,
-    )
-
-
-def _from_folder(project: Project, model: str, path: str) -> Manifest:
-    folder = project.root / path
-    if not folder.is_dir():
-        raise StudyError(f"params.yaml: models.{model}.path", f"no folder {path}", "correct the path")
-    present = {file.name: file.stat().st_size for file in sorted(folder.iterdir()) if file.is_file()}
-    _choose(model, present, lambda name: (folder / name).read_text(encoding="utf-8"), pickles=False)
-    names = sources.local_files(folder)
-    files = tuple(HubFile(name=name, bytes=present[name], sha256=hub_cache.sha256(folder / name)) for name in names)
-    return _manifest(model, files, f"local folder {path}", path=path)
-
-
-def _from_hub(model: str, spec: ModelSpec) -> Manifest:
-    """Fetch what is lacking; without a connection, what the cache holds if that is all."""
-    assert spec.repo_id is not None
-    assert spec.revision is not None
-    try:
-        files = _fetch(model, spec)
-    except Unreachable:
-        cached = _cached(model, spec)
-        if cached is None:
-            raise
-        files = cached
-    source = f"{spec.repo_id}@{spec.revision[:12]}"
-    return _manifest(model, files, source, repo_id=spec.repo_id, revision=spec.revision)
-
-
-def _manifest(model: str, files: tuple[HubFile, ...], source: str, **where: Any) -> Manifest:
-    config = next(file.sha256 for file in files if file.name == CONFIG)
-    return Manifest(model=model, weights="pretrained", source=source, files=files, config_sha256=config, **where)
-
-
-def _choose(model: str, present: Mapping[str, int | None], read: Any, pickles: bool) -> list[str]:
-    """Names of the files to use: config, preprocessing, and the weights, safetensors first.
-
-    Args:
-        read: gives the text of a small file by name.
-        pickles: whether ``.bin`` files will do (they are loaded weights-only, from pinned revisions alone).
-
-    Raises:
-        StudyError: config or weights are missing.
-    """
-    if CONFIG not in present:
-        raise StudyError(f"weights of {model}", f"no {CONFIG} among its files", "name a model in the hub's layout")
-    names = [CONFIG, *(name for name in (PREPROCESSOR, PROCESSOR) if name in present)]
-    for single, index in (SAFETENSORS, PICKLES) if pickles else (SAFETENSORS,):
-        if single in present:
-            return [*names, single]
-        if index in present:
-            try:
-                shards = sorted(set(json.loads(read(index))["weight_map"].values()))
-            except (ValueError, KeyError, AttributeError):
-                raise StudyError(f"weights of {model}", f"{index} is broken", "name a complete checkpoint") from None
-            absent = [name for name in shards if name not in present]
-            if absent:
-                raise StudyError(f"weights of {model}", f"{absent[0]} is missing", "name a complete checkpoint")
-            return [*names, index, *shards]
-    only = " (only a pickle, which a folder without a pinned revision may not bring)" if PICKLES[0] in present else ""
-    raise StudyError(f"weights of {model}", f"no model.safetensors among its files{only}", "convert it to safetensors")
-
-
-def _cached(model: str, spec: ModelSpec) -> tuple[HubFile, ...] | None:
-    """What the cache holds of the pinned revision, if that is a whole checkpoint with right hashes."""
-    folder = hub_cache.folder(spec.repo_id or "", spec.revision or "")
-    if not folder.is_dir():
-        return None
-    present = {file.name: file.stat().st_size for file in sorted(folder.iterdir()) if file.is_file()}
-    try:
-        names = _choose(model, present, lambda name: (folder / name).read_text(encoding="utf-8"), pickles=True)
-    except StudyError:
-        return None
-    files = []
-    for name in names:
-        # A blob of the cache is called by its hash: sha256 of a large file, git's own sha1 of a small one. A plain copy
-        # of a cache has no blobs, and nothing to hold its files against.
-        path = folder / name
-        if path.is_symlink() and not hub_cache.matches_etag(path, path.resolve().name):
-            return None
-        files.append(HubFile(name=name, bytes=present[name], sha256=hub_cache.sha256(folder / name)))
-    return tuple(files)
-
-
-def _fetch(model: str, spec: ModelSpec) -> tuple[HubFile, ...]:
-    from huggingface_hub import errors, hf_hub_download
-    from huggingface_hub.utils.tqdm import disable_progress_bars
-
-    if not sys.stderr.isatty():
-        disable_progress_bars()
-    repo_id, revision = spec.repo_id or "", spec.revision or ""
-    asked = f"weights of {model}: {repo_id}@{revision[:12]}"
-    listed = _listing(asked, repo_id, revision)
-
-    def get(name: str) -> Path:
-        try:
-            return Path(
-                hf_hub_download(repo_id, name, revision=revision, endpoint=_endpoint(), cache_dir=hub_cache.root())
-            )
-        except errors.EntryNotFoundError:
-            raise StudyError(asked, f"{name} is listed but not there", "name another revision") from None
-        except errors.HfHubHTTPError as error:
-            status = error.response.status_code
-            raise StudyError(asked, f"{name}: the hub answered {status}", "run the same command again") from None
-        except (_transport_error(), OSError, RuntimeError, ValueError) as error:
-            why = (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]
-            raise StudyError(
-                asked, f"the download of {name} broke off: {why}", "run the same command again, finished files are kept"
-            ) from None
-
-    sizes = {name: sibling.size for name, sibling in listed.items()}
-    names = _choose(model, sizes, lambda name: get(name).read_text(encoding="utf-8"), pickles=True)
-    folder = hub_cache.folder(repo_id, revision)
-    needed = sum(sizes[name] or 0 for name in names if not (folder / name).exists())
-    _require_space(asked, needed)
-    return tuple(_verified(asked, name, listed[name], get) for name in names)
-
-
-def _listing(asked: str, repo_id: str, revision: str) -> dict[str, "RepoSibling"]:
-    """Files of the repository at ``revision`` by name, with sizes and hashes."""
-    from huggingface_hub import HfApi, errors
-
-    endpoint = _endpoint()
-    if endpoint in _unreachable or _offline():
-        raise Unreachable("the hub could not be reached")
-    try:
-        info = HfApi(endpoint=endpoint).model_info(repo_id, revision=revision, files_metadata=True, timeout=CONNECT_S)
-    except errors.OfflineModeIsEnabled:
-        raise Unreachable("the hub could not be reached") from None
-    except errors.GatedRepoError:
-        raise StudyError(asked, "gated", "accept its terms on the hub and log in with `hf auth login`") from None
-    except errors.RevisionNotFoundError:
-        raise StudyError(asked, "no such revision", "correct `revision` in params.yaml") from None
-    except errors.RepositoryNotFoundError:
-        raise StudyError(
-            asked, "no such repository, or a private one", "correct `repo_id` in params.yaml, or `hf auth login`"
-        ) from None
-    except errors.HfHubHTTPError as error:
-        raise StudyError(
-            asked, f"the hub answered {error.response.status_code}", "run the same command again later"
-        ) from None
-    except (_transport_error(), OSError):
-        _unreachable.add(endpoint)
-        raise Unreachable("the hub could not be reached") from None
-    if info.sha != revision:
-        raise StudyError(asked, f"the hub answered with revision {info.sha}", "pin 40 hex digits in params.yaml")
-    return {sibling.rfilename: sibling for sibling in info.siblings or []}
-
-
-_unreachable: set[str] = set()
-
-
-def _transport_error() -> type[Exception]:
-    """The root of the HTTP library's errors, whichever library this version of huggingface_hub uses."""
-    from huggingface_hub.errors import HfHubHTTPError
-
-    root: type[Exception] = HfHubHTTPError.__bases__[0]
-    return root
-
-
-def _verified(asked: str, name: str, listed: "RepoSibling", get: Any) -> HubFile:
-    """Fetch a file and compare it with what the hub said of it; a wrong one is thrown away and fetched once more."""
-    expected = listed.lfs.sha256 if listed.lfs else listed.blob_id
-    for _ in range(2):
-        path = get(name)
-        if expected is None or hub_cache.matches_etag(path, expected):
-            return HubFile(name=name, bytes=path.stat().st_size, sha256=hub_cache.sha256(path))
-        hub_cache.discard(path)
-    raise StudyError(
-        asked,
-        f"{name} has another hash than the hub announced ({expected})",
-        "run again later, or pin another revision",
-    )
-
-
-def _require_space(asked: str, needed: int) -> None:
-    folder = hub_cache.root()
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise StudyError(
-            asked,
-            f"{needed / 1e6:.0f} MB to download, {free / 1e6:.0f} MB free for the cache {hub_cache.root()}",
-            "free space, or set HF_HOME to a larger disk",
-        )
-
-
-def _endpoint() -> str:
+def endpoint() -> str:
+    """Where the store is, as the environment has it now."""
     from huggingface_hub import constants
 
     return (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
 
 
-def _offline() -> bool:
-    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+def listing(asked: str, repo_id: str, revision: str) -> dict[str, "RepoSibling"]:
+    """Files of a model's repository at ``revision`` (40 hex digits) by name, with sizes and hashes.
+
+    Raises:
+        Unreachable: there is no connection.
+        StudyError: there is no such repository or revision, or the store refuses.
+    """
+    from huggingface_hub import HfApi
+
+    if endpoint() in _unreachable or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        raise Unreachable(asked, UNREACHABLE, f"connect and {AGAIN}")
+    try:
+        with _explained(asked, UNREACHABLE, f"connect and {AGAIN}", Unreachable):
+            api = HfApi(endpoint=endpoint())
+            info = api.model_info(repo_id, revision=revision, files_metadata=True, timeout=CONNECT_S)
+    except Unreachable:
+        _unreachable.add(endpoint())
+        raise
+    if info.sha != revision:
+        raise StudyError(asked, f"the hub answered with revision {info.sha}", "pin 40 hex digits")
+    return {sibling.rfilename: sibling for sibling in info.siblings or []}
+
+
+@overload
+def fetch(asked: str, repo_id: str, revision: str, name: str, optional: Literal[False] = False) -> Path: ...
+@overload
+def fetch(asked: str, repo_id: str, revision: str, name: str, optional: bool) -> Path | None: ...
+def fetch(asked: str, repo_id: str, revision: str, name: str, optional: bool = False) -> Path | None:
+    """One file of a model's repository, in the cache; what is there already is not fetched again.
+
+    Args:
+        optional: give None where the repository has no such file.
+
+    Raises:
+        StudyError: it is not there, the store can't be reached or refuses, the download broke off, or the disk is full.
+    """
+    from huggingface_hub import errors, hf_hub_download
+
+    with _explained(asked, f"the download of {name} broke off", f"{AGAIN}, finished files are kept"):
+        try:
+            path = hf_hub_download(repo_id, name, revision=revision, endpoint=endpoint(), cache_dir=hub_cache.root())
+        except errors.RemoteEntryNotFoundError:
+            if optional:
+                return None
+            raise StudyError(asked, f"{name} is not there", "name another revision") from None
+    return Path(path)
+
+
+def snapshot(asked: str, repo_id: str, revision: str, pattern: str | None = None) -> Path:
+    """The folder with a data set's files, or those that match ``pattern``, every one held against its hash.
+
+    Raises:
+        StudyError: there is no such data set, it can't be fetched, or a file is not what the store says.
+    """
+    from huggingface_hub import snapshot_download
+
+    with _explained(asked, "could not be fetched", "connect and run again, or name a folder"):
+        folder = Path(
+            snapshot_download(
+                repo_id,
+                repo_type="dataset",
+                revision=revision,
+                allow_patterns=pattern,
+                endpoint=endpoint(),
+                cache_dir=hub_cache.root(),
+            )
+        )
+    for path in folder.rglob("*"):
+        if path.is_file() and not hub_cache.is_blob(path):
+            hub_cache.discard(path)
+            raise StudyError(asked, f"{path.name} has another hash than the hub says", "run again to fetch it anew")
+    return folder
+
+
+def push(asked: str, folder: Path, repo_id: str, names: Sequence[str], message: str, *, public: bool = False) -> str:
+    """Upload files of a folder as one commit, into a repository that is made if need be; the commit's 40 hex digits.
+
+    Args:
+        repo_id: "owner/name".
+        public: whether a repository that is made here can be read by everybody.
+
+    Raises:
+        StudyError: the store can't be reached, or it refuses.
+    """
+    from huggingface_hub import HfApi
+
+    with _explained(asked, "broke off", f"check HF_ENDPOINT and {AGAIN}"):
+        api = HfApi(endpoint=endpoint())
+        api.create_repo(repo_id, private=not public, exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=repo_id, folder_path=folder, allow_patterns=list(names), commit_message=message
+        )
+    return str(commit.oid)
+
+
+@contextmanager
+def _explained(asked: str, broken: str, remedy: str, kind: type[StudyError] = StudyError) -> Iterator[None]:
+    """What the client raises, as one line; of ``kind``, and ``broken`` off, where the store itself said nothing."""
+    from huggingface_hub import errors
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+    transport: type[Exception] = errors.HfHubHTTPError.__bases__[0]  # of whichever HTTP library the client uses
+    login = "log in with `hf auth login` or set HF_TOKEN"
+    try:
+        yield
+    except errors.GatedRepoError:
+        raise StudyError(asked, "gated", "accept its terms on the hub and log in with `hf auth login`") from None
+    except errors.RevisionNotFoundError:
+        raise StudyError(asked, "no such revision", "name another, 40 hex digits") from None
+    except errors.RepositoryNotFoundError:
+        raise StudyError(asked, "no such repository, or a private one", f"correct its name, or {login}") from None
+    except errors.HFValidationError:
+        raise StudyError(asked, "no name of a repository", "give owner/name") from None
+    except errors.HfHubHTTPError as error:
+        status = error.response.status_code
+        raise StudyError(asked, f"the hub answered {status}", login if status in (401, 403) else AGAIN) from None
+    except (errors.EntryNotFoundError, transport, OSError, RuntimeError, ValueError) as error:
+        cause = error.__cause__ or error  # the client wraps what befell an upload
+        why = (getattr(cause, "strerror", None) or str(cause) or type(cause).__name__).strip().splitlines()[0]
+        raise kind(asked, f"{broken}: {why}", remedy) from None

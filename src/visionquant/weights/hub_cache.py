@@ -2,8 +2,9 @@
 
 import hashlib
 import os
-from functools import cache
 from pathlib import Path
+
+from visionquant.core.files import sha256
 
 MISSING = "missing"
 
@@ -38,19 +39,9 @@ def matches_etag(path: Path, etag: str) -> bool:
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest() == etag
 
 
-def sha256(path: Path) -> str:
-    """The sha256 of a file, computed once per version of it in one process.
-
-    A version is told by inode, size and both times: a copy may keep the time of modification, not that of the change.
-    """
-    stat = path.stat()
-    return _sha256_of(path.resolve(), stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
-
-
-@cache
-def _sha256_of(path: Path, *version: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def is_blob(path: Path) -> bool:
+    """Whether a file has the hash by which the cache calls its blob; a plain copy of a cache has none to tell by."""
+    return not path.is_symlink() or matches_etag(path, path.resolve().name)
 
 
 def discard(path: Path) -> None:

@@ -1,1 +1,1 @@
-"""The published claims on trial: each one as data, its formula evaluated with the bounds that printing leaves."""
+"""The published claims, checked: each as data, its formula evaluated with the bounds that printing leaves."""

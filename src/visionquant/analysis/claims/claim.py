@@ -9,12 +9,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from visionquant.analysis.claims.tables import Tables
+from visionquant.analysis.claims.formula import Names
+from visionquant.analysis.claims.interval import Bounded, rounded
 from visionquant.analysis.published import Printed
 from visionquant.core import yaml12
-from visionquant.core.complaint import checked
-from visionquant.core.errors import StudyError
-from visionquant.core.frozen import Row
+from visionquant.core.errors import StudyError, checked
+from visionquant.core.frozen import Strict
 from visionquant.core.paths import Project
 
 Kind = Literal[
@@ -23,7 +23,7 @@ Kind = Literal[
 FILE = "data/supplement/claims.yaml"
 
 
-class Tolerance(Row):
+class Tolerance(Strict):
     """How far from the printed figure a value may lie, in the figure's unit or as a share of it, and why."""
 
     below: Annotated[float, Field(ge=0)] = 0.0
@@ -32,7 +32,7 @@ class Tolerance(Row):
     why: str
 
 
-class SectionRow(Row):
+class SectionRow(Strict):
     """A section of the supplement: its heading, our page about it, and how many claims the file makes of it."""
 
     id: str
@@ -41,12 +41,13 @@ class SectionRow(Row):
     claims: Annotated[int, Field(ge=1)]
 
 
-class Entry(Row):
+class Entry(Strict):
     """One entry of the file; ``{row}`` in a text stands for the row's name.
 
     ``formula`` gives the value that the claim should have (or, of a sentence, whether it holds); several readings have
-    a name each. ``requires`` must hold for the figure to be possible. ``measures`` says what a record set has to show:
-    see ``measures``. ``outcome`` of a listing (works, fails) is what its test finds when it runs the listing.
+    a name each. ``requires`` must hold for the figure to be possible. ``measures`` is what a set of records has to
+    show: ``what``, a method of ``reproduction.Evidence``, and its arguments. ``outcome`` of a listing (works, fails) is
+    what its test finds when it runs the listing.
     """
 
     id: str
@@ -57,17 +58,16 @@ class Entry(Row):
     column: str = ""
     only: tuple[str, ...] = ()
     printed: str = ""
-    unit: str = ""
     formula: str | dict[str, str] = ""
     requires: str = ""
     tolerance: Tolerance | None = None
-    measures: str = ""
+    measures: dict[str, str | tuple[str, ...]] = Field(default={})
     outcome: Literal["", "works", "fails"] = ""
     shown_by: str = ""
     why: str = ""
 
 
-class File(Row):
+class File(Strict):
     """claims.yaml."""
 
     sections: tuple[SectionRow, ...]
@@ -76,12 +76,16 @@ class File(Row):
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim; ``row`` is its row in ``entry.table``, empty for an entry that stands for itself."""
+    """One claim; ``row`` is its row in ``entry.table``, empty for an entry that stands for itself.
+
+    ``figure`` is what is printed with the bounds that its rounding leaves; None, as ``printed``, of a sentence.
+    """
 
     id: str
     entry: Entry
     row: str
     printed: Printed | None
+    figure: Bounded | None
 
     @property
     def says(self) -> str:
@@ -97,48 +101,60 @@ class Claim:
     def readings(self) -> tuple[tuple[str, str], ...]:
         """(name, formula) of every reading; the name is empty where there is one."""
         formula = self.entry.formula
-        if isinstance(formula, str):
-            return (("", formula),) if formula else ()
-        return tuple(formula.items())
+        return tuple(({"": formula} if formula else {}).items() if isinstance(formula, str) else formula.items())
+
+    @property
+    def counted(self) -> bool:
+        """Whether what it measures is bytes or parameters, which are the same on every machine."""
+        words = " ".join(map(str, self.entry.measures.values()))
+        return any(word in words for word in ("memory", "bytes", "smaller", "parameters"))
+
+    @property
+    def allowed(self) -> Bounded:
+        """The printed figure with its rounding and its tolerance.
+
+        Raises:
+            ValueError: it is a sentence without a figure.
+        """
+        if self.figure is None:
+            raise ValueError(f"{self.id} has no figure")
+        figure, tolerance = self.figure, self.entry.tolerance or Tolerance(why="")
+        share = abs(figure.value) * tolerance.share
+        # The value may lie below or above the arithmetic: a figure that exceeds it by `above` still fits.
+        return Bounded(figure.value, figure.low - tolerance.above - share, figure.high + tolerance.below + share)
 
 
-@dataclass(frozen=True)
-class Ledger:
-    """All sections and claims, in the order of the supplement."""
-
-    sections: tuple[SectionRow, ...]
-    claims: tuple[Claim, ...]
-
-    def of_section(self, section: str) -> tuple[Claim, ...]:
-        return tuple(claim for claim in self.claims if claim.entry.section == section)
-
-
-def load(project: Project, tables: Tables) -> Ledger:
-    """Read and expand the file.
+def load_claims(project: Project, names: Names) -> tuple[tuple[SectionRow, ...], tuple[Claim, ...]]:
+    """Read and expand the file: its sections, and all claims in the order of the sections.
 
     Raises:
         StudyError: the file is broken, an id stands twice, or a section or cell is not there; one line that says which.
     """
     file = checked(File, yaml12.read(project.supplement / "claims.yaml", FILE), FILE)
-    known = {section.id for section in file.sections}
-    claims: list[Claim] = []
-    for entry in file.claims:
-        if entry.section not in known:
-            raise StudyError(FILE, f"{entry.id}: no section {entry.section}", f"sections: {', '.join(sorted(known))}")
-        claims += _expanded(entry, tables)
-    ids = [claim.id for claim in claims]
-    doubled = sorted({one for one in ids if ids.count(one) > 1})
-    if doubled:
-        raise StudyError(FILE, f"{doubled[0]} stands there twice", "give each claim an id of its own")
     order = [section.id for section in file.sections]
-    return Ledger(file.sections, tuple(sorted(claims, key=lambda claim: order.index(claim.entry.section))))
+    claims: dict[str, Claim] = {}
+    for entry in file.claims:
+        if entry.section not in order:
+            raise StudyError(FILE, f"{entry.id}: no section {entry.section}", f"sections: {', '.join(sorted(order))}")
+        rows = entry.only or dict.fromkeys(row for table, row, _ in names.texts if table == entry.table) or ("any",)
+        for claim in [_of_cell(entry, row, names) for row in rows] if entry.table else [_alone(entry)]:
+            if claim.id in claims:
+                raise StudyError(FILE, f"{claim.id} stands there twice", "give each claim an id of its own")
+            claims[claim.id] = claim
+    return file.sections, tuple(sorted(claims.values(), key=lambda claim: order.index(claim.entry.section)))
 
 
-def _expanded(entry: Entry, tables: Tables) -> list[Claim]:
-    if not entry.table:
-        return [Claim(entry.id, entry, "", Printed(entry.printed) if entry.printed else None)]
-    rows = entry.only or tables.rows(entry.table)
-    return [
-        Claim(entry.id.replace("{row}", row), entry, row, tables.printed(entry.table, row, entry.column))
-        for row in rows
-    ]
+def _alone(entry: Entry) -> Claim:
+    printed = Printed(entry.printed) if entry.printed else None
+    return Claim(entry.id, entry, "", printed, rounded(printed.value, printed.half) if printed else None)
+
+
+def _of_cell(entry: Entry, row: str, names: Names) -> Claim:
+    file, text = f"data/supplement/{entry.table}.csv", names.texts.get((entry.table, row, entry.column))
+    if text is None:
+        found = f"claims.yaml speaks of row {row}, column {entry.column}, which is not there"
+        raise StudyError(file, found, "restore the file, or mend claims.yaml")
+    figure = names.numbers.get((entry.table, entry.column), {}).get(row)
+    if figure is None:
+        raise StudyError(file, f"{row}: {text!r} is no number", "mend it")
+    return Claim(entry.id.replace("{row}", row), entry, row, Printed(text), figure)

@@ -1,31 +1,23 @@
 """A quantised model behind HTTP: LitServe's processes, queue and dynamic batching, and what it lacks for being trusted.
 
-Why LitServe. It does what is asked here and little else: a worker process with the model, requests gathered into
-batches, a FastAPI application in front; 0.9 MB, 22 packages in all, Apache 2.0. Ray Serve batches as well, replaces
-dead replicas and scales over machines, for a cluster runtime (raylet, object store, dashboard): 74 packages, 200 MB of
-Ray itself, on a server that needs one model and one queue. BentoML's batching adapts its window to the load, in a
-packaging system with its own model store and formats: 68 packages. A loop of one's own would be code to maintain for
-what exists.
+LitServe does what is asked here and little else: a worker process with the model, requests gathered into batches, a
+FastAPI application in front; 22 packages, where Ray Serve (74, a cluster runtime) and BentoML (68, a model store) bring
+more. What LitServe 0.2.19 does not do, by its source and a trial (40 requests, worker killed under them), is done here:
 
-What LitServe 0.2.19 does not do, by its source and a trial (40 requests, worker killed under them), and what is done:
-
-- Its ``run`` puts HTTP into another process than the monitor. A restarted worker's requests are then never marked: 4 of
-  40 hung until the client gave up; without ``restart_workers`` 35 did. Here HTTP and watch are one process and one
-  event loop: what a dead worker had taken is answered 503 at once, the worker is started anew.
+- Its ``run`` puts HTTP into another process than the monitor, so that 4 of 40 requests of a restarted worker hung. Here
+  HTTP and watch are one event loop: what a dead worker had taken is answered 503 at once, the worker is started anew.
 - Its time-out counts only until a worker takes a request. Here it bounds the whole request, body included: 504.
 - SIGTERM ends its main process at once and leaves the others behind. Here uvicorn has the signals: it takes nothing
   new, finishes what was taken, then the worker goes. A worker whose server vanishes goes by itself.
 - An exception on one input fails its whole batch. Here every input is checked before it is queued, and one whose
   values overflow inside the network is answered 422 alone.
-- A CUDA context that a kernel's failure has ended answers nothing any more, while its worker stays "ready". Here such a
-  worker ends itself and is started anew.
+- A worker whose CUDA context a kernel's failure has ended stays "ready". Here it ends itself and is started anew.
 - It answers nothing until the model is warm; here /health does, and /ready says 503.
 
-The price: ``wrap_litserve_start`` is meant for tests of applications, so the version is bounded tightly. While idle the
-batching loop asks its queue every millisecond, about a tenth of a core. Its window opens when the last batch is done,
-not with the first request, so that few clients seldom fill a batch. Inputs pass through a manager process, 1.2 ms for
-224 pixels a side. LitServe's queues carry pickles between its own processes over a private socket; nothing that a
-client sends is ever unpickled. A server that is itself killed with SIGKILL leaves the idle queue process behind.
+The price: ``wrap_litserve_start`` is meant for tests, so the version is bounded tightly. The idle batching loop takes a
+tenth of a core. Its window opens when the last batch is done, so that few clients seldom fill a batch. LitServe's
+queues carry pickles between its own processes; nothing that a client sends is ever unpickled. A server that is itself
+killed with SIGKILL leaves the idle queue process behind.
 """
 
 import asyncio
@@ -37,7 +29,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -46,13 +38,15 @@ import numpy as np
 import uvicorn
 from fastapi import FastAPI
 from litserve.utils import LitAPIStatus, ResponseBufferItem, WorkerSetupStatus, wrap_litserve_start
+from starlette.exceptions import HTTPException
 
+from visionquant.accuracy.model_source import ModelSource
 from visionquant.bench import torch_flags
 from visionquant.core.errors import StudyError
-from visionquant.deploy.predictor import QuantizedModelServer, Subject
+from visionquant.deploy.predictor import Predictor
 from visionquant.deploy.server import routes
-from visionquant.deploy.server.routes import Metrics, Unavailable
-from visionquant.deploy.server.uploads import Limits, Refused
+from visionquant.deploy.server.routes import Limits
+from visionquant.settings.params import known
 
 WATCH_S = 0.1
 CANNOT_LOAD = 3  # a worker's exit code: it has said why, and another attempt would say the same
@@ -64,83 +58,70 @@ TOP = 5
 class Classifier(litserve.LitAPI):
     """The worker's side: lives in a process of its own, which loads the model and meets checked inputs alone."""
 
-    def __init__(self, subject: Subject, limits: Limits) -> None:
+    def __init__(self, source: ModelSource, precision: str, device: str, limits: Limits) -> None:
         window_s = limits.batch_wait_s if limits.batch_size > 1 else 0.0
         super().__init__(max_batch_size=limits.batch_size, batch_timeout=window_s)
-        self.subject, self.limits, self.batches = subject, limits, 0
+        self.source, self.precision, self.on, self.limits, self.batches = source, precision, device, limits, 0
 
     def setup(self, device: str) -> None:
         """Load, convert, warm up; LitServe then calls the worker ready."""
-        for one in (signal.SIGINT, signal.SIGTERM):  # the server stops first, and then ends the worker
-            signal.signal(one, signal.SIG_IGN)
+        _on_signals(signal.SIG_IGN)  # the server stops first, and then ends the worker
         litserve.configure_logging("WARNING", stream=sys.stderr)
         threading.Thread(target=_leave_with_parent, daemon=True).start()
-        params, precision = self.subject.params, self.subject.params.precisions[self.subject.precision]
+        params = self.source.params
         try:
-            torch_flags.begin(self.subject.device)
-            torch_flags.apply(precision, params.protocol)
-            self.server = QuantizedModelServer(self.subject, self.limits.batch_size)
+            torch_flags.begin(self.on)
+            torch_flags.apply(params.precisions[self.precision], params.protocol)
+            self.predictor = Predictor(self.source, self.precision, self.on, self.limits.batch_size)
         except StudyError as error:
-            print(f"visionquant: {error}", file=sys.stderr, flush=True)  # noqa: T201 the server only sees the exit code
+            _say(str(error))
             os._exit(CANNOT_LOAD)
-        for text, count in (self.server.conversion.messages or {}).items():
-            print(f"visionquant: {text} ({count} times)", file=sys.stderr, flush=True)  # noqa: T201 as above
+        for text, count in (self.predictor.conversion.messages or {}).items():
+            _say(f"{text} ({count} times)")
 
     def predict(self, x: np.ndarray) -> Any:
         """Answers of a batch (n, 3, side, side), or the one of (3, side, side) where batching is off."""
         images = x if x.ndim == 4 else x[None]
         try:
-            logits = self.server.answer(images)
+            logits = self.predictor.logits(images)
         except RuntimeError as error:
-            if not torch_flags.alive(
-                self.subject.device
-            ):  # every later request would fail too: a new worker takes over
-                print(f"visionquant: the GPU is lost to this worker: {error}", file=sys.stderr, flush=True)  # noqa: T201
-                os._exit(LOST)
-            raise
-        shares = logits.softmax(1)
+            if torch_flags.alive(self.on):
+                raise
+            _say(f"the GPU is lost to this worker: {error}")  # every later request would fail: a new one takes over
+            os._exit(LOST)
         self.batches += 1
-        answers = [
-            {"batch": (os.getpid(), self.batches, len(images))}
-            if not row.isfinite().all()
-            else {
-                "classes": [
-                    {
-                        "index": i,
-                        "label": self.server.labels.get(i),
-                        "probability": float(share[i]),
-                        "logit": float(row[i]),
-                    }
-                    for i in row.topk(min(TOP, len(row))).indices.tolist()
-                ],
-                "logits_from": self.server.logits_from,
-                "batch": (os.getpid(), self.batches, len(images)),
-            }
-            for row, share in zip(logits, shares, strict=True)
-        ]
+        batch = (os.getpid(), self.batches, len(images))
+        answers: list[dict[str, Any]] = []
+        for row, shares in zip(logits, logits.softmax(1), strict=True):
+            answers.append({"logits_from": self.predictor.logits_from, "batch": batch})
+            if row.isfinite().all():
+                answers[-1]["classes"] = [
+                    {"index": i, "label": self.predictor.labels.get(i), "probability": shares[i].item(), "logit": logit}
+                    for logit, i in zip(*(best.tolist() for best in row.topk(min(TOP, len(row)))), strict=True)
+                ]
         return answers if x.ndim == 4 else answers[0]
 
 
 class Server(litserve.LitServer):
     """The HTTP side, in the main process: admits, queues, waits, and watches over the worker."""
 
-    def __init__(self, subject: Subject, limits: Limits) -> None:
-        self.subject, self.limits, self.metrics = subject, limits, Metrics()
-        self.ready, self.failed, self.attempts = False, "", 0
+    def __init__(self, source: ModelSource, precision: str, device: str, limits: Limits) -> None:
+        self.desk = routes.Desk(source, precision, limits)
+        self.failed, self.attempts = "", 0
         self.uvicorn: uvicorn.Server | None = None
         super().__init__(
-            Classifier(subject, limits),
-            accelerator=subject.device,
+            Classifier(source, precision, device, limits),
+            accelerator=device,
             devices=1,
             timeout=limits.timeout_s,
             max_payload_size=limits.body_bytes,
-            middlewares=[(routes.Gate, {"server": self})],
+            middlewares=[(routes.Gate, {"desk": self.desk})],
             restart_workers=True,  # workers then say which requests they have taken
         )
 
     def register_endpoints(self) -> None:
         """Ours in place of LitServe's, so that the OpenAPI page tells the truth."""
-        routes.register(self.app, self)
+        routes.register(self.app, self.desk, lambda image: self.submit(image))
 
     @asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
@@ -154,8 +135,7 @@ class Server(litserve.LitServer):
         """Queue a prepared image and wait for the answer; whoever calls bounds the time.
 
         Raises:
-            Unavailable: the worker died with it, or could not answer.
-            Refused: its values overflow inside the network.
+            HTTPException: 5xx, the worker died with it or could not answer; 422, its values overflow in the network.
         """
         uid, item = str(uuid.uuid4()), ResponseBufferItem(asyncio.Event())
         self.response_buffer[uid] = item
@@ -164,20 +144,20 @@ class Server(litserve.LitServer):
             await asyncio.to_thread(queue.put, (self.app.response_queue_id, uid, time.monotonic(), image))
             await item.event.wait()
         except (OSError, EOFError):
-            raise Unavailable(503, "the queue is gone") from None
+            raise HTTPException(503, "the queue is gone") from None
         finally:
             self.response_buffer.pop(uid, None)
         answer, status = item.response
         if status == LitAPIStatus.OK:
-            self.metrics.batch(answer["batch"])
+            self.desk.count(answer["batch"])
             if "classes" not in answer:
-                raise Refused(422, "the values overflow inside the network")
+                raise HTTPException(422, "the values overflow inside the network")
             return dict(answer)
         if answer is None:
-            raise Unavailable(503, "the worker died with this request; send it again")
+            raise HTTPException(503, "the worker died with this request; send it again")
         if getattr(answer, "status_code", None) == 504:
-            raise Unavailable(504, "waited too long for the worker")
-        raise Unavailable(500, "the model could not answer")
+            raise HTTPException(504, "waited too long for the worker")
+        raise HTTPException(500, "the model could not answer")
 
     async def _watch(self) -> None:
         """Ten times a second: is the worker alive and warm? What a dead one had taken is lost; start another."""
@@ -187,15 +167,15 @@ class Server(litserve.LitServer):
                 await asyncio.sleep(WATCH_S)
         except (OSError, EOFError):
             self.failed = "the queue process is gone"
-        self.ready = False
+        self.desk.ready = False
         if self.uvicorn is not None:
             self.uvicorn.should_exit = True
 
     def _look(self) -> None:
         (worker,) = self.inference_workers
         status = next(iter(self.workers_setup_status.values()), None)
-        self.ready = worker.is_alive() and status == WorkerSetupStatus.READY
-        if self.ready:
+        self.desk.ready = worker.is_alive() and status == WorkerSetupStatus.READY
+        if self.desk.ready:
             self.attempts = 0
             return
         for item in self.response_buffer.values():  # no worker has begun since, so the dead one took these
@@ -208,39 +188,39 @@ class Server(litserve.LitServer):
         if worker.exitcode == CANNOT_LOAD or self.attempts > ATTEMPTS:
             self.failed = f"the worker ended with code {worker.exitcode} before it was ready"
             return
-        self.metrics.restarts.inc()
+        self.desk.restarts.inc()
         self.inference_workers[0] = self.launch_single_inference_worker(self.lit_api, 0)
 
 
-def serve(subject: Subject, limits: Limits, host: str, port: int) -> None:
+def serve_http(source: ModelSource, precision: str, device: str, limits: Limits, host: str, port: int) -> None:
     """Serve until SIGTERM or Ctrl-C; then finish what was taken and end the process with code 0.
 
     Args:
         port: 0 takes a free one; the line that is printed names it.
 
     Raises:
-        StudyError: the address can't be had, or no worker gets ready.
+        StudyError: no such precision, the preprocessing can't be followed, the address can't be had, or no worker
+            gets ready.
     """
+    known("precisions", [precision], source.params.precisions)
+    source.preprocessing.check()  # else the first request would wait for it
     try:
         listening = socket.create_server((host, port), backlog=512)
     except OSError as error:
         raise StudyError(f"serve on {host}:{port}", error.strerror or str(error), "choose another port") from None
     litserve.configure_logging("WARNING", stream=sys.stderr)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # the worker shares the cores with this process: no spinning
-    server = Server(subject, limits)
-    for one in (signal.SIGINT, signal.SIGTERM):  # ignored by the queue's process, which inherits it
-        signal.signal(one, signal.SIG_IGN)
+    server = Server(source, precision, device, limits)
+    _on_signals(signal.SIG_IGN)  # for the queue's process, which inherits it
     os.register_at_fork(after_in_child=listening.close)  # else the queue's process, if left behind, keeps the port
     with wrap_litserve_start(server):
         try:
-            for one in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises the signal again once it is done
-                signal.signal(one, lambda *_: sys.exit(0))
-            config = uvicorn.Config(
-                server.app, log_level="warning", access_log=False, timeout_graceful_shutdown=int(limits.timeout_s) + 2
-            )
+            _on_signals(lambda *_: sys.exit(0))  # uvicorn raises the signal again once it is done
+            wait_s = int(limits.timeout_s) + 2
+            config = uvicorn.Config(server.app, log_level="warning", access_log=False, timeout_graceful_shutdown=wait_s)
             server.uvicorn = uvicorn.Server(config)
-            title = f"{subject.name} in {subject.precision}, {subject.weights} weights"
             at = f"http://{host}:{listening.getsockname()[1]}"
+            title = f"{source.name} in {precision}, {source.weights} weights"
             print(f"{title}: {at}, /ready says when it is warm, /docs what it takes", flush=True)  # noqa: T201
             server.uvicorn.run([listening])
         finally:
@@ -249,7 +229,16 @@ def serve(subject: Subject, limits: Limits, host: str, port: int) -> None:
     if server.inference_workers[0].exitcode == CANNOT_LOAD:
         sys.exit(1)
     if server.failed:
-        raise StudyError(f"serve {subject.name}", server.failed, "see the lines above")
+        raise StudyError(f"serve {source.name}", server.failed, "see the lines above")
+
+
+def _on_signals(handler: Callable[..., Any] | signal.Handlers) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handler)
+
+
+def _say(text: str) -> None:
+    print(f"visionquant: {text}", file=sys.stderr, flush=True)  # noqa: T201 the server only sees the exit code
 
 
 def _leave_with_parent() -> None:

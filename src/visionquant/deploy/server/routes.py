@@ -1,15 +1,22 @@
-"""What the server answers: routes and their OpenAPI text, the gate in front of them, the metrics.
+"""What the server answers: routes and their OpenAPI text, the gate in front of them, the metrics, the page /docs.
 
 Every refusal is JSON, ``{"error": reason}``: 4xx for the sender's mistake, 503 for a server that is full, cold or lost
 its worker, 504 for one that was too slow. FastAPI's own text for a bad request would repeat the request, NaN included,
-which JSON can't carry. The histograms live in the HTTP process alone: a worker sends the size of a batch along with its
-answers, so no files need be shared between processes, and a killed worker takes no counts with it.
+which JSON can't carry; its own page loads scripts from elsewhere, ours holds none. Metrics live in the HTTP process
+alone: a worker sends the size of a batch along with its answers, and takes no counts with it when it is killed.
 """
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import cache, partial
+from importlib import resources
+from math import prod
+from typing import Annotated, Any
 
+import jinja2
+import numpy as np
 from fastapi import FastAPI, File, Query, Request, Response, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
@@ -18,28 +25,36 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from visionquant.deploy.server import docs_page, uploads
-from visionquant.deploy.server.uploads import Refused
-
-if TYPE_CHECKING:
-    from visionquant.deploy.server.app import Server
+from visionquant.accuracy.model_source import ModelSource
+from visionquant.bench import image_file
+from visionquant.bench.preprocessing import Preprocessing
 
 PATHS = ("/predict", "/predict/tensor", "/ready", "/health", "/metrics")
+STATUS = {"kind": 415, "large": 413, "broken": 422}  # of a file that is no picture to use
 FOREIGN = ("/docs", "/redoc")
-RETRY = {"Retry-After": "1"}
 SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 SIZES = (1, 2, 4, 8, 16, 32, 64)
+# Whatever stands on the page, a browser may load nothing and send forms to this server alone.
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src 'self' data:; form-action 'self'"
 
 
-class Unavailable(Exception):
-    """The server's fault: a status from 500 to 504 and the reason."""
+@dataclass(frozen=True)
+class Limits:
+    """What the server takes on, and how it batches. Counts, bytes, pixels and seconds.
 
-    def __init__(self, status: int, reason: str) -> None:
-        super().__init__(reason)
-        self.status, self.reason = status, reason
+    ``queue`` bounds the requests that are being read, wait or are answered, all together. ``batch_size`` 1 switches
+    batching off; else requests of one window of ``batch_wait_s`` share a pass.
+    """
+
+    body_bytes: int = 10 * 2**20
+    pixels: int = 25_000_000
+    queue: int = 64
+    timeout_s: float = 10.0
+    batch_size: int = 8
+    batch_wait_s: float = 0.005
 
 
-class Named(BaseModel):
+class ClassScore(BaseModel):
     """A class by its index, and its label where the checkpoint names it; probability (softmax, 0 to 1) and logit."""
 
     index: int
@@ -48,10 +63,10 @@ class Named(BaseModel):
     logit: float
 
 
-class Answer(BaseModel):
+class Classification(BaseModel):
     """The likeliest classes, best first; what they rest on; how many requests shared the pass."""
 
-    classes: list[Named]
+    classes: list[ClassScore]
     model: str
     precision: str
     weights: str
@@ -79,38 +94,36 @@ class Health(BaseModel):
     input_shape: list[int]
 
 
-class Metrics:
-    """The Prometheus metrics of one server, in a registry of their own."""
+class Desk:
+    """What routes, gate and server share: what is served and within which limits, whether a warm worker stands by, and
+    the Prometheus metrics, in a registry of their own.
+    """
 
-    def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        self.seconds = Histogram(
-            "visionquant_request_seconds",
-            "From the first byte of a request to the last of its answer",
-            ("path", "status"),
-            buckets=SECONDS,
-            registry=self.registry,
-        )
-        self.sizes = Histogram(
-            "visionquant_batch_size", "Images in a forward pass", buckets=SIZES, registry=self.registry
-        )
-        self.in_flight = Gauge("visionquant_in_flight", "Requests admitted and not answered", registry=self.registry)
-        self.ready = Gauge("visionquant_ready", "1 while a warm worker stands by", registry=self.registry)
-        self.restarts = Counter("visionquant_worker_restarts", "Workers started anew", registry=self.registry)
-        self._last: tuple[int, int, int] | None = None
+    def __init__(self, source: ModelSource, precision: str, limits: Limits) -> None:
+        self.source, self.precision, self.limits = source, precision, limits
+        self.ready, self.waiting = False, 0
+        self.registry = to = CollectorRegistry()
+        spent = "From the first byte of a request to the last of its answer"
+        self.seconds = Histogram("visionquant_request_seconds", spent, ("path", "status"), buckets=SECONDS, registry=to)
+        self.sizes = Histogram("visionquant_batch_size", "Images in a forward pass", buckets=SIZES, registry=to)
+        self.in_flight = Gauge("visionquant_in_flight", "Requests admitted and not answered", registry=to)
+        self.in_flight.set_function(lambda: self.waiting)
+        Gauge("visionquant_ready", "1 while a warm worker stands by", registry=to).set_function(lambda: self.ready)
+        self.restarts = Counter("visionquant_worker_restarts", "Workers started anew", registry=to)
+        self._batch: tuple[int, ...] = ()
 
-    def batch(self, which: tuple[int, int, int]) -> None:
+    def count(self, batch: tuple[int, int, int]) -> None:
         """Count a batch (worker, number, images) once; its answers come one after the other."""
-        if which != self._last:
-            self._last = which
-            self.sizes.observe(which[2])
+        if batch != self._batch:
+            self._batch = batch
+            self.sizes.observe(batch[2])
 
 
 class Gate:
-    """Admits a prediction if the worker is warm and the queue has room; bounds the time of all; counts everything."""
+    """Admits a prediction if the worker is warm and the queue has room; bounds its time; counts every request."""
 
-    def __init__(self, app: ASGIApp, server: "Server") -> None:
-        self.app, self.server, self.in_flight = app, server, 0
+    def __init__(self, app: ASGIApp, desk: Desk) -> None:
+        self.app, self.desk = app, desk
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request; whatever comes of it is counted under its route and status."""
@@ -119,140 +132,165 @@ class Gate:
             return
         begun, status = time.perf_counter(), 0
 
-        async def sent(message: Message) -> None:
+        async def noting(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
             await send(message)
 
         try:
-            if scope["method"] == "POST":
-                await self._predict(scope, receive, sent)
-            else:
-                await self.app(scope, receive, sent)
+            predicts = scope["method"] == "POST"
+            app = (self._refusal(scope) or self._admitted) if predicts else self.app
+            await app(scope, receive, noting)
         except TimeoutError:
             if not status:
-                limit_s = self.server.limits.timeout_s
-                await _problem(504, f"not answered within {limit_s:g} s")(scope, receive, sent)
+                why = f"not answered within {self.desk.limits.timeout_s:g} s"
+                await _problem(504, why)(scope, receive, noting)
         finally:
             path = scope["path"] if scope["path"] in PATHS else "other"
-            self.server.metrics.seconds.labels(path, str(status or 500)).observe(time.perf_counter() - begun)
+            self.desk.seconds.labels(path, str(status or 500)).observe(time.perf_counter() - begun)
 
-    async def _predict(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refusal = self._refusal(scope)
-        if refusal is not None:
-            await refusal(scope, receive, send)
-            return
-        self._admitted(1)
+    async def _admitted(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.desk.waiting += 1
         try:
-            async with asyncio.timeout(self.server.limits.timeout_s):
+            async with asyncio.timeout(self.desk.limits.timeout_s):
                 await self.app(scope, receive, send)
         finally:
-            self._admitted(-1)
-
-    def _admitted(self, change: int) -> None:
-        self.in_flight += change
-        self.server.metrics.in_flight.set(self.in_flight)
+            self.desk.waiting -= 1
 
     def _refusal(self, scope: Scope) -> Response | None:
-        limits = self.server.limits
+        limits = self.desk.limits
         length = dict(scope["headers"]).get(b"content-length", b"0")
         if length.isdigit() and int(length) > limits.body_bytes:
             return _problem(413, f"a body of more than {limits.body_bytes} bytes")
-        if not self.server.ready:
-            return _problem(503, "no warm worker", RETRY)
-        if self.in_flight >= limits.queue:
-            return _problem(503, f"{limits.queue} requests are waiting already", RETRY)
+        if not self.desk.ready:
+            return _problem(503, "no warm worker")
+        if self.desk.waiting >= limits.queue:
+            return _problem(503, f"{limits.queue} requests are waiting already")
         return None
 
 
-def register(app: FastAPI, server: "Server") -> None:
-    """Put the routes and the error handlers into ``app``."""
-    subject, limits, metrics = server.subject, server.limits, server.metrics
-    shape = ",".join(map(str, subject.shape))
-    size = 4 * subject.shape[0] * subject.shape[1] * subject.shape[2]
-    app.title, app.version = f"{subject.name} in {subject.precision}", "1"
-    app.description = f"Image classification with {subject.weights} weights. Errors are JSON with one key, `error`."
+def register(app: FastAPI, desk: Desk, submit: Callable[[np.ndarray], Awaitable[dict[str, Any]]]) -> None:
+    """Put the routes and the error handlers into ``app``; ``submit`` answers a prepared image."""
+    source, limits = desk.source, desk.limits
+    app.title, app.version = f"{source.name} in {desk.precision}", "1"
+    app.description = f"Image classification with {source.weights} weights. Errors are JSON with one key, `error`."
     problems: dict[int | str, dict[str, Any]] = {
-        400: {"model": Problem, "description": "A body that can't be parsed"},
-        413: {"model": Problem, "description": "Too many bytes or pixels"},
-        415: {"model": Problem, "description": "Another kind of file or body"},
-        422: {"model": Problem, "description": "Broken, cut, of another shape, or not finite"},
-        500: {"model": Problem, "description": "The model could not answer"},
-        503: {"model": Problem, "description": "No warm worker, a full queue, or a worker that died: send it again"},
-        504: {"model": Problem, "description": f"Not answered within {limits.timeout_s:g} s"},
+        status: {"model": Problem, "description": why}
+        for status, why in (
+            (400, "A body that can't be parsed"),
+            (413, "Too many bytes or pixels"),
+            (415, "Another kind of file or body"),
+            (422, "Broken, cut, of another shape, or not finite"),
+            (500, "The model could not answer"),
+            (503, "No warm worker, a full queue, or a worker that died: send it again"),
+            (504, f"Not answered within {limits.timeout_s:g} s"),
+        )
     }
+    prediction = partial(app.post, responses=problems, response_model_exclude_none=True)
 
-    async def answered(image: Any) -> Answer:
-        found = await server.submit(image)
-        return Answer(
-            classes=found["classes"],
-            model=subject.name,
-            precision=subject.precision,
-            weights=subject.weights,
-            logits_from=found["logits_from"],
-            batch_size=found["batch"][2],
+    async def classified(image: np.ndarray) -> Classification:
+        answer = await submit(image)
+        return Classification(
+            classes=answer["classes"],
+            model=source.name,
+            precision=desk.precision,
+            weights=source.weights,
+            logits_from=answer["logits_from"],
+            batch_size=answer["batch"][2],
         )
 
-    @app.post("/predict", responses=problems, response_model_exclude_none=True)
-    async def predict(image: Annotated[UploadFile, File(description="A JPEG or PNG file")]) -> Answer:
+    @prediction("/predict")
+    async def predict(image: Annotated[UploadFile, File(description="A JPEG or PNG file")]) -> Classification:
         """Name what an image shows."""
         data = await image.read()
-        prepared = await asyncio.to_thread(uploads.image, data, limits.pixels, subject.preprocessing)
-        return await answered(prepared)
+        return await classified(await asyncio.to_thread(decoded, data, limits.pixels, source.preprocessing))
 
+    size, shape = 4 * prod(source.shape), ",".join(map(str, source.shape))
     schema = {"type": "string", "format": "binary", "minLength": size, "maxLength": size}
     raw = {"requestBody": {"required": True, "content": {"application/octet-stream": {"schema": schema}}}}
 
-    @app.post("/predict/tensor", responses=problems, response_model_exclude_none=True, openapi_extra=raw)
+    @prediction("/predict/tensor", openapi_extra=raw)
     async def predict_tensor(
         request: Request,
         shape: Annotated[str, Query(pattern=f"^{shape}$", description="Of the values; only this one")],
-    ) -> Answer:
+    ) -> Classification:
         """Name what a prepared image shows: little-endian float32 values in C order."""
         if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/octet-stream":
-            raise Refused(415, "the body must be application/octet-stream")
-        return await answered(uploads.tensor(await request.body(), subject.shape))
+            raise HTTPException(415, "the body must be application/octet-stream")
+        return await classified(tensor_of(await request.body(), source.shape))
 
     @app.get("/ready", responses={503: {"model": Ready, "description": "Not yet, or a worker is being started"}})
     async def ready(response: Response) -> Ready:
         """Whether predictions are answered: 200 or 503."""
-        response.status_code = 200 if server.ready else 503
-        return Ready(ready=server.ready)
+        response.status_code = 200 if desk.ready else 503
+        return Ready(ready=desk.ready)
 
     @app.get("/health")
     async def health() -> Health:
         """Whether the process lives."""
-        return Health(model=subject.name, precision=subject.precision, input_shape=list(subject.shape))
+        return Health(model=source.name, precision=desk.precision, input_shape=list(source.shape))
 
-    for route in [one for one in app.router.routes if getattr(one, "path", "").startswith(FOREIGN)]:
+    for route in [each for each in app.router.routes if getattr(each, "path", "").startswith(FOREIGN)]:
         app.router.routes.remove(route)  # FastAPI's pages, which load scripts from elsewhere
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
-        return HTMLResponse(docs_page.page(app.openapi()), headers={"Content-Security-Policy": docs_page.POLICY})
+        return HTMLResponse(docs_page(app.openapi()), headers={"Content-Security-Policy": POLICY})
 
     text = {"description": "Prometheus text format", "content": {"text/plain": {"schema": {"type": "string"}}}}
 
     @app.get("/metrics", response_class=Response, responses={200: text})
-    async def metrics_() -> Response:
+    async def metrics() -> Response:
         """Latency and batch size histograms, and the rest."""
-        metrics.ready.set(server.ready)
-        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
-
-    @app.exception_handler(Refused)
-    @app.exception_handler(Unavailable)
-    async def told(_: Request, error: Refused | Unavailable) -> JSONResponse:
-        return _problem(error.status, error.reason, RETRY if error.status == 503 else None)
+        return Response(generate_latest(desk.registry), media_type=CONTENT_TYPE_LATEST)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        return _problem(422, "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()))
+        return _problem(422, "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()))
 
     @app.exception_handler(HTTPException)
-    async def http(_: Request, error: HTTPException) -> JSONResponse:
+    async def refused(_: Request, error: HTTPException) -> JSONResponse:
         return _problem(error.status_code, str(error.detail), error.headers)
 
 
 def _problem(status: int, reason: str, headers: Any = None) -> JSONResponse:
-    return JSONResponse({"error": reason}, status, headers)
+    return JSONResponse({"error": reason}, status, headers or ({"Retry-After": "1"} if status == 503 else None))
+
+
+def docs_page(document: dict[str, Any]) -> str:
+    """HTML of an OpenAPI document (version 3.1, as FastAPI makes it); an image can be sent from it, by a plain form."""
+    return _template().render(document)
+
+
+@cache
+def _template() -> jinja2.Template:
+    text = resources.files("visionquant.deploy.server").joinpath("docs.html").read_text(encoding="utf-8")
+    return jinja2.Environment(autoescape=True).from_string(text)
+
+
+def decoded(data: bytes, pixels: int, preprocessing: Preprocessing) -> np.ndarray:
+    """A JPEG or PNG file as the model wants it, float32 of ``preprocessing.shape``.
+
+    Raises:
+        HTTPException: 415 another kind of file; 413 more than ``pixels``; 422 broken, cut or odd.
+    """
+    try:
+        return preprocessing.prepare(image_file.read(data, ("JPEG", "PNG"), pixels))
+    except image_file.Unreadable as error:
+        raise HTTPException(STATUS[error.fault], error.reason) from None
+
+
+def tensor_of(data: bytes, shape: tuple[int, ...]) -> np.ndarray:
+    """Little-endian float32 values, C order, as an array of ``shape``.
+
+    Raises:
+        HTTPException: 422 another number of bytes, or NaN or infinity among the values.
+    """
+    expected = 4 * int(np.prod(shape))
+    if len(data) != expected:
+        raise HTTPException(422, f"{len(data)} bytes, expected {expected}: float32 of shape {shape}")
+    values = np.frombuffer(data, "<f4").reshape(shape)
+    if not np.isfinite(values).all():
+        raise HTTPException(422, "NaN or infinity among the values")
+    return values

@@ -1,0 +1,108 @@
+"""A model by its name in params.yaml, whichever weights it has: a checkpoint's, seeded ones, or trained here."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+
+from visionquant.accuracy import digits, training
+from visionquant.bench import fidelity, inputs, loading
+from visionquant.bench.preprocessing import Preprocessing
+from visionquant.core.frozen import Size
+from visionquant.core.paths import Project
+from visionquant.settings.params import Params, known
+from visionquant.weights import architectures, sources
+from visionquant.weights.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model that is there to be built: a plain value, also for another process.
+
+    ``size`` is that of its images in pixels, ``origin`` says in words where its weights are from. ``fold`` is the one
+    that a network trained here has not learned from; any other model has a ``manifest``.
+    """
+
+    project: Project
+    params: Params
+    name: str
+    weights: Literal["pretrained", "seeded", "trained here"]
+    origin: str
+    size: Size
+    preprocessing: Preprocessing
+    manifest: Manifest | None = None
+    fold: int = 0
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of one prepared image."""
+        return self.preprocessing.shape
+
+    @property
+    def folder(self) -> Path | None:
+        """The checkpoint's files, every byte checked, or None for weights that come from none."""
+        return _folder(self.project, self.manifest)
+
+    def build(self, attention: str | None = None) -> nn.Module:
+        """The network in FP32 on the CPU, in evaluation mode; ``attention`` is the protocol's unless it is given.
+
+        Raises:
+            StudyError: the weights do not load.
+        """
+        if self.manifest is None:
+            return training.load_trained(self.project, self.params, self.name, self.fold)
+        spec, protocol = self.params.models[self.name], self.params.protocol
+        attention = attention or protocol.attention
+        return loading.load(self.project, self.name, spec, self.manifest, attention, protocol.seed)
+
+    def head(self) -> tuple[fidelity.Head | None, str]:
+        """What turns the network's features into logits, None where it gives logits itself, and its description."""
+        if self.manifest is None:
+            return None, "its own head, trained here"
+        return fidelity.head_of(self.project, self.manifest, self.params.protocol.seed)
+
+    def labels(self) -> dict[int, str]:
+        """The checkpoint's own names of its classes, by number."""
+        folder = self.folder
+        return architectures.labels(json.loads((folder / sources.CONFIG).read_bytes())) if folder else {}
+
+
+def open_model(project: Project, params: Params, name: str, *, seeded: bool = False) -> ModelSource:
+    """A row of ``models`` with the weights that the download stage found, or with ``seeded`` ones.
+
+    Raises:
+        StudyError: no such row, nothing was downloaded, or a file of it is missing or altered.
+    """
+    known("models", [name], params.models)
+    spec = params.models[name]
+    manifest = Manifest(model=name, weights="seeded", source="seeded for a recipe", config_sha256="")
+    if not seeded:
+        manifest = sources.manifest_of(project, params, name)
+    prepared = loading.preprocessing(project, name, spec, _folder(project, manifest))
+    weights, origin = manifest.weights, manifest.source
+    return ModelSource(project, params, name, weights, origin, spec.input_size, prepared, manifest)
+
+
+def _folder(project: Project, manifest: Manifest | None) -> Path | None:
+    return sources.resolve(project, manifest) if manifest and manifest.weights == "pretrained" else None
+
+
+def open_network(project: Project, params: Params, name: str, fold: int) -> ModelSource:
+    """A row of ``training.networks``, as it was trained here on all folds but ``fold``.
+
+    Raises:
+        StudyError: no such row, or it was not trained yet.
+    """
+    known("training.networks", [name], params.training.networks)
+    training.require_trained(project, name, fold)
+    size, origin = params.training.networks[name].image_size, f"{name}, digits fold {fold} held out"
+    return ModelSource(project, params, name, "trained here", origin, size, digits.digit_preprocessing(size), fold=fold)
+
+
+def seeded_model(project: Project, params: Params, name: str, count: int) -> tuple[nn.Module, torch.Tensor]:
+    """A row of ``models`` with seeded weights and fused attention, and ``count`` photographs (count, *shape) for it."""
+    source = open_model(project, params, name, seeded=True)
+    return source.build("sdpa"), inputs.batch(count, source.preprocessing)

@@ -1,1 +1,0 @@
-"""The tables of the report: each function takes the evidence and gives one frozen Table."""

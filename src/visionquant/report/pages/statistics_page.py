@@ -1,0 +1,235 @@
+"""What the supplement says over all models and over groups, recomputed from its rows and measured; its validation."""
+
+from dataclasses import replace
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from visionquant.analysis import estimators, published_validation, subjects
+from visionquant.analysis.published import GROUP_BOUNDS, SUBJECTS
+from visionquant.analysis.study import MachineSet, Study
+from visionquant.core.quantities import quantity as described
+from visionquant.report import figure
+from visionquant.report.columns import counted_words, median, source
+from visionquant.report.figure import Figure
+from visionquant.report.items import (
+    MEASURED,
+    PUBLISHED,
+    TEXT,
+    Item,
+    missing,
+    number,
+    precision_label,
+    printed,
+    text,
+    yes,
+)
+from visionquant.report.table import Column, Table, build, words
+
+DEFINED = {"std": "standard deviation", "p95": "95th percentile"}
+UNPRINTED = "no row of this reading is printed"
+
+
+def over_models(study: Study, run: MachineSet) -> Table:
+    """Each printed statistic, recomputed from the printed column, and measured."""
+    caption = (
+        "Recomputed: from the rows that the supplement prints (std with n-1, percentile by numpy's linear rule). For "
+        "memory only ten of sixteen rows are printed, so a figure over sixteen can't be recomputed from them."
+    )
+    models, rows = study.published.names, []
+    for row in study.published.statistics:
+        about, definition = SUBJECTS[row.subject], estimators.default_definition(row.statistic)
+        values = list(study.published.subject_values(row.subject).values())
+        measured = len(subjects.measured_values(study, run, row.subject, models))
+        fits = estimators.reproducing(row.statistic, row.printed, values)
+        again = number(estimators.summary(values).get(definition), described(about.quantity).decimals + 1)
+        follows = _follows(row.statistic, fits, len(values) == len(models))
+        figure_ = _measured(study, run, row.subject, models, definition)
+        name, of = DEFINED.get(row.statistic, row.statistic), len(models)
+        box = printed(row.printed)
+        rows.append((about.label, name, box, again, f"{len(values)} of {of}", follows, figure_, f"{measured} of {of}"))
+    shown = [
+        *words("Subject", "statistic"),
+        Column("published", 2, PUBLISHED),
+        Column("recomputed", 3),
+        Column("rows printed", 4, TEXT),
+        Column("follows from the printed rows", 5, TEXT),
+        Column("measured", 6, MEASURED),
+        Column("models", 7, TEXT),
+    ]
+    return build("statistics", "Statistics over models, batch size 1", caption, shown, rows, source(run, study))
+
+
+def definitions(study: Study) -> Table:
+    """Every definition of std and percentile on the printed columns, and which one gives the printed figure."""
+    caption = "std_n divides by n, std_n-1 by n-1; percentiles are named as numpy names their rules."
+    rows = [
+        (SUBJECTS[row.subject].label, name, value, printed(row.printed), yes(row.printed.rounds_from(value)))
+        for row in study.published.statistics
+        if row.statistic in DEFINED
+        for name, value in estimators.summary(list(study.published.subject_values(row.subject).values())).items()
+        if name.split("_")[0] == row.statistic
+    ]
+    shown = [
+        *words("Subject", "definition"),
+        Column("value", 2, decimals=4),
+        Column("published", 3, PUBLISHED),
+        Column("rounds to it", 4, TEXT),
+    ]
+    return build("definitions", "Which definition gives the printed figure", caption, shown, rows)
+
+
+def groups(study: Study, run: MachineSet) -> Table:
+    """The printed group patterns under each reading of a group."""
+    caption = (
+        "The supplement lists models under group headings and then defines the groups by parameter count; the two do "
+        "not hold the same models, so each claim is computed under every reading."
+    )
+    rows = []
+    for claim in study.published.groups:
+        about = SUBJECTS[claim.subject]
+        for reading, models in study.published.readings(claim.group).items():
+            values = study.published.subject_values(claim.subject, models)
+            again = estimators.summary(list(values.values())).get(claim.computed)
+            agrees = missing("not_published", UNPRINTED) if again is None else yes(claim.printed.rounds_from(again))
+            what = text(f"{about.label}, {claim.statistic}", note=claim.statement)
+            which = text(f"{reading}, {len(models)} models", note=", ".join(models))
+            recomputed = number(again, described(about.quantity).decimals, UNPRINTED)
+            measured = _measured(study, run, claim.subject, models, claim.computed)
+            rows.append((claim.group, what, which, printed(claim.printed), recomputed, agrees, measured))
+    shown = [
+        *words("Group", "claim", "reading of the group"),
+        Column("published", 3, PUBLISHED),
+        Column("from the printed rows", 4),
+        Column("agrees", 5, TEXT),
+        Column("measured", 6, MEASURED),
+    ]
+    return build("groups", "Group patterns, batch size 1", caption, shown, rows, source(run, study))
+
+
+def group_medians(study: Study, run: MachineSet, batch_size: int) -> Table:
+    """Median speedup and memory reduction of each listed group and precision."""
+    caption = "Median over the group's models, with the range."
+
+    def of(group: str, quantity: str, precision: str) -> Item:
+        models, decimals = study.published.group(group), 2 if quantity == "speedup" else 1
+        values = study.column(run.source, quantity, precision, models, batch_size)
+        word = counted_words(study, run, precision, models, batch_size) if quantity == "speedup" else ""
+        return median(values, decimals, word=word)
+
+    def column(heading: str, quantity: str, precision: str) -> Column:
+        return Column(precision_label(precision), lambda group: of(group, quantity, precision), MEASURED, heading)
+
+    kinds = {"measured speedup": "speedup"}
+    kinds["measured memory reduction, %"] = subjects.counterpart(study, run, "memory_reduction")
+    shown = [
+        Column("Group", str, TEXT),
+        Column("models", lambda group: len(study.published.group(group))),
+        *(column(heading, name, precision) for heading, name in kinds.items() for precision in study.compared),
+    ]
+    name, label = f"group-medians-{batch_size}", f"batch size {batch_size}"
+    return build(name, f"Groups as listed, {label}", caption, shown, GROUP_BOUNDS, source(run), label.capitalize())
+
+
+def validation(study: Study) -> Table:
+    """The three expected metrics, judged."""
+    caption = (
+        "Its own three metrics and its own rule: within 5 % of the expected figure. Only figures of the published GPU "
+        "can pass or fail it."
+    )
+    css = {"within": "good", "differs": "bad"}
+
+    def measured(metric: published_validation.Validation) -> Item:
+        return number(metric.value, 3, metric.why, low=metric.low, high=metric.high, status="not_measured")
+
+    shown = [
+        *words(metric="Metric"),
+        Column("published", lambda metric: printed(metric.published), PUBLISHED),
+        *words(source="set"),
+        Column("measured", measured, MEASURED),
+        Column("verdict", lambda metric: text(metric.verdict, css.get(metric.verdict, "")), TEXT),
+        Column("why", lambda metric: f"{metric.why}. {metric.extra}".strip(), TEXT),
+    ]
+    return build("validation", "The supplement's validation", caption, shown, published_validation.validations(study))
+
+
+def groups_figure(study: Study, run: MachineSet) -> Figure:
+    """FP16 speedup of each listed group, published beside measured."""
+    caption = (
+        "A mark a model; groups as the supplement lists them. Right of the line is faster than FP32. " + figure.LETTERED
+    )
+    alt = "Two panels, published and measured, with a row a group and a mark a model."
+    look = figure.LOOKS["fp16"]
+    sides = {source: study.column(source, "speedup", "fp16") for source in ("published", run.source)}
+
+    def on(panels: np.ndarray) -> None:
+        for axes, (source_, values) in zip(panels, sides.items(), strict=True):
+            face = "none" if source_ == "published" else look.colour
+            style = {"color": look.colour, "markerfacecolor": face, "linestyle": "none"}
+            for row, group in enumerate(GROUP_BOUNDS):
+                models = [model for model in study.published.group(group) if model in values]
+                axes.plot([values[model] for model in models], [row] * len(models), look.marker, **style)
+                for model in models:
+                    figure.letter(axes, values[model], row, study.row(source_, model, "fp16", 1, "speedup").verdict)
+            figure.line_at(axes, 1.0)
+            title = "published" if source_ == "published" else run.label
+            axes.set(title=title, xlabel="FP16 speedup over FP32, x")
+        figure.rows_of(panels[0], tuple(GROUP_BOUNDS))
+
+    svg, title = figure.draw((9.0, 3.4), on, (1, 2), sharey=True), "FP16 speedup by group, batch size 1"
+    return Figure("groups", title, caption, alt, source(run, study), svg)
+
+
+def published_against_measured(study: Study, run: MachineSet) -> Figure:
+    """Each printed figure against its measured counterpart; on the line they are the same."""
+    caption = (
+        "On the line both are the same. Memory (on a CPU: stored weights plus workspace) is a matter of bytes and "
+        "can be compared on any machine; latency and throughput only on the published GPU. " + figure.LETTERED
+    )
+    alt = "Four panels of published figures against measured ones, with the line on which both are the same."
+    titles = {
+        "latency_median": "Latency, ms",
+        "speedup": "Speedup over FP32, x",
+        "memory_published": "Memory, MiB",
+        "throughput": "Throughput, images/s",
+    }
+    looks = figure.looks(study)
+
+    def panel(axes: Axes, quantity: str) -> None:
+        name, ends = subjects.counterpart(study, run, quantity), list[float]()
+        for precision in study.compared if quantity == "speedup" else study.precisions:
+            column, look = study.published.column(quantity, precision), looks[precision]
+            measured = study.column(run.source, name, precision, column)
+            x, y = [column[model] for model in measured], list(measured.values())
+            if measured:
+                axes.plot(x, y, look.marker, color=look.colour, markersize=4.5, linestyle="none")
+            for model in measured if quantity == "speedup" else ():
+                word = study.row(run.source, model, precision, 1, quantity).verdict
+                figure.letter(axes, column[model], measured[model], word)
+            ends += [*x, *y]
+        if ends:
+            axes.plot([min(ends), max(ends)], [min(ends), max(ends)], color=figure.INK, linewidth=0.7)
+        figure.log_scale(axes, "x", "y")
+        axes.set(title=titles[quantity], xlabel="published", ylabel="measured")
+
+    svg = figure.grid(tuple(titles), panel, (9.0, 3.8), figure.keys_of(looks, study.precisions), ("", ""), columns=2)
+    title = "Published against measured, batch size 1"
+    return Figure("published-against-measured", title, caption, alt, source(run, study), svg)
+
+
+def _measured(study: Study, run: MachineSet, subject: str, models: tuple[str, ...], definition: str) -> Item:
+    """A statistic over measured models; where it is one of speed, with the verdicts behind it."""
+    about, values = SUBJECTS[subject], subjects.measured_values(study, run, subject, models)
+    value = estimators.summary(list(values.values())).get(definition)
+    item = number(value, described(about.quantity).decimals, "no model has a figure")
+    if about.quantity != "speedup" or item.status:
+        return item
+    return replace(item, word=counted_words(study, run, about.precision, models))
+
+
+def _follows(statistic: str, fits: list[str], complete: bool) -> Item:
+    """Whether the printed rows give the figure, and by which definitions; with rows left out, a no proves nothing."""
+    if fits:
+        names = ", ".join(name.partition("_")[2] for name in fits)
+        return Item(f"yes: {names}" if statistic in DEFINED else "yes", len(fits), css="good text")
+    return Item("no", 0, css="bad text") if complete else Item("not from these rows alone", 0)

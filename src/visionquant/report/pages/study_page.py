@@ -1,0 +1,201 @@
+"""What was studied, on what, and what became of each cell."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from visionquant.analysis import provenance
+from visionquant.analysis.study import MachineSet, Study
+from visionquant.core.frozen import height_width
+from visionquant.records.record import Conversion
+from visionquant.report.columns import of_models, of_pairs, pairs, source
+from visionquant.report.items import CODES, NUMBER, PUBLISHED, TEXT, Item, joined, missing
+from visionquant.report.table import Column, Table, build, words
+
+UNCOUNTED = "no committed counts"
+
+
+def sets(study: Study) -> Table:
+    """Each set of records: machine, weights, code, how much of it is there and how its time was spent."""
+    caption = (
+        "A set is one machine's study. The last columns: minutes that measuring the pairs took (without download and "
+        "FP32 reference), and the share of them inside timed windows; the rest went into imports, weights, warm-up and "
+        "fidelity."
+    )
+
+    def cells(run: MachineSet) -> str:
+        counted = provenance.counts(study, run)
+        return f"{counted['ok']} of {sum(counted.values())}"
+
+    def minutes(run: MachineSet) -> float | None:
+        return sum(record.elapsed_s for record in run.records.values()) / 60 if run.records else None
+
+    shown = [
+        Column("Set", lambda run: "this machine" if run.source == "local" else run.source.partition(":")[2], TEXT),
+        Column("machine", lambda run: run.environment.title if run.environment else "nothing measured", TEXT),
+        Column("weights", lambda run: run.weights or "none", TEXT),
+        Column("measuring code", lambda run: run.code or "none", TEXT),
+        Column("pairs", lambda run: len(run.records)),
+        Column("cells ok", cells, TEXT),
+        Column("minutes", minutes, decimals=1, why="nothing measured"),
+        Column("timed, %", provenance.timed_share, why="nothing measured", factor=100),
+    ]
+    return build("sets", "Record sets", caption, shown, study.shown)
+
+
+def conditions(study: Study, run: MachineSet) -> Table:
+    """The published set-up beside the set's own."""
+    caption = "What the supplement says of its experiments, and those of the measured set."
+    machine, printed, silent = run.environment, study.published.setup, "not said"
+    cells = [cell for record in run.records.values() for cell in record.cells]
+    protocols = {record.settings.protocol for record in run.records.values()}
+    protocol = next(iter(protocols)) if len(protocols) == 1 else None
+
+    def asked(name: str, shown: str = "{}") -> str:
+        if protocol is None:
+            return "several protocols" if protocols else "not measured"
+        value = getattr(protocol, name)
+        return "no limit" if value is None else shown.format(value)
+
+    def seen(name: str) -> str:
+        value = getattr(machine, name) if machine else "not measured"
+        return "none" if value is None else str(value)
+
+    def every(values: Iterable[int], separator: str = ", ") -> str:
+        return separator.join(map(str, sorted(set(values)))) or "not measured"
+
+    # What the models really ran with: a class without scaled-dot-product attention runs eager.
+    proven = [record.conversion for record in run.records.values() if record.conversion]
+    ways = Counter(str(proof.knobs.get("attention", "unknown")) for proof in proven)
+    attention = ", ".join(f"{name} ({ways[name]} pairs)" for name in sorted(ways)) or "not measured"
+    rows = [
+        ("Device", printed["gpu"], machine.title.split(",")[0] if machine else "not measured"),
+        ("torch", printed["torch"], seen("torch")),
+        ("CUDA", printed["cuda"], f"driver {seen('cuda_driver')}" if machine and machine.gpu else "none"),
+        ("bitsandbytes", printed["bitsandbytes"], seen("bitsandbytes")),
+        ("transformers", silent, seen("transformers")),
+        ("System", printed["os"], seen("system")),
+        ("Python", printed["python"], seen("python")),
+        ("CPU cores", silent, seen("cores")),
+        ("CPU threads", silent, every(one.threads for cell in cells for one in cell.replicates)),
+        ("Weights", silent, run.weights or "not measured"),
+        ("Timed passes a cell", printed["iterations"], asked("iterations", "at most {}")),
+        ("Warm-up passes", printed["warmup_iterations"], asked("warmup_iterations", "{} in each process")),
+        ("Processes a cell", silent, asked("replicates")),
+        ("Timed seconds to fill a cell", silent, asked("budget_s")),
+        ("Seconds a cell may take", silent, asked("limit_s")),
+        ("Attention", silent, attention),
+        ("Experiments", printed["experiments"], str(len(run.records))),
+        ("Batch sizes", printed["batch_sizes"], every((cell.batch_size for cell in cells), " ")),
+    ]
+    return build("conditions", "Conditions", caption, words("What", "published", run.label), rows, source(run))
+
+
+def models(study: Study) -> Table:
+    """The sixteen models: what is printed of them and what their configs hold."""
+    caption = (
+        "Millions of parameters as printed and as counted in the class that was measured (AutoModel, without a "
+        "classifier); Linear layers; multiply-accumulates of one image in billions; side of the input in pixels."
+    )
+    specs = study.params.models
+
+    def group(model: str) -> str:
+        printed = study.published.model(model)
+        return printed.group if printed else specs[model].group if model in specs else "other"
+
+    def millions(model: str) -> Item:
+        printed = study.published.model(model)
+        if printed is None:
+            return missing("not_published", "a model that the supplement does not have")
+        return Item(f"{printed.millions:g}", printed.millions)
+
+    def counted(heading: str, name: str, decimals: int = 0, unit: float = 1) -> Column:
+        of = lambda model: getattr(facts, name) if (facts := study.facts(model)) else None  # noqa: E731
+        return Column(heading, of, decimals=decimals, why=UNCOUNTED, factor=1 / unit)
+
+    def side(model: str) -> Item | int:
+        if model not in specs:
+            return missing("not_available", "no row in params.yaml")
+        height, width = height_width(specs[model].input_size)
+        return height if height == width else Item(f"{height} x {width}", height)
+
+    def origin(model: str) -> str:
+        return specs[model].repo_id or specs[model].path or "" if model in specs else ""
+
+    def revision(model: str) -> Item:
+        return Item((specs[model].revision or "")[:10] if model in specs else "")
+
+    shown = of_models(
+        [
+            Column("group", group, TEXT),
+            Column("printed, M", millions, PUBLISHED),
+            counted("counted, M", "parameters", 2, 1e6),
+            counted("Linear layers", "linear_layers"),
+            counted("GMACs", "macs", 2, 1e9),
+            Column("input", side),
+            Column(
+                "repository",
+                lambda name: (specs[name].repo_id or specs[name].path or "") if name in specs else "",
+                TEXT,
+            ),
+            Column("revision", lambda name: Item((specs[name].revision or "")[:10] if name in specs else "")),
+        ]
+    )
+    return build("models", "Models", caption, shown, study.models)
+
+
+def cells(study: Study, run: MachineSet) -> Table:
+    """Every pair with what became of its cells."""
+    caption = "A cell is a model, a precision and a batch size. What could not be measured is there with its reason."
+    sizes = {cell.batch_size for record in run.records.values() for cell in record.cells}
+
+    def status(batch_size: int) -> Column:
+        def of(pair: tuple[str, str]) -> Item:
+            state = run.state(*pair, batch_size)
+            if state.status == "ok":
+                return Item("ok", "ok", css="good text")
+            return missing(state.status, state.reason, "missing text")
+
+        return Column(f"batch {batch_size}", of, TEXT)
+
+    shown = of_pairs(*map(status, sorted(sizes or study.params.study.batch_sizes)))
+    return build("cells", "Cells by status", caption, shown, pairs(study), source(run))
+
+
+def absences(study: Study, run: MachineSet) -> Table:
+    """How many cells are missing, by status, with an example of the reason."""
+    caption = "Of the cells that the set is meant to hold."
+    counted, example = Counter[str](), {"ok": ""}
+    for model, precision, size in provenance.cells(study, run):
+        state = run.state(model, precision, size)
+        counted[state.status] += 1
+        example.setdefault(state.status, f"{model} {precision}, batch size {size}: {state.reason}")
+    shown = [
+        Column("Status", lambda status: CODES[status][1] if status in CODES else status, TEXT),
+        Column("cells", counted.get),
+        Column("for example", example.get, TEXT),
+    ]
+    rows = sorted(counted, key=lambda status: (status != "ok", -counted[status]))
+    return build("absences", "Cells by status, counted", caption, shown, rows, source(run))
+
+
+def conversions(study: Study, run: MachineSet) -> Table:
+    """The proof of each precision: what became of the parameters."""
+    caption = (
+        "Read off the converted model before it was timed. A precision that quantises nothing, or parameters of "
+        "another type than the row says, stop the run."
+    )
+    apart = ("class", "method", "attention")
+
+    def proof(heading: str, of: Callable[[Conversion], object], css: str = TEXT, **numbers: Any) -> Column:
+        return Column(heading, lambda row: row[2] and of(row[2]), css, why="not converted", **numbers)
+
+    shown = of_pairs(
+        proof("quantised layers", lambda proven: proven.quantized_modules, NUMBER),
+        proof("parameters in them, %", lambda proven: proven.quantized_share, NUMBER, decimals=1, factor=100),
+        proof("Linear left out", lambda proven: joined(proven.skipped_modules)),
+        proof("parameter types", lambda proven: ", ".join(proven.dtypes)),
+        proof("settings", lambda proven: ", ".join(f"{k} {v}" for k, v in proven.knobs.items() if k not in apart)),
+    )
+    rows = [(*pair, record.conversion) for pair, record in run.records.items()]
+    return build("conversions", "Precisions, proven", caption, shown, rows, source(run))

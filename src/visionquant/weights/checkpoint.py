@@ -1,0 +1,174 @@
+"""Which weights a model has: fetched from the hub at a pinned revision, read from a folder, or seeded.
+
+The download stage writes a manifest, a small file of names, sizes and hashes; the files themselves stay in the hub's
+own cache (``HF_HOME``, ``HF_HUB_CACHE``).
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from visionquant.core import files
+from visionquant.core.errors import StudyError
+from visionquant.core.paths import Project
+from visionquant.records.record import sha256_of
+from visionquant.settings.params import ModelSpec, Params
+from visionquant.weights import architectures, hub, hub_cache, sources
+from visionquant.weights.manifest import HubFile, Manifest
+from visionquant.weights.sources import CONFIG, PREPROCESSOR, PROCESSOR
+
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import RepoSibling
+
+# Weight files in order of preference; the index names the shards.
+SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
+PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+
+
+def download(project: Project, params: Params, model: str) -> Manifest:
+    """Make the weights of ``model`` available as ``study.weights`` asks, and write its manifest.
+
+    Raises:
+        StudyError: the repository, revision or a file does not exist, a hash is wrong, a download was cut, the disk is
+            full, or pretrained weights are demanded and the hub can't be reached.
+    """
+    spec, wanted = params.models[model], params.study.weights
+    if wanted == "seeded":
+        manifest = _seeded(project, model, "study.weights: seeded")
+    elif spec.path is not None:
+        manifest = _from_folder(project, model, spec.path)
+    else:
+        try:
+            manifest = _from_hub(model, spec)
+        except hub.Unreachable:
+            if wanted == "pretrained":
+                remedy = "connect, fill the cache elsewhere, or set study.weights: auto or seeded"
+                why = f"study.weights is pretrained and {hub.UNREACHABLE}"
+                raise StudyError(f"weights of {model}", why, remedy) from None
+            manifest = _seeded(project, model, hub.UNREACHABLE)
+    files.save(project.manifest(model), manifest, indent=1)
+    return manifest
+
+
+def _seeded(project: Project, model: str, reason: str) -> Manifest:
+    config, folder = architectures.config(project, model), f"data/architectures/{model}"
+    if config is None:
+        remedy = "connect to the hub, or commit the model's config.json there"
+        raise StudyError(f"weights of {model}", f"{reason}, and there is no {folder}/config.json to seed", remedy)
+    digest = sha256_of([config, architectures.preprocessing(project, model)])
+    return Manifest(model=model, weights="seeded", source=f"seeded from {folder}", config_sha256=digest, reason=reason)
+
+
+def _from_folder(project: Project, model: str, path: str) -> Manifest:
+    folder = project.root / path
+    if not folder.is_dir():
+        raise StudyError(f"params.yaml: models.{model}.path", f"no folder {path}", "correct the path")
+    _choose(model, _sizes(folder), _reader(folder), pickles=False)
+    return _manifest(model, _described(folder, sources.local_files(folder)), f"local folder {path}", path=path)
+
+
+def _from_hub(model: str, spec: ModelSpec) -> Manifest:
+    """Fetch what is lacking; without a connection, what the cache holds if that is all."""
+    repo_id, revision = spec.repo_id or "", spec.revision or ""
+    try:
+        hub_files = _fetched(model, repo_id, revision)
+    except hub.Unreachable:
+        cached = _cached(model, hub_cache.folder(repo_id, revision))
+        if cached is None:
+            raise
+        hub_files = cached
+    return _manifest(model, hub_files, f"{repo_id}@{revision[:12]}", repo_id=repo_id, revision=revision)
+
+
+def _manifest(model: str, hub_files: tuple[HubFile, ...], source: str, **where: Any) -> Manifest:
+    config = next(file.sha256 for file in hub_files if file.name == CONFIG)
+    return Manifest(model=model, weights="pretrained", source=source, files=hub_files, config_sha256=config, **where)
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file()}
+
+
+def _reader(folder: Path) -> Callable[[str], str]:
+    return lambda name: (folder / name).read_text(encoding="utf-8")
+
+
+def _described(folder: Path, names: list[str]) -> tuple[HubFile, ...]:
+    paths = [folder / name for name in names]
+    return tuple(HubFile(name=path.name, bytes=path.stat().st_size, sha256=files.sha256(path)) for path in paths)
+
+
+def _choose(model: str, present: Mapping[str, int | None], read: Callable[[str], str], pickles: bool) -> list[str]:
+    """Names of the files to use: config, preprocessing, and the weights, safetensors first.
+
+    Args:
+        read: gives the text of a small file by name.
+        pickles: whether ``.bin`` files will do (they are loaded weights-only, from pinned revisions alone).
+
+    Raises:
+        StudyError: config or weights are missing.
+    """
+    asked, complete = f"weights of {model}", "name a complete checkpoint"
+    if CONFIG not in present:
+        raise StudyError(asked, f"no {CONFIG} among its files", "name a model in the hub's layout")
+    names = [CONFIG, *(name for name in (PREPROCESSOR, PROCESSOR) if name in present)]
+    for single, index in (SAFETENSORS, PICKLES) if pickles else (SAFETENSORS,):
+        if single in present:
+            return [*names, single]
+        if index in present:
+            try:
+                shards = sorted(set(json.loads(read(index))["weight_map"].values()))
+            except (ValueError, KeyError, AttributeError):
+                raise StudyError(asked, f"{index} is broken", complete) from None
+            if absent := [name for name in shards if name not in present]:
+                raise StudyError(asked, f"{absent[0]} is missing", complete)
+            return [*names, index, *shards]
+    only = " (only a pickle, which a folder without a pinned revision may not bring)" if PICKLES[0] in present else ""
+    raise StudyError(asked, f"no model.safetensors among its files{only}", "convert it to safetensors")
+
+
+def _cached(model: str, folder: Path) -> tuple[HubFile, ...] | None:
+    """What the cache holds of the pinned revision, if that is a whole checkpoint with right hashes."""
+    try:
+        names = _choose(model, _sizes(folder), _reader(folder), pickles=True)
+    except (StudyError, OSError):
+        return None
+    return _described(folder, names) if all(hub_cache.is_blob(folder / name) for name in names) else None
+
+
+def _fetched(model: str, repo_id: str, revision: str) -> tuple[HubFile, ...]:
+    asked = f"weights of {model}: {repo_id}@{revision[:12]}"
+    listed = hub.listing(asked, repo_id, revision)
+    sizes = {name: sibling.size for name, sibling in listed.items()}
+
+    def read(name: str) -> str:
+        return hub.fetch(asked, repo_id, revision, name).read_text(encoding="utf-8")
+
+    names = _choose(model, sizes, read, pickles=True)
+    folder = hub_cache.folder(repo_id, revision)
+    _require_space(asked, sum(sizes[name] or 0 for name in names if not (folder / name).exists()))
+    for name in names:
+        _fetch_right(asked, repo_id, revision, listed[name])
+    return _described(folder, names)
+
+
+def _fetch_right(asked: str, repo_id: str, revision: str, listed: "RepoSibling") -> None:
+    """Fetch a file and compare it with what the hub said of it; a wrong one is thrown away and fetched once more."""
+    name, expected = listed.rfilename, listed.lfs.sha256 if listed.lfs else listed.blob_id
+    for _ in range(2):
+        path = hub.fetch(asked, repo_id, revision, name)
+        if expected is None or hub_cache.matches_etag(path, expected):
+            return
+        hub_cache.discard(path)
+    wrong = f"{name} has another hash than the hub announced ({expected})"
+    raise StudyError(asked, wrong, "run again later, or pin another revision")
+
+
+def _require_space(asked: str, needed: int) -> None:
+    root = hub_cache.root()
+    free = shutil.disk_usage(next(folder for folder in (root, *root.parents) if folder.exists())).free
+    if free < needed:
+        lack = f"{needed / 1e6:.0f} MB to download, {free / 1e6:.0f} MB free for the cache {root}"
+        raise StudyError(asked, lack, "free space, or set HF_HOME to a larger disk")

@@ -1,0 +1,212 @@
+"""Tables as text: what stands where, how it is rounded, and what a missing figure looks like."""
+
+import re
+from pathlib import Path
+
+import made
+import pytest
+
+from visionquant.analysis.study import Study, gather
+from visionquant.records import record as records
+from visionquant.report import items
+from visionquant.report.items import missing, number, text
+from visionquant.report.pages import (
+    conditions_page,
+    costs_page,
+    index_page,
+    latency_page,
+    memory_page,
+    statistics_page,
+    study_page,
+)
+from visionquant.report.table import Column, Table
+from visionquant.settings import params
+
+FACTORS = {"fp32": 1.0, "fp16": 0.5, "int8": 2.0, "nf4": 1.01}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    return made.study(tmp_path_factory.mktemp("study"), FACTORS)
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    project = made.project(tmp_path_factory.mktemp("empty"))
+    return gather(project, params.load(project))
+
+
+def row(found: Table, *starts: str) -> list[str]:
+    for boxes in found.rows:
+        texts = [item.text for item in boxes]
+        if texts[: len(starts)] == list(starts):
+            return texts
+    raise AssertionError(f"no row {starts}")
+
+
+def test_the_latency_table_puts_published_beside_measured(study: Study) -> None:
+    found = latency_page.latency(study, study.measured, 1)
+    assert len(found.rows) == 16
+    assert row(found, "vit-huge-patch14-2020") == [
+        "vit-huge-patch14-2020", "25.59", "10.24", "56.14", "56.54", "100.95", "50.48", "201.90", "101.96",
+        "2.50", "0.46", "2.00", "0.50", "0.99",
+    ]  # fmt: skip
+    groups = [column.group for column in found.columns]
+    assert groups[1] == "published, ms"
+    assert groups[-1] == "measured speedup"
+
+
+def test_larger_batches_have_no_published_columns(study: Study) -> None:
+    found = latency_page.latency(study, study.measured, 8)
+    assert not any("published" in column.group for column in found.columns)
+    assert "prints batch size 1 only" in found.caption
+
+
+def test_rows_that_the_supplement_leaves_out_are_there(study: Study) -> None:
+    memory = row(memory_page.memory(study, study.measured), "deit-tiny-ultra-efficient")
+    assert memory[1:5] == [items.DASH] * 4
+    assert all(re.fullmatch(r"\d+\.\d\d", text) for text in memory[5:13])
+    throughput = row(latency_page.throughput(study, study.measured, 1), "dino-vits16-production")
+    assert throughput[1:5] == [items.DASH] * 4
+    assert throughput[5] == "10.00"
+
+
+def test_every_cell_of_an_unmeasured_study_is_missing_and_says_why(empty: Study) -> None:
+    found = latency_page.latency(empty, empty.measured, 1)
+    measured = [item for items in found.rows for item in items if item.css == "missing"]
+    assert len(measured) == 16 * 7
+    assert {item.status for item in measured} == {"not_measured"}
+    assert found.legend == ("— n/m: not measured, 112 times",)
+    assert "—" in found.plain
+
+
+def test_golden_text_of_a_small_table() -> None:
+    found = Table(
+        "small",
+        "Small",
+        "A caption.",
+        (Column("Model", css="text"), Column("FP32", group="ms"), Column("FP16", group="ms")),
+        (
+            (text("a"), number(1.005, 2), missing("over_budget", "7 passes of 2 s")),
+            (text("b|c"), number(-0.0001, 2), number(None, 2)),
+        ),
+    )
+    assert found.plain == (
+        "Small\n"
+        "Model  ms FP32  ms FP16\n"
+        "a         1.00   — time\n"
+        "b|c       0.00    — n/a\n"
+        "— n/a: not available, once\n"
+        "— time: over the time budget, once (7 passes of 2 s)\n"
+    )
+    assert found.markdown.splitlines()[2:6] == [
+        "| Model | ms FP32 | ms FP16 |",
+        "|---|---:|---:|",
+        "| a | 1.00 | — time |",
+        "| b\\|c | 0.00 | — n/a |",
+    ]
+    html = found.html
+    assert '<td class="missing" title="7 passes of 2 s">— <small>time</small></td>' in html
+    assert 'data-sort="1.005"' in html
+
+
+def test_a_row_that_does_not_fit_its_columns_is_refused() -> None:
+    with pytest.raises(ValueError, match="a row of 1 under 2 columns"):
+        Table("t", "T", "", (Column("a"), Column("b")), ((text("x"),),))
+
+
+def test_the_statistics_block_recomputes_and_judges_each_printed_figure(study: Study) -> None:
+    found = statistics_page.over_models(study, study.measured)
+    assert len(found.rows) == 16
+    assert row(found, "FP16 speedup", "standard deviation")[2:6] == ["0.56", "0.535", "16 of 16", "no"]
+    assert row(found, "FP16 speedup", "median")[2:7] == ["1.01", "1.010", "16 of 16", "yes", "2.00"]
+    assert row(found, "INT8 memory reduction", "mean")[4:6] == ["10 of 16", "not from these rows alone"]
+
+
+def test_group_claims_are_computed_under_every_reading(study: Study) -> None:
+    found = statistics_page.groups(study, study.measured)
+    readings = [row_ for row_ in found.rows if row_[0].text == "foundation" and "speedup" in row_[1].text]
+    assert [item[2].text.split(",")[0] for item in readings] == ["as listed", "by its rule", "by its rule"]
+    assert [item[4].text for item in readings] == ["1.56", "1.67", "1.74"]
+    assert {item[5].text for item in readings} == {"no"}
+
+
+def test_costs_show_what_their_own_numbers_imply(study: Study) -> None:
+    assert row(costs_page.instances(study), "p4d.24xlarge")[5:] == ["yes", "1.50", "9,600", "13.15"]
+    assert row(costs_page.ownership(study), "ROI over 3 years")[1:3] == ["1,000 %", "2,900 %"]
+
+
+def test_findings_are_made_of_the_records(study: Study, empty: Study) -> None:
+    found = {one.question: one.answer for one in index_page.findings(study)}
+    assert "2.00 times FP32's speed in the median of 16 models" in found["Is FP16 faster than FP32?"]
+    assert "(2.00 to 2.00); FASTER for 16." in found["Is FP16 faster than FP32?"]
+    assert "(0.50 to 0.50); SLOWER for 16." in found["Is INT8 faster than FP32?"]
+    assert "(0.99 to 0.99); UNDECIDED for 16." in found["Is NF4 faster than FP32?"]
+    assert "7 of 10 figures equal the INT8 column" in found["Was the published INT4 column measured in 4 bits?"]
+    assert "4 of 10 printed FP32 figures to the last digit" in found["What did the supplement measure as memory?"]
+    assert "22 of 24 figures are 1000 divided by" in found["Was the published throughput measured?"]
+    assert found["Was the published throughput measured?"].endswith("the others within 0.06 %.")
+    assert index_page.unanswered(empty) == ("Everything that needs a measurement: run `make repro`.",)
+    assert all("Not measured" in one.answer for one in index_page.findings(empty) if one.question.startswith("Is "))
+    assert any("seeded" in one for one in index_page.unanswered(study))
+
+
+def test_conditions_name_the_published_and_the_measured_machine(study: Study) -> None:
+    found = study_page.conditions(study, study.measured)
+    assert row(found, "Device")[1:] == ["NVIDIA RTX 4070 Ti SUPER (16GB VRAM)", "Made-up CPU CPU"]
+    assert row(found, "CPU threads")[2] == "2"
+    assert row(found, "Experiments")[1:] == ["64", "64"]
+
+
+def test_kernels_and_messages_are_shown_and_what_was_not_recorded_says_so(tmp_path: Path) -> None:
+    found = made.study(tmp_path / "one", FACTORS)
+    old = conditions_page.kernels(found, found.measured)
+    assert [(row[0].text, row[1].text, row[2].text) for row in old.rows] == [
+        ("INT8", "not recorded", "16"),
+        ("NF4", "not recorded", "16"),
+    ]
+    assert [row[0].text for row in conditions_page.messages(found, found.measured).rows] == ["not recorded"]
+
+    (model, *_), slow = found.models, "bitsandbytes: falling back to a slower implementation"
+    kernels = {"int8": {"INT8, an INT8 product (cigemmlt_32)": 72}, "nf4": {"NF4, fused": 70, "not run": 2}}
+    for name, one in {pair: one for pair, one in found.measured.records.items() if pair[0] == model}.items():
+        said = {"kernels": kernels.get(name[1], {}), "messages": {slow: 24} if name[1] == "nf4" else {}}
+        assert one.conversion is not None
+        new = one.model_copy(update={"conversion": one.conversion.model_copy(update=said)})
+        records.write(found.project.record(*name), new)
+        assert records.read(found.project.record(*name)) == new
+    found = gather(found.project, found.params)
+    shown = [tuple(item.text for item in row) for row in conditions_page.kernels(found, found.measured).rows]
+    assert ("INT8", "INT8, an INT8 product (cigemmlt_32)", "1", "72") in shown
+    assert ("NF4", "NF4, fused", "1", "70") in shown
+    assert ("NF4", "not run", "1", "2") in shown
+    said = [tuple(item.text for item in row) for row in conditions_page.messages(found, found.measured).rows]
+    assert (slow, "24", "1", "NF4") in said
+    assert ("nothing", "—", "3", "FP32, FP16, INT8") in said
+    assert any(row[0] == "not recorded" and row[2] == "60" for row in said)
+
+
+def test_another_sets_tables_stand_beside_the_measured_ones(tmp_path: Path) -> None:
+    here = made.study(tmp_path, FACTORS)
+    record = made.record("vit-huge-patch14-2020", "fp32", [made.cell(1, [[5.0] * 3] * 3, 2**20, True)], made.CARD)
+    made.recorded_set(here.project, "a-card", [record])
+    both = gather(here.project, here.params)
+    local, other = (latency_page.latency(both, one, 1) for one in both.shown)
+    assert (local.id, local.label) == ("latency-1", "Batch size 1")
+    assert (other.id, other.label) == ("latency-1-recorded-a-card", "Batch size 1, recorded (a-card)")
+    assert row(other, "vit-huge-patch14-2020")[5] == "5.00"
+
+
+@pytest.mark.parametrize(
+    ("name", "label"), [("fp32", "FP32"), ("nf4", "NF4"), ("bf16", "BF16"), ("mine", "mine"), ("int8-outliers",) * 2]
+)
+def test_the_name_of_a_number_format_is_in_capitals_and_a_users_own_is_not(name: str, label: str) -> None:
+    assert items.precision_label(name) == label
+
+
+def test_what_a_box_says_does_not_become_markup() -> None:
+    found = Table("t", "<b>", "`a` & <i>", (Column('"x"'),), ((items.Item("<a>", note='"', more=("`b`<",)),),)).html
+    assert "<figcaption><strong>&lt;b&gt;.</strong> <code>a</code> &amp; &lt;i&gt;</figcaption>" in found
+    assert "<summary>&lt;a&gt;</summary><ul><li><code>b</code>&lt;</li></ul>" in found
+    assert 'title="&quot;"' in found
+    assert "&quot;x&quot;</th>" in found
