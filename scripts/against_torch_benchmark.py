@@ -43,7 +43,7 @@ def compare(project: Project, model: str, precision: str) -> tuple[float, float]
     spec, row, protocol = study.models[model], study.precisions[precision], study.protocol
     device = machine.probe(study.study.device).device
     torch_flags.quiet(device)
-    torch_flags.require(device)
+    devices.of(device).require()
     torch.set_num_threads(1)
     manifest = checkpoint.download(project, study, model)
     net = loading.load(project, model, spec, manifest, protocol.attention, protocol.seed)

@@ -164,14 +164,14 @@ def recipes(folder: Path) -> str:
     """The recipes that use the device, in this process, and the accuracy stages."""
     import test_judging
 
-    from visionquant.accuracy import digits, evaluation, training
+    from visionquant.accuracy import evaluation, training
     from visionquant.core import machine
     from visionquant.recipes import checkpointing, half, storage, validation
 
     project, params = tiny_study(folder, ("fp32", "fp16", "int8", "nf4"))
     here = machine.probe("cuda")
     spec = params.training.networks["tiny-digits"]
-    net = training.train(spec, params.training, digits.load_digits(spec.image_size), 0).net
+    net = training.train(spec, params.training, training.load_digits(spec.image_size), 0).net
     training.save_trained(project, "tiny-digits", 0, net)
     half.NETWORK, half.EPOCHS, half.MODEL = "tiny-digits", 1, "tiny-vit"
     storage.MODELS = checkpointing.MODELS = ("tiny-vit",)
@@ -331,14 +331,14 @@ def collection(stubs: Path, work: Path) -> str:
 
 def old_driver(stubs: Path, work: Path) -> str:
     """A driver for CUDA 12.4 under a torch for 13: auto takes the CPU and says so, cuda is one line, in every verb."""
-    from visionquant.accuracy import digits, training
+    from visionquant.accuracy import training
     from visionquant.weights import checkpoint
 
     for device in ("auto", "cuda"):
         project, params = tiny_study(work / device, ("int8",), device=device)
         checkpoint.download(project, params, "tiny-vit")
     spec = params.training.networks["tiny-digits"]
-    net = training.train(spec, params.training, digits.load_digits(spec.image_size), 0).net
+    net = training.train(spec, params.training, training.load_digits(spec.image_size), 0).net
     training.save_trained(project, "tiny-digits", 0, net)
 
     def ask(device: str, words: str, driver: dict[str, str]) -> tuple[int, str, str]:

@@ -6,15 +6,13 @@ from pathlib import Path
 import made
 import pytest
 
-from visionquant.analysis import evidence_digest
+from visionquant.analysis import provenance
 from visionquant.analysis.study import Study
 from visionquant.core.errors import StudyError
 from visionquant.core.paths import Project
-from visionquant.records import archive, labelled, predictions, recipe
+from visionquant.records import archive, outcomes
 from visionquant.records import record as records
-from visionquant.records.labelled import Labelled, LabelledPredictions, LabelledResult
-from visionquant.records.predictions import Predictions, Scores
-from visionquant.records.recipe import Recipe
+from visionquant.records.outcomes import Labelled, LabelledPredictions, LabelledResult, Predictions, Recipe, Scores
 from visionquant.settings import params
 
 PAIR = ("vit-base-224-production", "nf4")
@@ -123,14 +121,14 @@ def written(study: Study) -> Study:
     row = settings.precisions["int8"]
     seen = Predictions(precision=row, quantized_modules=1, classes=(1,), confidence=(0.9,))
     scores = {"network": network, "spec": spec, "training": settings.training, "folds": (0,), "environment": made.CPU}
-    predictions.write(project, Scores(**scores, images=(0,), labels=(1,), precisions={"int8": seen}))
+    outcomes.write_scores(project, Scores(**scores, images=(0,), labels=(1,), precisions={"int8": seen}))
     voted = LabelledPredictions(precision=row, quantized_modules=1, top5=(), neighbours=(0,), cka=1.0)
     about = {"key": "", "model": PAIR[0], "weights": "", "environment": made.CPU, "images": ("a",), "classes": ("x",)}
     judged = LabelledResult(**about, targets=None, labels=(0,), precisions={"int8": voted})
-    labelled.write(project, Labelled(judged=(judged,), missing={}))
+    outcomes.write_labelled(project, Labelled(judged=(judged,), missing={}))
     for name in ("int8", "nf4"):
         run = {"name": f"of-{name}", "command": "", "weights": "seeded", "environment": made.CPU, "elapsed_s": 1.0}
-        recipe.write(project, Recipe(**run, rows=({"precision": name, "ms": 1.0},)), settings)
+        outcomes.write_recipe(project, Recipe(**run, rows=({"precision": name, "ms": 1.0},)), settings)
     return study
 
 
@@ -175,7 +173,7 @@ def test_evidence_of_other_settings_is_stale_here_and_recorded_under_them_there(
 
 
 def test_a_recipe_that_does_not_say_its_settings_is_stale_here(study: Study) -> None:
-    path = recipe.write(
+    path = outcomes.write_recipe(
         study.project,
         Recipe(name="old", command="", weights="none", environment=made.CPU, elapsed_s=1.0, rows=()),
         study.params,
@@ -242,10 +240,10 @@ def test_an_aa_run_whose_passes_come_from_two_machines_is_none(tmp_path: Path) -
 
 
 def test_the_stamp_of_notebooks_sees_every_byte_of_evidence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evidence_digest, "code_sha256", lambda paths, root: "")
+    monkeypatch.setattr(provenance, "code_sha256", lambda paths, root: "")
     project = made.project(tmp_path)
     settings = params.load(project)
-    stamps = [evidence_digest.of(project, settings)]
+    stamps = [provenance.evidence_digest(project, settings)]
     for machine in ("local", "made-up-cpu"):
         for name in ("latency/a.json", "aa/first/a.json", "accuracy/a.json", "recipes/a.json", "labelled.json"):
             path = project.machines / machine / name
@@ -254,5 +252,5 @@ def test_the_stamp_of_notebooks_sees_every_byte_of_evidence(tmp_path: Path, monk
             (project.machines / "made-up-cpu" / archive.MANIFEST).write_text("{}")
             for text in ("1", "2"):
                 path.write_text(text)
-                stamps.append(evidence_digest.of(project, settings))
+                stamps.append(provenance.evidence_digest(project, settings))
     assert len(set(stamps)) == len(stamps)

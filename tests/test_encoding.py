@@ -58,12 +58,12 @@ def test_a_study_is_rendered_in_a_locale_of_ascii_alone(tmp_path: Path) -> None:
     project = made.project(tmp_path / "über pröjekt")
     text = project.params.read_text(encoding="utf-8").replace("group: edge", "group: Größe ✓", 1)
     project.params.write_text(text, encoding="utf-8")
-    for arguments in (("analyse",), ("notebooks", "06_groups"), ("validate",)):
+    for arguments in (("analyse",), ("notebooks", "05_statistics"), ("validate",)):
         done = subprocess.run([*COMMAND, *arguments], cwd=project.root, env=os.environ | ASCII, capture_output=True)
         assert (done.returncode, done.stderr) == (0, b""), (arguments, done)
     for path, content in frame_files.contents(study.gather(project, params.load(project))).items():
         assert path.read_bytes().decode() == content
-    assert not (project.executed / "06_groups.ipynb").read_text(encoding="utf-8").isascii()
+    assert not (project.executed / "05_statistics.ipynb").read_text(encoding="utf-8").isascii()
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])

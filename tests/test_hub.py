@@ -25,7 +25,7 @@ from visionquant.settings.params import Params, parse
 from visionquant.weights import hub as hubs
 from visionquant.weights import sources as weights
 from visionquant.weights.checkpoint import download
-from visionquant.weights.manifest import Manifest
+from visionquant.weights.sources import Manifest
 
 REPO, REVISION = "tiny/tiny-vit", "1234567890" * 4
 

@@ -38,7 +38,7 @@ def finished(project: Project) -> set[tuple[str, str, int]]:
     """The cells that are on disk, in records and in the progress of pairs under way; every file must be whole."""
     found = set()
     read = [records.read(path) for path in (project.local / "latency").glob("*.json")]
-    read += [records.read_partial(path).record for path in (project.local / "progress").glob("*.json")]
+    read += [records.under_way(path).record for path in (project.local / "progress").glob("*.json")]
     for record in read:
         found |= {(record.model, record.precision, cell.batch_size) for cell in record.cells}
     return found

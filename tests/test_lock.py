@@ -79,8 +79,9 @@ def test_whoever_comes_second_is_told_who_is_at_work_and_readers_are_served(
         code, err = run(*arguments)
         assert code == 1, arguments
         assert re.fullmatch(
-            rf"visionquant: data/\.lock: process {holder.pid} \(.*sweep --all-models, since \d{{4}}-\d\d-\d\d .*\) "
-            r"is measuring here or writing records; run this again when it has ended, or end it\n",
+            rf"visionquant: data/machines/local/\.lock: process {holder.pid} \(.*sweep --all-models, "
+            r"since \d{4}-\d\d-\d\d .*\) is measuring here or writing records; "
+            r"run this again when it has ended, or end it\n",
             err,
         ), (arguments, err)
     assert sorted(project.root.rglob("*")) == before
@@ -142,5 +143,6 @@ def test_a_checkout_that_can_not_be_written_is_read_without_a_lock(project: Proj
             folder.chmod(0o700)
     assert (done["plan"].returncode, done["plan"].stderr) == (0, "")
     assert done["environment"].returncode == 1
-    assert re.fullmatch(r"visionquant: write .*data/\.lock: Permission denied; make .*\n", done["environment"].stderr)
+    refused = r"visionquant: write .*data/machines/local/\.lock: Permission denied; make .*\n"
+    assert re.fullmatch(refused, done["environment"].stderr)
     assert sorted(project.root.rglob("*")) == before

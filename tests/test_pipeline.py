@@ -71,7 +71,7 @@ def _keep_one_notebook(root: Path) -> None:
     pipeline = yaml.safe_load((root / "dvc.yaml").read_text())
     outs = pipeline["stages"]["report"]["outs"]
     for notebook in sorted((root / "notebooks").glob("*.ipynb")):
-        if notebook.stem == "06_groups":
+        if notebook.stem == "05_statistics":
             continue
         notebook.unlink()
         outs[:] = [out for out in outs if f"reports/{notebook.stem.partition('_')[2]}.html" not in out]

@@ -5,7 +5,7 @@ from pathlib import Path
 import made
 import pytest
 
-from visionquant.bench import plan
+from visionquant.bench import pair_fingerprint, plan
 from visionquant.bench.command import Matrix
 from visionquant.core import files
 from visionquant.core.machine import Environment
@@ -14,7 +14,7 @@ from visionquant.records import record as records
 from visionquant.records.record import Record
 from visionquant.settings import params as parameters
 from visionquant.settings.params import Params
-from visionquant.weights.manifest import Manifest
+from visionquant.weights.sources import Manifest
 
 MODEL, OTHER = "vit-base-224-production", "dino-vitb16-production"
 SIZES = (1, 4, 8)
@@ -56,12 +56,11 @@ def test_only_what_a_run_would_keep_counts_as_done(
     one = one.model_copy(update={"settings": one.settings.model_copy(update={"weights": used})})
     under_way = one.model_copy(update={"cells": record(sizes=(1, 4)).cells})
     records.write(project.record(MODEL, "fp32"), one)
-    files.save(project.progress(MODEL, "fp32"), records.PartialRecord(record=under_way, pending=()))
 
     def kept(code: str = "c0de" * 16, machine: Environment = made.CPU, with_params: Params = params) -> set[int]:
         monkeypatch.setattr(plan, "probe", lambda device: machine)
         monkeypatch.setattr(
-            plan.pair_fingerprint,
+            pair_fingerprint,
             "state",
             lambda root, precision: one.code.model_copy(update={"measuring_sha256": code}),
         )

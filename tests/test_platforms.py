@@ -56,7 +56,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """Two small sets of records and one notebook."""
     project = made.project(tmp_path_factory.mktemp("recorded") / "study")
     for notebook in project.notebooks.glob("*.ipynb"):
-        if notebook.stem != "06_groups":
+        if notebook.stem != "05_statistics":
             notebook.unlink()
     model = "deit-tiny-ultra-efficient"
     for platform, factor in (("one-box", 1.0), ("other-box", 1.5)):

@@ -8,11 +8,11 @@ import tiny
 import torch
 from torch import nn
 
-from visionquant.bench import loading, model_size, op_count
+from visionquant.bench import loading, op_count
 from visionquant.core.paths import Project
 from visionquant.settings import params
 from visionquant.weights import architectures
-from visionquant.weights.manifest import Manifest
+from visionquant.weights.sources import Manifest
 
 PROJECT = Project(tiny.ROOT)
 PARAMS = params.load(PROJECT)
@@ -33,7 +33,7 @@ def test_counts_of_the_built_model_are_the_committed_facts(model: str) -> None:
     assert facts is not None
     net = on_meta(model)
     assert sum(parameter.numel() for parameter in net.parameters()) == facts.parameters
-    assert model_size.linear_layers(net) == facts.linear_layers
+    assert op_count.linear_layers(net) == facts.linear_layers
     weights = sum(m.weight.numel() for m in net.modules() if isinstance(m, nn.Linear))
     assert weights == facts.linear_weight_params
 
@@ -42,7 +42,7 @@ def test_counts_of_the_built_model_are_the_committed_facts(model: str) -> None:
 def test_multiply_accumulates_are_the_committed_facts(model: str) -> None:
     facts = architectures.facts(PROJECT, model)
     assert facts is not None
-    assert model_size.macs(on_meta(model), PARAMS.models[model].shape(3)) == pytest.approx(facts.macs, rel=0.01)
+    assert op_count.macs(on_meta(model), PARAMS.models[model].shape(3)) == pytest.approx(facts.macs, rel=0.01)
 
 
 @pytest.mark.parametrize("model", PARAMS.study.models)

@@ -13,7 +13,7 @@ import yaml
 from visionquant.bench import inputs
 from visionquant.bench import measure as pair
 from visionquant.bench.command import Command, Matrix, Observer
-from visionquant.bench.preprocessing import DEFAULT, Preprocessing
+from visionquant.bench.inputs import DEFAULT, Preprocessing
 from visionquant.core.paths import Project
 from visionquant.records.record import Record
 from visionquant.settings import params as parameters

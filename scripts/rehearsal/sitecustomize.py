@@ -97,7 +97,7 @@ def torch(module: ModuleType) -> Iterator[None]:
     for name, mib in (("max_memory_allocated", 4000), ("memory_reserved", 4000), ("max_memory_reserved", 5000)):
         setattr(cuda, name, used(mib * MIB))
     cuda.mem_get_info, cuda.get_device_capability = used((15000 * MIB, 16000 * MIB)), used((8, 9))
-    cuda.current_device = used(0)
+    cuda.current_device, cuda.get_per_process_memory_fraction = used(0), used(1.0)
     torch.accelerator.current_accelerator = lambda *_, **__: None  # what tensors are on, to a library that asks
     cuda.is_bf16_supported = used(True)
     Card().__enter__()

@@ -10,18 +10,18 @@ import tiny
 import torch
 from torch import nn
 
-from visionquant.accuracy import digits, static_int8, training
+from visionquant.accuracy import static_int8, training
 from visionquant.analysis import study as evidence
 from visionquant.core import machine
 from visionquant.core.errors import StudyError
 from visionquant.core.paths import Project
 from visionquant.recipes import calibration as contest
-from visionquant.records import archive, recipe
-from visionquant.records.recipe import Recipe
-from visionquant.report.pages import calibration_page
-from visionquant.report.recipe_tables import tables
+from visionquant.records import archive, outcomes
+from visionquant.records.outcomes import Recipe
+from visionquant.report.columns import recipe_tables as tables
+from visionquant.report.pages import keeping_page
 from visionquant.settings.params import Params
-from visionquant.settings.trained_networks import NetworkSpec
+from visionquant.settings.sections import NetworkSpec
 
 NETWORK = "tiny-digits"
 STATISTICS = get_args(static_int8.Statistic)
@@ -41,7 +41,7 @@ def steps(net: nn.Module) -> tuple[float, float, float]:
 @pytest.fixture(scope="module")
 def small() -> tuple[nn.Module, torch.Tensor]:
     spec = NetworkSpec.model_validate(tiny.settings()["training"]["networks"][NETWORK] | {"family": "beit"})
-    return training.build_network(spec, seed=0).eval(), digits.load_digits(16).images
+    return training.build_network(spec, seed=0).eval(), training.load_digits(16).images
 
 
 def test_min_max_is_the_range_of_the_values_and_of_zero() -> None:
@@ -166,7 +166,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, Params, Reci
         with pytest.raises(StudyError, match="run `visionquant train --network tiny-digits`"):
             contest.run(project, params, machine.probe("cpu"))
         spec = params.training.networks[NETWORK]
-        done = training.train(spec, params.training, digits.load_digits(spec.image_size), 1)
+        done = training.train(spec, params.training, training.load_digits(spec.image_size), 1)
         training.save_trained(project, NETWORK, 1, done.net)
         used: list[torch.Tensor] = []
         observe = static_int8.observe
@@ -178,7 +178,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, Params, Reci
 
         patch.setattr(static_int8, "observe", spied)
         found = contest.run(project, params, machine.probe("cpu"))
-    recipe.write(project, found, params)
+    outcomes.write_recipe(project, found, params)
     return project, params, found, used
 
 
@@ -204,9 +204,9 @@ def test_the_recipe_compares_all_contestants_on_the_same_images(
 
 def test_held_out_images_are_never_calibrated_on(ran: tuple[Project, Params, Recipe, list[torch.Tensor]]) -> None:
     _, params, _, used = ran
-    data = digits.load_digits(params.training.networks[NETWORK].image_size)
+    data = training.load_digits(params.training.networks[NETWORK].image_size)
     learn, held = (
-        {data.images[i].numpy().tobytes() for i in part.tolist()} for part in digits.folds(data.labels, 2, 0)[1]
+        {data.images[i].numpy().tobytes() for i in part.tolist()} for part in training.folds(data.labels, 2, 0)[1]
     )
     drawn = [image.numpy().tobytes() for batch in used for image in batch]
     assert not set(drawn) & (held - learn)
@@ -219,25 +219,25 @@ def test_tables_and_figure_show_what_the_recipe_found(
 ) -> None:
     project, params, found, _ = ran
     study = evidence.gather(project, params)
-    (table,) = tables(study, calibration_page.CALIBRATION)
+    (table,) = tables(study, keeping_page.CALIBRATION)
     assert len(table.rows) == 3 + 3 * (2 + 3)
     assert table.rows[0][3].key == pytest.approx(100 * found.rows[0]["right"] / 898)
     assert {row[3].word for row in table.rows[1:]} <= {"UNDECIDED", "LOWER", "HIGHER"}
-    (swept,) = tables(study, calibration_page.CALIBRATION_SWEEP)
+    (swept,) = tables(study, keeping_page.CALIBRATION_SWEEP)
     assert [row[1].key for row in swept.rows] == [1, 4, 16]
     values = [row["sqnr_db"] for row in found.rows if (row["statistic"], row["images"]) == ("mse", 4)]
     assert swept.rows[1][7].key == pytest.approx(np.median(values))
-    assert calibration_page.calibration_figure(study) == calibration_page.calibration_figure(study)
-    assert "min-max" in calibration_page.calibration_figure(study).svg
+    assert keeping_page.calibration_figure(study) == keeping_page.calibration_figure(study)
+    assert "min-max" in keeping_page.calibration_figure(study).svg
 
 
 def test_without_a_run_the_page_says_which_command_to_run(tmp_path: Path) -> None:
     project = made.project(tmp_path / "empty")
     study = evidence.gather(project, tiny_params(project))
-    for (table,) in (tables(study, calibration_page.CALIBRATION), tables(study, calibration_page.CALIBRATION_SWEEP)):
+    for (table,) in (tables(study, keeping_page.CALIBRATION), tables(study, keeping_page.CALIBRATION_SWEEP)):
         assert table.rows == ()
         assert "visionquant recipe calibration" in table.source
-    assert "nothing to show" in calibration_page.calibration_figure(study).svg
+    assert "nothing to show" in keeping_page.calibration_figure(study).svg
 
 
 def tiny_params(project: Project) -> Params:

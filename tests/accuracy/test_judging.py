@@ -16,7 +16,7 @@ from visionquant.accuracy.model_source import ModelSource
 from visionquant.core import machine
 from visionquant.core.errors import StudyError
 from visionquant.core.paths import Project
-from visionquant.records import labelled
+from visionquant.records import outcomes
 from visionquant.settings.params import Params
 from visionquant.weights.checkpoint import download
 
@@ -52,7 +52,7 @@ def opened(root: Path, head: bool = True, given: Any = "photographs") -> tuple[P
     return project, params
 
 
-def run(project: Project, params: Params) -> labelled.Labelled:
+def run(project: Project, params: Params) -> outcomes.Labelled:
     return evaluation.evaluate_labelled(project, params, machine.probe("cpu"), lambda line: None)
 
 
@@ -79,7 +79,7 @@ def test_a_checkpoint_with_a_head_names_the_images_as_the_whole_classifier_does(
     assert 0.9 < mine.precisions["int8"].cka < 1.0
     assert mine.precisions["int8"].quantized_modules == 12
     assert mine.precisions["fp32"].neighbours == mine.labels  # colours are told apart by any network
-    assert labelled.read(project.local) == found
+    assert outcomes.read_labelled(project.local) == found
 
 
 def test_a_model_without_a_head_is_judged_by_its_features_alone(tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_a_rerun_goes_on_with_what_is_missing(tmp_path: Path) -> None:
     found = evaluation.evaluate_labelled(project, params, machine.probe("cpu"), told.append)
     assert told[2] == "mine: 12 images, 2 precisions; passed over: 1 copies, 1 hidden"
     assert found.judged[0].skipped == {"copies": 1, "hidden": 1}
-    assert labelled.read(project.local) == found
+    assert outcomes.read_labelled(project.local) == found
 
 
 def test_an_interrupted_rerun_leaves_each_model_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +118,7 @@ def test_an_interrupted_rerun_leaves_each_model_once(tmp_path: Path, monkeypatch
     assert [result.model for result in first.judged] == ["mine", "other"]
     evaluated = evaluation._evaluated
 
-    def interrupted(source: ModelSource, *given: Any) -> labelled.LabelledResult:
+    def interrupted(source: ModelSource, *given: Any) -> outcomes.LabelledResult:
         if source.name == "other":
             raise KeyboardInterrupt
         return evaluated(source, *given)
@@ -127,7 +127,7 @@ def test_an_interrupted_rerun_leaves_each_model_once(tmp_path: Path, monkeypatch
     neighbours = params.evaluation.model_copy(update={"neighbours": 1})
     with pytest.raises(KeyboardInterrupt):
         run(project, params.model_copy(update={"evaluation": neighbours}))
-    left = labelled.read(project.local)
+    left = outcomes.read_labelled(project.local)
     assert left is not None
     assert [result.model for result in left.judged] == ["mine"]
     assert left.judged[0].key != first.judged[0].key
@@ -157,8 +157,8 @@ def test_images_are_fetched_from_a_hub_data_set(tmp_path: Path, monkeypatch: pyt
 
 def test_without_images_nothing_is_judged_and_the_file_says_so(tmp_path: Path) -> None:
     project, params = opened(tmp_path, given=None)
-    labelled.write_off(project, params.study.models)
-    found = labelled.read(project.local)
+    outcomes.write_off(project, params.study.models)
+    found = outcomes.read_labelled(project.local)
     assert found is not None
     assert found.judged == ()
     assert found.missing == dict.fromkeys(params.study.models, "evaluation.images is null in params.yaml")

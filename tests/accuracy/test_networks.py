@@ -6,11 +6,11 @@ import pytest
 import tiny
 import torch
 
-from visionquant.accuracy import digits, evaluation, training
+from visionquant.accuracy import evaluation, training
 from visionquant.core import machine
 from visionquant.core.errors import StudyError
 from visionquant.core.paths import Project
-from visionquant.records import archive, predictions
+from visionquant.records import archive, outcomes
 from visionquant.settings.params import Params
 
 NAME = "tiny-digits"
@@ -27,13 +27,13 @@ def opened(root: Path, precisions: tuple[str, ...] = ("fp32", "nf4")) -> tuple[P
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, Params, training.Trained]:
     project, params = opened(tmp_path_factory.mktemp("trained"), ("fp32", "bf16", "int8", "nf4", "mixed-sensitive"))
     spec = params.training.networks[NAME]
-    done = training.train(spec, params.training, digits.load_digits(spec.image_size), 0)
+    done = training.train(spec, params.training, training.load_digits(spec.image_size), 0)
     training.save_trained(project, NAME, 0, done.net)
     return project, params, done
 
 
 def test_the_images_are_the_ones_that_ship_scaled_up() -> None:
-    data = digits.load_digits(32)
+    data = training.load_digits(32)
     assert data.images.shape == (1797, 3, 32, 32)
     assert data.labels.bincount().tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
     assert abs(float(data.images.mean())) < 0.05
@@ -41,8 +41,8 @@ def test_the_images_are_the_ones_that_ship_scaled_up() -> None:
 
 
 def test_every_image_is_held_out_once_and_classes_stay_mixed() -> None:
-    labels = digits.load_digits(16).labels
-    split = digits.folds(labels, 5, seed=0)
+    labels = training.load_digits(16).labels
+    split = training.folds(labels, 5, seed=0)
     assert torch.equal(torch.cat([held for _, held in split]).sort().values, torch.arange(1797))
     for learn, held in split:
         assert not set(learn.tolist()) & set(held.tolist())
@@ -50,8 +50,8 @@ def test_every_image_is_held_out_once_and_classes_stay_mixed() -> None:
 
 
 def test_a_shifted_image_is_the_image_moved_by_at_most_a_source_pixel() -> None:
-    images = digits.load_digits(16).images[:20]
-    moved = digits.shifted(images, torch.Generator().manual_seed(1))
+    images = training.load_digits(16).images[:20]
+    moved = training.shifted(images, torch.Generator().manual_seed(1))
     assert moved.shape == images.shape
     inner = (slice(None), slice(2, -2), slice(2, -2))
     for one, other in zip(images, moved, strict=True):
@@ -64,7 +64,7 @@ def test_training_learns_and_is_the_same_twice(trained: tuple[Project, Params, t
     assert done.held_out == 899
     assert done.correct > 3 * 0.1 * done.held_out  # chance is a tenth
     spec = params.training.networks[NAME]
-    again = training.train(spec, params.training, digits.load_digits(spec.image_size), 0)
+    again = training.train(spec, params.training, training.load_digits(spec.image_size), 0)
     assert all(torch.equal(a, b) for a, b in zip(done.net.parameters(), again.net.parameters(), strict=True))
 
 
@@ -80,22 +80,22 @@ def test_every_precision_names_the_held_out_images(trained: tuple[Project, Param
     assert min(right.values()) > 0.8 * done.correct
     assert found.precisions["nf4"].quantized_modules > 0
     assert found.precisions["fp32"].quantized_modules == 0
-    path = predictions.write(project, found)
-    assert predictions.read(path) == found
+    path = outcomes.write_scores(project, found)
+    assert outcomes.read_scores(path) == found
     assert archive.local(project, params).accuracy == {NAME: found}
 
 
 @pytest.mark.parametrize("family", ["vit", "beit", "mobilevit"])
 def test_each_family_is_built_alive(family: str) -> None:
     spec = tiny.settings()["training"]["networks"][NAME]
-    from visionquant.settings.trained_networks import NetworkSpec
+    from visionquant.settings.sections import NetworkSpec
 
     size = 64 if family == "mobilevit" else 16
     net = training.build_network(
         NetworkSpec.model_validate(spec | {"family": family, "image_size": size}), seed=0
     ).eval()
     with torch.inference_mode():
-        logits = net(digits.load_digits(size).images[:8]).logits
+        logits = net(training.load_digits(size).images[:8]).logits
     assert logits.shape == (8, 10)
     assert logits.std(0).min() > 1e-4
 
@@ -109,11 +109,11 @@ def test_what_is_not_there_or_of_another_shape_is_one_line(tmp_path: Path) -> No
     with pytest.raises(StudyError, match="holds another network; train it again"):
         evaluation.evaluate_trained(project, params, NAME, (0,), machine.probe("cpu"))
     with pytest.raises(StudyError, match="run `visionquant evaluate`"):
-        predictions.read(tmp_path / "none.json")
+        outcomes.read_scores(tmp_path / "none.json")
 
 
 def test_a_network_that_diverges_says_so(tmp_path: Path) -> None:
     _, params = opened(tmp_path)
     spec = params.training.networks[NAME].model_copy(update={"learning_rate": 1e30})
     with pytest.raises(StudyError, match="lower learning_rate"):
-        training.train(spec, params.training, digits.load_digits(16), 0)
+        training.train(spec, params.training, training.load_digits(16), 0)

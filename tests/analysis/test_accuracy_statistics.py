@@ -53,7 +53,7 @@ def test_words_are_corrected_over_the_table() -> None:
 
 def test_models_with_and_without_a_head() -> None:
     from visionquant.core import machine
-    from visionquant.records.labelled import LabelledPredictions, LabelledResult
+    from visionquant.records.outcomes import LabelledPredictions, LabelledResult
     from visionquant.settings.precision import FP32
 
     def answers(best: list[int], voted: list[int], cka: float) -> LabelledPredictions:

@@ -15,8 +15,7 @@ import yaml
 from visionquant.analysis.claims import claim, formula, interval, ledger
 from visionquant.analysis.claims.claim import Claim, SectionRow
 from visionquant.analysis.claims.formula import Names
-from visionquant.analysis.claims.internal import InternalCheck, check_internally
-from visionquant.analysis.claims.ledger import Ledger
+from visionquant.analysis.claims.ledger import InternalCheck, Ledger, check_internally
 from visionquant.analysis.published import Printed
 from visionquant.analysis.study import Study, gather
 from visionquant.core.errors import StudyError

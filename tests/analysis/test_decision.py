@@ -9,7 +9,7 @@ from visionquant.analysis import decision
 from visionquant.analysis.decision import Advice
 from visionquant.analysis.study import Study, gather
 from visionquant.settings import params
-from visionquant.settings.costs import DecisionLimits
+from visionquant.settings.sections import DecisionLimits
 
 MODEL = "vit-base-224-production"
 FREE = DecisionLimits(batch_size=1)

@@ -12,6 +12,7 @@ from pandas.testing import assert_frame_equal
 
 from visionquant.analysis import frame, frame_files
 from visionquant.analysis.study import Study, gather, open_study
+from visionquant.core import files
 from visionquant.core.errors import StudyError
 from visionquant.core.quantities import quantity
 from visionquant.records import record as records
@@ -82,7 +83,8 @@ def test_p50_is_the_median_with_the_medians_interval(study: Study) -> None:
 
 
 def test_what_was_written_is_what_was_computed(study: Study) -> None:
-    frame_files.write(study)
+    for path, content in frame_files.contents(study).items():
+        files.save(path, content)
     first = {path: path.read_bytes() for path in frame_files.contents(study)}
     again = open_study(study.project.root)
     frames = [one.frame.sort_values(KEY, ignore_index=True) for one in (study, again)]
@@ -201,3 +203,17 @@ def test_scores_of_other_settings_are_missing_with_the_reason_and_not_todays(tmp
     found = gather(project, params.load(project)).row("local", "digits-vit", "int8", 1, "top1")
     assert (found.value, found.status) == (None, "stale")
     assert found.reason.endswith("precisions.int8")
+
+
+def test_without_a_window_there_is_no_throughput_no_change_and_no_verdict(tmp_path: Path) -> None:
+    project = made.project(tmp_path)
+    for precision, windowed in (("fp32", True), ("fp16", False)):
+        cell = made.cell(1, [[5.0] * 3] * 3)
+        replicates = (one if windowed else one.model_copy(update={"throughput": None}) for one in cell.replicates)
+        record = made.record(MODEL, precision, [cell.model_copy(update={"replicates": tuple(replicates)})])
+        records.write(project.record(MODEL, precision), record)
+    found = gather(project, params.load(project))
+    for name in ("throughput", "throughput_change"):
+        row = found.row("local", MODEL, "fp16", 1, name)
+        assert (row.value, row.verdict, row.status, row.reason) == (None, "", "not_available", "no timed iteration")
+    assert found.row("local", MODEL, "fp16", 1, "speedup").verdict == "SAME"

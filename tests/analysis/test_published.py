@@ -63,8 +63,10 @@ def test_published_models_are_rows_of_the_settings() -> None:
     from visionquant.settings import params as parameters
 
     params = parameters.load(PROJECT)
-    assert [row.name for row in FOUND.models] == list(params.models)
-    assert {row.name: row.group for row in FOUND.models} == {name: row.group for name, row in params.models.items()}
+    assert [row.name for row in FOUND.models.values()] == list(params.models)
+    assert {row.name: row.group for row in FOUND.models.values()} == {
+        name: row.group for name, row in params.models.items()
+    }
 
 
 def test_the_throughput_column_is_one_over_the_latency_column_but_for_two_cells() -> None:
@@ -108,9 +110,9 @@ def test_which_definition_of_std_gives_the_printed_one() -> None:
 
 def test_groups_as_listed_and_by_rule_are_not_the_same() -> None:
     assert "dino-vits16-production" in FOUND.group("production")  # 22 million parameters
-    assert "dino-vits16-production" not in FOUND.group_by_rule("production")
-    assert "dinov2-large-2023" not in FOUND.group_by_rule("foundation")  # exactly 300 million
-    assert set(FOUND.group_by_rule("foundation")) < set(FOUND.group("foundation"))
+    assert "dino-vits16-production" not in FOUND.readings("production")["by its rule"]
+    assert "dinov2-large-2023" not in FOUND.readings("foundation")["by its rule"]  # exactly 300 million
+    assert set(FOUND.readings("foundation")["by its rule"]) < set(FOUND.group("foundation"))
 
 
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["plain", "with a byte order mark"])

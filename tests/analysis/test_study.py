@@ -6,7 +6,7 @@ from pathlib import Path
 import made
 import pytest
 
-from visionquant.analysis import provenance, subjects
+from visionquant.analysis import provenance
 from visionquant.analysis.study import MachineSet, Study, gather
 from visionquant.core.errors import StudyError
 from visionquant.records import record as records
@@ -65,7 +65,7 @@ def test_memory_on_a_cpu_is_stored_bytes_and_device_figures_are_absent_with_a_re
     stored = study.row(study.measured.source, MODEL, "int8", 1, "memory_with_workspace")
     counted = study.value("arithmetic", MODEL, "int8", 0, "memory_with_workspace")
     assert stored.value == pytest.approx(counted)
-    assert subjects.counterpart(study, study.measured, "memory_published") == "memory_with_workspace"
+    assert study.counterpart(study.measured, "memory_published") == "memory_with_workspace"
 
 
 def test_memory_on_a_gpu_is_what_was_allocated(on_the_card: Study) -> None:
@@ -74,7 +74,7 @@ def test_memory_on_a_gpu_is_what_was_allocated(on_the_card: Study) -> None:
     assert on_the_card.row(on_the_card.measured.source, MODEL, "fp16", 1, "gpu_median").value == pytest.approx(
         25.0, rel=0.02
     )
-    assert subjects.counterpart(on_the_card, on_the_card.measured, "memory_published") == "memory_allocated_after"
+    assert on_the_card.counterpart(on_the_card.measured, "memory_published") == "memory_allocated_after"
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_memory_stands_beside_the_published_where_the_workspace_is_the_same(
     records = {pair: with_workspace(record) for pair, record in measured.records.items()}
     found = replace(measured, records=records)
     for quantity, name in zip(("memory_published", "memory_reduction"), quantities, strict=True):
-        assert subjects.counterpart(on_the_card, found, quantity) == name
+        assert on_the_card.counterpart(found, quantity) == name
     caption = memory_page.memory(on_the_card, found).caption
     assert ("for that of this card is 32 MiB" in caption) is (mib == 32)
 
@@ -153,7 +153,7 @@ def test_a_pair_that_failed_is_missing_with_its_reason_in_every_table(tmp_path: 
     counted = [[item.text for item in row] for row in study_page.absences(found, found.local).rows]
     meaning = "failed unexpectedly; the next run tries it again"
     assert [meaning, "1", f"{MODEL} nf4, batch size 1: {reason}"] in counted
-    shown = study_page.cells(found, found.local)
+    shown = study_page.cell_statuses(found, found.local)
     assert any(line.startswith(f"— fail: {meaning}, once") for line in shown.legend)
 
 

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from visionquant.bench import output_audit
-from visionquant.bench.clock import CpuClock
+from visionquant.bench import replicate
+from visionquant.bench.clock import Clock
 from visionquant.records.cell import REPEAT_FLOOR
 
 FEATURES = np.random.default_rng(0).standard_normal((4, 8, 16)).astype(np.float32)
-FP32 = output_audit.ExpectedOutput(FEATURES, FEATURES[:1], None, in_float32=True)
-INT8 = output_audit.ExpectedOutput(FEATURES, FEATURES[:1], 0.03, in_float32=False)
+FP32 = replicate.ExpectedOutput(FEATURES, FEATURES[:1], None, in_float32=True)
+INT8 = replicate.ExpectedOutput(FEATURES, FEATURES[:1], 0.03, in_float32=False)
 
 
 def noisy(share: float) -> np.ndarray:
@@ -18,13 +18,13 @@ def noisy(share: float) -> np.ndarray:
 
 
 def test_equal_outputs_pass_and_are_counted() -> None:
-    found = output_audit.check(FP32, [([0, 1], FEATURES[:2]), ([3, 4, 31], np.stack([FEATURES[3]] * 3))], [])
+    found = replicate.check(FP32, [([0, 1], FEATURES[:2]), ([3, 4, 31], np.stack([FEATURES[3]] * 3))], [])
     assert (found.kept, found.images, found.deviation) == (2, 3, 0.0)
     assert found.fault == ""
 
 
 def test_outputs_of_other_images_are_found() -> None:
-    found = output_audit.check(INT8, [([0, 1], FEATURES[[1, 0]])], [])
+    found = replicate.check(INT8, [([0, 1], FEATURES[[1, 0]])], [])
     assert found.deviation is not None
     assert found.deviation > 1
     assert found.fault.startswith("timed outputs are 1.")
@@ -32,50 +32,50 @@ def test_outputs_of_other_images_are_found() -> None:
 
 @pytest.mark.parametrize(("known", "share", "passes"), [(FP32, 5e-4, True), (FP32, 5e-3, False), (INT8, 5e-3, True)])
 def test_the_limit_is_what_the_precision_itself_costs(
-    known: output_audit.ExpectedOutput, share: float, passes: bool
+    known: replicate.ExpectedOutput, share: float, passes: bool
 ) -> None:
-    found = output_audit.check(known, [([0, 1, 2, 3], noisy(share))], [])
+    found = replicate.check(known, [([0, 1, 2, 3], noisy(share))], [])
     assert found.deviation == pytest.approx(share, rel=0.2)
     assert (found.fault == "") is passes
 
 
 def test_the_limit_never_falls_below_rounding_and_ignores_what_is_not_finite() -> None:
-    assert FP32.limit == output_audit.LEAST_LIMIT
+    assert FP32.limit == replicate.LEAST_LIMIT
     assert INT8.limit == pytest.approx(0.06)
-    assert output_audit.ExpectedOutput(None, None, 0.0, in_float32=False).limit == output_audit.LEAST_LIMIT_16
-    assert output_audit.ExpectedOutput(None, None, float("inf"), in_float32=False).limit == output_audit.LEAST_LIMIT_16
+    assert replicate.ExpectedOutput(None, None, 0.0, in_float32=False).limit == replicate.LEAST_LIMIT_16
+    assert replicate.ExpectedOutput(None, None, float("inf"), in_float32=False).limit == replicate.LEAST_LIMIT_16
 
 
 def test_outputs_that_are_not_finite_are_infinitely_far() -> None:
-    assert output_audit.distance(np.full(3, np.nan), np.ones(3)) == float("inf")
-    assert output_audit.distance(np.ones(3), np.ones(3)) == 0.0
+    assert replicate.distance(np.full(3, np.nan), np.ones(3)) == float("inf")
+    assert replicate.distance(np.ones(3), np.ones(3)) == 0.0
 
 
 def test_an_image_in_a_batch_is_compared_with_the_same_image_alone() -> None:
     batch = noisy(0.01)
-    found = output_audit.check(INT8, [([0, 1, 2, 3], batch)], [])
-    assert found.batch_deviation == pytest.approx(output_audit.distance(batch[0], FEATURES[0]), rel=1e-3)
-    assert output_audit.check(INT8, [([0], FEATURES[:1])], []).batch_deviation is None
+    found = replicate.check(INT8, [([0, 1, 2, 3], batch)], [])
+    assert found.batch_deviation == pytest.approx(replicate.distance(batch[0], FEATURES[0]), rel=1e-3)
+    assert replicate.check(INT8, [([0], FEATURES[:1])], []).batch_deviation is None
 
 
 def test_a_batch_that_is_remembered_is_found() -> None:
-    honest = output_audit.check(FP32, [], [1.0, 0.97, 1.02, 0.99, 1.01])
+    honest = replicate.check(FP32, [], [1.0, 0.97, 1.02, 0.99, 1.01])
     assert honest.repeat_ratio == pytest.approx(1.0, abs=0.02)
     assert honest.fault == ""
-    cached = output_audit.check(FP32, [], [0.5, 0.52, 0.48, 0.5, 0.51])
+    cached = replicate.check(FP32, [], [0.5, 0.52, 0.48, 0.5, 0.51])
     assert cached.repeat_high is not None
     assert cached.repeat_high < REPEAT_FLOOR
     assert "a repeated batch takes 0.5" in cached.fault
-    assert output_audit.check(FP32, [], [0.2, 1.0, 1.1, 0.9, 1.0]).fault == ""  # one quick pass is no proof
+    assert replicate.check(FP32, [], [0.2, 1.0, 1.1, 0.9, 1.0]).fault == ""  # one quick pass is no proof
 
 
 def test_repeats_pass_the_same_batch_twice() -> None:
     seen: list[int] = []
-    assert len(output_audit.time_repeats(seen.append, CpuClock(), 3)) == 3
+    assert len(replicate.time_repeats(seen.append, Clock(), 3)) == 3
     assert seen == [0, 0, 1, 1, 2, 2]
 
 
-class Rhythm(CpuClock):
+class Rhythm(Clock):
     """A scripted machine on which passes take these milliseconds, round and round."""
 
     def __init__(self, *pass_ms: float) -> None:
@@ -91,8 +91,8 @@ class Rhythm(CpuClock):
 
 def test_time_slices_that_fall_on_the_first_pass_of_every_pair_accuse_nobody() -> None:
     beside_other_work = Rhythm(1.3, 1.0)
-    repeats = output_audit.time_repeats(beside_other_work.step, beside_other_work, 10)
-    assert output_audit.check(FP32, [], repeats).fault == ""
+    repeats = replicate.time_repeats(beside_other_work.step, beside_other_work, 10)
+    assert replicate.check(FP32, [], repeats).fault == ""
 
 
 def test_a_network_that_remembers_its_last_batch_is_found_in_both_rhythms() -> None:
@@ -104,12 +104,10 @@ def test_a_network_that_remembers_its_last_batch_is_found_in_both_rhythms() -> N
         clock.s += 1e-5
         passed.append(i)
 
-    assert (
-        "a repeated batch takes 0.0" in output_audit.check(FP32, [], output_audit.time_repeats(step, clock, 10)).fault
-    )
+    assert "a repeated batch takes 0.0" in replicate.check(FP32, [], replicate.time_repeats(step, clock, 10)).fault
     assert len(passed) == 1 + 2 * 10 + 3 * 10
 
 
 @pytest.mark.parametrize(("ms", "budget_s", "count"), [(1.0, None, 10), (1.0, 2.0, 10), (16.0, 2.0, 6), (50.0, 2.0, 0)])
 def test_repeats_take_a_tenth_of_the_budget_at_most(ms: float, budget_s: float | None, count: int) -> None:
-    assert output_audit.pair_count(ms, budget_s) == count
+    assert replicate.pair_count(ms, budget_s) == count

@@ -6,12 +6,13 @@ import pytest
 import tiny
 
 from visionquant.bench import cell_run, device, replicate
+from visionquant.bench.host import HostMemory
 from visionquant.core import intervals
 from visionquant.records.cell import Cell, Launch, Run, Sentinel
 from visionquant.settings.params import Protocol
 
 GIB = 2**30
-PLENTY = cell_run.Host(available=100 * GIB, baseline=0)
+PLENTY = HostMemory(available=100 * GIB, baseline=0)
 
 
 def protocol(**changes: object) -> Protocol:
@@ -46,7 +47,7 @@ def test_without_a_limit_nothing_is_over_it() -> None:
 
 def test_memory_is_foreseen_so_that_the_machine_does_not_swap() -> None:
     smaller = [measured(4, 1.0, host_peak=5 * GIB)]
-    host = cell_run.Host(available=10 * GIB, baseline=2 * GIB)
+    host = HostMemory(available=10 * GIB, baseline=2 * GIB)
     assert cell_run.foresee(8, smaller, protocol(), host) is None  # 6 GiB
     found = cell_run.foresee(16, smaller, protocol(), host)  # 12 GiB
     assert found is not None

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-from visionquant.bench import torch_flags
+from visionquant.bench import device, torch_flags
 from visionquant.core.errors import StudyError
 
 TOO_OLD = (
@@ -42,23 +42,23 @@ def test_a_device_that_torch_can_not_use_is_one_line(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     with pytest.raises(StudyError, match=line) as error:
-        torch_flags.require("cuda")
+        device.of("cuda").require()
     assert "\n" not in str(error.value)
-    torch_flags.require("cpu")
+    device.of("cpu").require()
 
 
 def test_a_full_gpu_is_no_matter_of_its_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "zeros", failing("CUDA error: out of memory\nCUDA kernel errors might be ..."))
     with pytest.raises(RuntimeError, match="out of memory"):
-        torch_flags.require("cuda")
+        device.of("cuda").require()
 
 
 def test_a_gpu_is_alive_until_every_call_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert torch_flags.alive("cpu")
+    assert device.of("cpu").alive()
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
-    assert torch_flags.alive("cuda")
+    assert device.of("cuda").alive()
     monkeypatch.setattr(torch.cuda, "synchronize", failing("CUDA error: unspecified launch failure"))
-    assert not torch_flags.alive("cuda")
+    assert not device.of("cuda").alive()
 
 
 def test_a_process_that_begins_to_compute_has_tf32_off_and_a_row_may_ask_for_it() -> None:

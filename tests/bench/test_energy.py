@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from visionquant.bench import device, energy
-from visionquant.bench.clock import CpuClock
+from visionquant.bench import device, telemetry
+from visionquant.bench.clock import Clock
 from visionquant.records.cell import Energy
 
 
@@ -21,8 +21,8 @@ def zone(root: Path, name: str, microjoules: int, top: int = 10**12, kind: str =
     return folder
 
 
-def found_counter(root: Path) -> energy.EnergyCounter:
-    counter = energy.packages(root)
+def found_counter(root: Path) -> telemetry.EnergyCounter:
+    counter = telemetry.packages(root)
     assert not isinstance(counter, str)
     return counter
 
@@ -38,23 +38,23 @@ def test_packages_are_added_up_other_zones_are_not_and_a_wrap_is_undone(tmp_path
 
 
 def test_where_there_is_no_counter_the_reason_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert energy.packages(tmp_path) == "this machine shows no RAPL counter"
-    assert energy.packages(tmp_path / "nothing") == "this machine shows no RAPL counter"
+    assert telemetry.packages(tmp_path) == "this machine shows no RAPL counter"
+    assert telemetry.packages(tmp_path / "nothing") == "this machine shows no RAPL counter"
     (tmp_path / "intel-rapl:0").mkdir()
     (tmp_path / "intel-rapl:0" / "name").write_text("package-0\n")
-    assert energy.packages(tmp_path) == "the RAPL counter can't be read"
+    assert telemetry.packages(tmp_path) == "the RAPL counter can't be read"
 
     def refused(zone: Path) -> int:
         raise PermissionError
 
-    monkeypatch.setattr(energy.Rapl, "_microjoules", staticmethod(refused))
-    assert energy.packages(tmp_path) == "the RAPL counter is readable by root alone"
+    monkeypatch.setattr(telemetry.Rapl, "_microjoules", staticmethod(refused))
+    assert telemetry.packages(tmp_path) == "the RAPL counter is readable by root alone"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    with energy.board() as counter:
+    with telemetry.board() as counter:
         assert counter == "NVML can't be opened"
 
 
-class Scripted(CpuClock):
+class Scripted(Clock):
     """A time of its own, in place of the module's and of the clock: reading it takes a microsecond."""
 
     def __init__(self) -> None:
@@ -73,7 +73,7 @@ class Scripted(CpuClock):
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Scripted:
     scripted = Scripted()
-    monkeypatch.setattr(energy, "time", scripted)
+    monkeypatch.setattr(telemetry, "time", scripted)
     return scripted
 
 
@@ -90,26 +90,28 @@ class Steady:
 
 
 def test_a_window_lasts_for_seconds_and_updates_and_idle_is_taken_off(clock: Scripted) -> None:
-    found = energy.window(lambda i: clock.sleep(0.01), clock, Steady(clock, 60.0, 0.01), 0.6, 4, energy.Idle(20.0))
+    found = telemetry.window(
+        lambda i: clock.sleep(0.01), clock, Steady(clock, 60.0, 0.01), 0.6, 4, telemetry.Idle(20.0)
+    )
     assert isinstance(found, Energy)
     assert found.seconds >= 0.6
-    assert found.updates >= energy.UPDATES
+    assert found.updates >= telemetry.UPDATES
     assert found.joules == pytest.approx(60 * found.seconds, rel=0.05)
     assert found.net_j_per_image == pytest.approx(40 * found.seconds / found.images, rel=0.1)
 
 
 def test_a_slow_counter_makes_the_window_longer_or_impossible(clock: Scripted) -> None:
-    found = energy.window(lambda i: clock.sleep(0.01), clock, Steady(clock, 60.0, 0.02), 0.5, 1, energy.Idle(0.0))
+    found = telemetry.window(lambda i: clock.sleep(0.01), clock, Steady(clock, 60.0, 0.02), 0.5, 1, telemetry.Idle(0.0))
     assert isinstance(found, Energy)
     assert found.seconds >= 0.9  # fifty updates
-    found = energy.window(lambda i: None, clock, Steady(clock, 60.0, 0.2), 0.5, 1, energy.Idle(0.0))
+    found = telemetry.window(lambda i: None, clock, Steady(clock, 60.0, 0.2), 0.5, 1, telemetry.Idle(0.0))
     assert isinstance(found, str)
     assert found.startswith("the counter is updated every 0.2")
 
 
 def test_a_counter_that_stands_still_is_no_measurement(tmp_path: Path) -> None:
     zone(tmp_path, "intel-rapl:0", 0)
-    found = energy.window(lambda i: None, CpuClock(), found_counter(tmp_path), 5.0, 1, energy.Idle(0.0))
+    found = telemetry.window(lambda i: None, Clock(), found_counter(tmp_path), 5.0, 1, telemetry.Idle(0.0))
     assert found == "the counter stands still"
 
 
@@ -147,11 +149,11 @@ def test_the_boards_counter_is_open_as_long_as_it_is_read_and_no_longer(
     monkeypatch.delitem(sys.modules, "pynvml", raising=False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     with device.of("cuda").energy_counter() as counter:
-        assert isinstance(counter, energy.Board)
+        assert isinstance(counter, telemetry.Board)
         assert counter.joules() == 5.0
         assert counter.state() == ("P8", 15.0)
-        monkeypatch.setattr(energy, "REST_S", 0.0)
-        assert energy.idle(counter, 0.01) == energy.Idle(0.0, "P8")
+        monkeypatch.setattr(telemetry, "REST_S", 0.0)
+        assert telemetry.idle(counter, 0.01) == telemetry.Idle(0.0, "P8")
         assert sys.modules["pynvml"].opened == 1
     assert sys.modules.pop("pynvml").opened == 0
 
@@ -164,32 +166,29 @@ def test_idle_watts_are_joules_over_seconds(tmp_path: Path) -> None:
         (folder / "energy_uj").write_text("1000000")
         os._exit(0)
     os.waitpid(pid, 0)
-    assert energy.idle(counter, 0.2) == energy.Idle(0.0)  # what was used before the look is not counted ...
+    assert telemetry.idle(counter, 0.2) == telemetry.Idle(0.0)  # what was used before the look is not counted ...
     begun: list[Any] = []
 
-    class Running(energy.Rapl):
+    class Running(telemetry.Rapl):
         def joules(self) -> float:
             begun.append(0)
             return 2.0 * len(begun)
 
-    assert energy.idle(Running([folder]), 0.2).watts == pytest.approx(
+    assert telemetry.idle(Running([folder]), 0.2).watts == pytest.approx(
         2.0 / 0.2, rel=0.1
     )  # ... what is used meanwhile is
 
 
-def test_a_warm_card_is_waited_for_until_it_rests() -> None:
+def test_a_warm_card_is_waited_for_until_it_rests(clock: Scripted) -> None:
     """Four seconds in P2 at falling power, then P8; one that never rests is looked at all the same, and says so."""
-    time_s = 0.0
-
-    def sleep(seconds: float) -> None:
-        nonlocal time_s
-        time_s += seconds
+    begin_s = clock.s
 
     def cooling() -> tuple[str, float]:
-        return ("P2", 90 - 10 * time_s) if time_s < 4 else ("P8", 15 + time_s % 0.5)
+        s = clock.s - begin_s
+        return ("P2", 90 - 10 * s) if s < 4 else ("P8", 15 + s % 0.5)
 
-    assert energy.rest(cooling, lambda: time_s, sleep) == "P8"
-    assert time_s == pytest.approx(6.05, abs=0.2)
-    time_s = 0.0
-    assert energy.rest(lambda: ("P0", 40 + 30 * (time_s % 1)), lambda: time_s, sleep) == "P0, not at rest after 30 s"
-    assert time_s == pytest.approx(30.05, abs=0.2)
+    assert telemetry.rest(cooling) == "P8"
+    assert clock.s - begin_s == pytest.approx(6.05, abs=0.2)
+    begin_s = clock.s
+    assert telemetry.rest(lambda: ("P0", 40 + 30 * (clock.s % 1))) == "P0, not at rest after 30 s"
+    assert clock.s - begin_s == pytest.approx(30.05, abs=0.2)

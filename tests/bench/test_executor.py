@@ -11,14 +11,15 @@ import pytest
 import tiny
 
 from visionquant import cli
-from visionquant.bench import executor
+from visionquant.bench import executor, pair_fingerprint
 from visionquant.bench.command import Matrix
 from visionquant.bench.executor import Local, Scripted, State
 from visionquant.cli import measuring
+from visionquant.core import files
 from visionquant.core.paths import Project
 from visionquant.records import record as records
 from visionquant.settings.params import Params
-from visionquant.weights.manifest import Manifest
+from visionquant.weights.sources import Manifest
 
 MODELS = ("tiny-vit", "tiny-deit", "tiny-beit")
 
@@ -41,8 +42,8 @@ def leave(study: tuple[Project, Params], model: str, batch_sizes: Sequence[int] 
     """A record as a command of this code leaves one, from some other machine."""
     project, params = study
     manifest = Manifest(model=model, weights="seeded", source="made up", config_sha256="0")
-    manifest.save(project.manifest(model))
-    asked = executor.plan.blank(project, params, (model, "fp32"), manifest, made.CPU)
+    files.save(project.manifest(model), manifest)
+    asked = executor.blank(project, params, (model, "fp32"), manifest, made.CPU)
     cells = tuple(made.cell(size, [[1.0] * 3] * 2) for size in batch_sizes)
     records.write(project.record(model, "fp32"), asked.model_copy(update={"cells": cells, **changed}))
 
@@ -86,8 +87,8 @@ def test_records_of_other_settings_code_or_weights_prove_nothing(study: tuple[Pr
     assert executor.record_fault(project, params, part) == ""
     other = params.protocol.model_copy(update={"iterations": 8})
     with_other = params.model_copy(update={"protocols": {**params.protocols, "tiny": other}})
-    assert executor.record_fault(project, with_other, part) == "tiny-vit-fp32: measured with another protocol row"
-    changed = executor.plan.pair_fingerprint.state(project.root, params.precisions["fp32"]).model_copy(
+    assert executor.record_fault(project, with_other, part) == "tiny-vit-fp32: recorded under other settings: protocol"
+    changed = pair_fingerprint.state(project.root, params.precisions["fp32"]).model_copy(
         update={"measuring_sha256": "beef" * 16}
     )
     leave(study, "tiny-vit", code=changed)

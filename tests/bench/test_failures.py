@@ -9,7 +9,7 @@ import pytest
 import tiny
 
 from visionquant import cli
-from visionquant.bench import measure, pair_run, pair_worker, plan, reference, replicate, worker
+from visionquant.bench import cell_run, measure, pair_run, pair_worker, plan, reference, replicate, worker
 from visionquant.bench.backends.eager import Eager
 from visionquant.bench.command import Command, Matrix
 from visionquant.core import machine
@@ -188,7 +188,9 @@ def test_a_replicate_that_hangs_is_ended_and_fails_its_cell_alone(
         )
         (_, hung), (_, other) = measured(study)
     assert (hung.batch_size, hung.status) == (1, "failed")
-    assert hung.reason == ("no answer in 0.5 s, so the process was ended; traceback in data/failures/tiny-vit-nf4.log")
+    assert hung.reason == (
+        "no answer in 0.5 s, so the process was ended; traceback in data/machines/local/failures/tiny-vit-nf4.log"
+    )
     assert "in hanging" in project.failure("tiny-vit-nf4").read_text()
     assert other.status in tiny.MEASURED
     assert [cell.batch_size for _, cell in measured(study)] == [1]
@@ -197,10 +199,10 @@ def test_a_replicate_that_hangs_is_ended_and_fails_its_cell_alone(
 def test_a_replicate_gets_far_more_time_than_the_protocol_gives_it(study: tuple[Project, Params]) -> None:
     params = parameters.load(Project(tiny.ROOT))
     for name, protocol in params.protocols.items():
-        foreseen_s = plan.spent_s(protocol, 0.1)
+        foreseen_s = cell_run.spent_s(protocol, 0.1)
         assert 600 <= pair_run.patience_s(protocol, 1, 0.1) < 7200, name
         assert pair_run.patience_s(protocol, 1, 0.1) > 5 * foreseen_s / protocol.replicates
-        assert pair_run.patience_s(protocol, 1, None) > plan.spent_s(protocol, 20.0) / protocol.replicates
+        assert pair_run.patience_s(protocol, 1, None) > cell_run.spent_s(protocol, 20.0) / protocol.replicates
     slow = params.protocol.model_copy(update={"limit_s": 1000.0})
     assert pair_run.patience_s(slow, 1, 0.1) > 20 * 1000.0
 

@@ -16,7 +16,7 @@ from visionquant.accuracy.image_folder import FORMATS, ImageFolder
 from visionquant.bench import image_file, inputs
 from visionquant.bench.image_file import Unreadable
 from visionquant.core.errors import StudyError
-from visionquant.deploy.server import routes
+from visionquant.deploy import server_routes
 
 PIXELS = 25_000_000
 
@@ -51,7 +51,7 @@ def test_a_photograph_on_its_side_is_seen_upright_by_the_server_and_the_evaluati
     prepared = tiny.preprocessing(32)
     data = encoded(upright.transpose(Image.Transpose.ROTATE_90), "PNG", exif=turned(6))
     expected = prepared.prepare(upright)
-    np.testing.assert_array_equal(routes.decoded(data, PIXELS, prepared), expected)
+    np.testing.assert_array_equal(server_routes.decoded(data, PIXELS, prepared), expected)
     (tmp_path / "a.png").write_bytes(data)
     given = ImageFolder(tmp_path, ("a.png",), (0,), ("cat",), {})
     np.testing.assert_array_equal(prepared.prepare(given.picture("a.png")), expected)
@@ -111,7 +111,7 @@ def test_the_server_and_the_evaluation_refuse_alike(name: str, tmp_path: Path, m
     make, status, said = REFUSED[name]
     monkeypatch.setattr("visionquant.accuracy.image_folder.PIXELS", PIXELS)
     with pytest.raises(HTTPException) as refused:
-        routes.decoded(make(), PIXELS, tiny.preprocessing(32))
+        server_routes.decoded(make(), PIXELS, tiny.preprocessing(32))
     assert refused.value.status_code == status
     assert re.match(said, refused.value.detail)
     (tmp_path / "a.png").write_bytes(make())

@@ -11,7 +11,8 @@ import tiny
 import torch
 from torch import nn
 
-from visionquant.bench import kernels, messages, reference, torch_flags
+from visionquant.bench import reference, torch_flags
+from visionquant.bench.backends import bnb as bnb_engine
 from visionquant.bench.backends import convert
 from visionquant.bench.backends.bnb import quantised
 from visionquant.core import machine
@@ -43,7 +44,7 @@ class Two(nn.Module):
 
 def watched(precision: str, net: nn.Module) -> dict[str, int]:
     net = convert.convert(net, PARAMS.precisions[precision], "cpu")
-    with kernels.watched(net) as counted, torch.inference_mode():
+    with bnb_engine.ENGINE.watch(net) as counted, torch.inference_mode():
         net(torch.ones(3, 64, dtype=torch.bfloat16))
     return counted()
 
@@ -64,7 +65,7 @@ def test_a_pass_leaves_everything_as_it_was() -> None:
 
     before = (torch._int_mm, torch.matmul, nn.functional.linear, ops.lib)
     net = convert.convert(Two(), PARAMS.precisions["int8"], "cpu")
-    with pytest.raises(RuntimeError), kernels.watched(net):
+    with pytest.raises(RuntimeError), bnb_engine.ENGINE.watch(net):
         net(torch.ones(3, 5, dtype=torch.bfloat16))
     assert before == (torch._int_mm, torch.matmul, nn.functional.linear, ops.lib)
     assert not any(one._forward_hooks or one._forward_pre_hooks for one in net.modules())
@@ -94,7 +95,7 @@ def test_a_repacked_layer_says_whose_fused_kernel_it_ran(from_hub: bool, monkeyp
     monkeypatch.setattr(ops, "gemm_4bit_forward_kernel", hubs if from_hub else None, raising=False)
     monkeypatch.setattr(ops, "lib", type("Lib", (), {"gemv_4bit_inference_cpu_nf4_bf16": hubs})())
     monkeypatch.setattr(bnb.functional, "gemv_4bit", gemv)
-    with kernels.watched(net) as counted, torch.inference_mode():
+    with bnb_engine.ENGINE.watch(net) as counted, torch.inference_mode():
         net(torch.ones(3, 64, dtype=torch.bfloat16))
     assert repacking.packed(net[0])
     called = "a kernel of the hub (gemm_4bit_forward)"
@@ -119,7 +120,7 @@ def test_a_repacked_layer_says_whose_fused_kernel_it_ran(from_hub: bool, monkeyp
     ],
 )
 def test_kernels_of_a_gpu_have_names_too(layer: str, called: tuple[str, ...], says: str) -> None:
-    assert kernels.label(layer, called).startswith(says)
+    assert bnb_engine.label(layer, called).startswith(says)
 
 
 # --- messages
@@ -128,7 +129,7 @@ def test_kernels_of_a_gpu_have_names_too(layer: str, called: tuple[str, ...], sa
 def test_messages_are_counted_with_their_library_and_nothing_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     torch_flags.quiet("cpu")
     level = logging.getLogger("bitsandbytes").level
-    with messages.heard() as said:
+    with torch_flags.heard() as said:
         for at in (0x7F0000000001, 0x7F0000000002):
             logging.getLogger("bitsandbytes.backends.cpu.ops").warning("Failed to load\n  the kernel at %#x", at)
         logging.getLogger("transformers.modeling").warning("slow path")
@@ -156,7 +157,7 @@ def test_a_record_holds_kernels_and_messages_of_its_preparation(
     machine.declare(project, machine.probe("cpu"))
     checkpoint.download(project, params, "tiny-vit")
     reference.make(project, params, "tiny-vit")
-    monkeypatch.setitem(messages.AT_IMPORT, "bitsandbytes: Failed to load CPU gemm_4bit_forward", 1)
+    monkeypatch.setitem(torch_flags.AT_IMPORT, "bitsandbytes: Failed to load CPU gemm_4bit_forward", 1)
     found = tiny.measure(project, params, "tiny-vit", "int8", [1]).conversion
     assert found is not None
     assert found.kernels == {f"INT8, {PRODUCT}": 12}

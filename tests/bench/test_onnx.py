@@ -129,8 +129,9 @@ def test_a_float_graph_holds_the_models_own_numbers(
     assert (proof.quantized_modules, proof.quantized_share) == (0, 0.0)
     assert own * 0.97 < proof.dtypes["float32"] <= own  # biases that are equal, here all zero, are kept once
     assert "int8" not in proof.dtypes
-    assert ort.ENGINE.stored_bytes(net) == pytest.approx(4 * own, rel=0.03)
-    assert ort.ENGINE.stored_bytes(net) < ort.ENGINE.file_bytes(net)
+    stored, file = ort.ENGINE.bytes_of(net)
+    assert stored == pytest.approx(4 * own, rel=0.03)
+    assert stored < file
 
 
 @present

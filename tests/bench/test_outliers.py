@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from visionquant.bench import loading, outliers
-from visionquant.bench.backends import convert
+from visionquant.bench.backends import bnb, convert
 from visionquant.core.errors import StudyError
 from visionquant.settings.precision import Int8Precision
 from visionquant.weights import checkpoint
@@ -79,7 +79,7 @@ def test_int8_meets_planted_outliers_and_no_others(
     convert.convert(net, row, "cpu")
     with torch.inference_mode():
         net(image.to(torch.bfloat16))
-    assert outliers.layers_meeting(net) == met
+    assert bnb.ENGINE.outlier_layers(net) == met
 
 
 def test_a_model_without_such_a_place_is_refused() -> None:

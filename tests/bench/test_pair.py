@@ -134,12 +134,12 @@ def test_a_killed_process_loses_only_the_cell_in_flight(study: tuple[Project, Pa
     arguments = ["measure", "--model", "tiny-vit", "--precision", "nf4"]
     with subprocess.Popen([sys.executable, "-c", command, *arguments], cwd=project.root) as running:
         progress = project.progress("tiny-vit", "nf4")
-        while running.poll() is None and not (progress.exists() and records.read_partial(progress).record.cells):
+        while running.poll() is None and not (progress.exists() and records.under_way(progress).record.cells):
             time.sleep(0.05)  # however long a machine at work takes
         os.kill(running.pid, signal.SIGKILL)
-    assert [cell.batch_size for cell in records.read_partial(progress).record.cells] == [1]
+    assert [cell.batch_size for cell in records.under_way(progress).record.cells] == [1]
     assert not project.record("tiny-vit", "nf4").exists()
-    kept = records.read_partial(progress).record.cells[0]
+    kept = records.under_way(progress).record.cells[0]
     raw["study"]["batch_sizes"] = [1]
     record = tiny.measure(project, parse(raw), "tiny-vit", "nf4", cell=lambda *_: pytest.fail("measured again"))
     assert record.cells == (kept,)
@@ -151,7 +151,7 @@ def test_a_broken_record_is_named_and_not_overwritten(study: tuple[Project, Para
     path = project.record("tiny-vit", "nf4")
     path.parent.mkdir(parents=True)
     path.write_text('{"schema_version": 1, "model"')
-    with pytest.raises(StudyError, match=r"tiny-vit-nf4\.json: not JSON"):
+    with pytest.raises(StudyError, match=r"tiny-vit-nf4\.json: broken: not JSON"):
         measured_sizes(project, params)
     assert path.read_text() == '{"schema_version": 1, "model"'
 

@@ -61,7 +61,7 @@ def test_comments_and_docstrings_change_none(path: str) -> None:
     ("path", "old", "new"),
     [
         ("visionquant/settings/params.py", "divmod(self.iterations, self.most)", "divmod(self.iterations, 2)"),
-        ("visionquant/core/driver.py", "handle_of(nvml, visible)", "handle_of(nvml, None)"),
+        ("visionquant/core/driver.py", "handle_of(nvml, first)", "handle_of(nvml, None)"),
         ("visionquant/bench/clock.py", "HALF, AGREES = 10, 0.02", "HALF, AGREES = 10, 0.2"),
         ("visionquant/bench/loading.py", "float = 0.02", "float = 0.03"),
         ("visionquant/core/processors.py", "def usable", "def usable_"),
@@ -78,7 +78,13 @@ def test_a_row_belongs_to_its_own_precisions() -> None:
 
 
 def test_settings_of_other_things_and_pages_change_none() -> None:
-    for path in ("settings/costs.py", "report/verify.py", "analysis/study.py", "deploy/predictor.py", "core/errors.py"):
+    for path in (
+        "settings/sections.py",
+        "report/verify.py",
+        "analysis/study.py",
+        "deploy/predictor.py",
+        "core/errors.py",
+    ):
         assert edited(f"visionquant/{path}", more="\nEDITED = 1\n") == set()
 
 

@@ -10,7 +10,7 @@ import tiny
 import torch
 from torch import nn
 
-from visionquant.bench import fidelity, loading, model_size
+from visionquant.bench import fidelity, loading, op_count
 from visionquant.bench.backends import convert
 from visionquant.core.errors import StudyError
 from visionquant.core.paths import Project
@@ -75,7 +75,7 @@ def test_a_conversion_proves_its_dtypes_and_counts_its_layers(
     row = params.precisions[precision]
     net = convert.convert(copy.deepcopy(networks["tiny-vit"]), row, "cpu")
     proof = convert.prove(net, row, "cpu")
-    linear = model_size.linear_layers(networks["tiny-vit"])
+    linear = op_count.linear_layers(networks["tiny-vit"])
     if precision in ("int8", "nf4"):
         assert proof.skipped_modules == ("pooler.dense",)
         assert proof.quantized_modules == linear - 1
@@ -245,7 +245,7 @@ def test_the_file_size_is_that_of_the_file(
     }
     path = Path(str(tmp_path)) / "model.safetensors"
     save_file(tensors, path)
-    assert model_size.safetensors_bytes(net) == pytest.approx(path.stat().st_size, rel=0.001)
+    assert op_count.safetensors_bytes(net) == pytest.approx(path.stat().st_size, rel=0.001)
 
 
 def test_fidelity_counts_nan_and_gives_no_figure() -> None:

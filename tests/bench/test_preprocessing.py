@@ -10,7 +10,7 @@ import tiny
 from PIL import Image
 
 from visionquant.bench import inputs, loading
-from visionquant.bench.preprocessing import DEFAULT, Preprocessing
+from visionquant.bench.inputs import DEFAULT, Preprocessing
 from visionquant.core.errors import StudyError
 from visionquant.core.paths import Project
 from visionquant.settings import params

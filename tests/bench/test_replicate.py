@@ -8,7 +8,7 @@ import tiny
 import torch
 from torch import nn
 
-from visionquant.bench import device, output_audit, replicate, worker
+from visionquant.bench import device, replicate, worker
 from visionquant.records.cell import Run
 from visionquant.settings.params import Protocol
 from visionquant.settings.precision import FP32
@@ -36,7 +36,7 @@ def run(odd: float, number: int = 0, net: nn.Module | None = None, **protocol: A
         device.of("cpu"),
         torch.float32,
         images,
-        output_audit.ExpectedOutput(None, None, None, True),
+        replicate.ExpectedOutput(None, None, None, True),
         None,
         frozenset(),
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from visionquant.bench.gpu_telemetry import Sampler, summary
+from visionquant.bench.telemetry import Sampler, summary
 
 LIBRARY = """
 class NVMLError(Exception):

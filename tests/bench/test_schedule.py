@@ -16,7 +16,7 @@ from visionquant.records.cell import Cell, Sentinel
 from visionquant.records.record import Record
 from visionquant.settings.params import Params, parse
 from visionquant.weights import checkpoint
-from visionquant.weights.manifest import HubFile, Manifest
+from visionquant.weights.sources import HubFile, Manifest
 
 PRECISIONS = ("fp32", "int8", "nf4")
 
@@ -94,9 +94,7 @@ def test_pairs_that_do_not_fit_into_memory_together_come_one_after_the_other(
 ) -> None:
     model = Manifest(model="vit-base-224-production", weights="seeded", source="", config_sha256="")
     assert measure._groups(Project(tiny.ROOT), model, PRECISIONS) == [["fp32", "int8", "nf4"]]
-    monkeypatch.setattr(
-        measure.memory, "available_host_bytes", lambda: 2**30
-    )  # three times 0.32 GiB are more than half
+    monkeypatch.setattr(measure.host, "available_bytes", lambda: 2**30)  # three times 0.32 GiB are more than half
     assert measure._groups(Project(tiny.ROOT), model, PRECISIONS) == [["fp32"], ["int8"], ["nf4"]]
 
 
@@ -106,10 +104,10 @@ def test_without_committed_counts_the_files_of_a_model_say_what_fits(
     project, _ = tiny.project(tmp_path)
     file = HubFile(name="model.safetensors", bytes=7 * 2**30, sha256="0")
     manifest = Manifest(model="mine", weights="pretrained", source="", files=(file,), config_sha256="")
-    monkeypatch.setattr("visionquant.bench.memory.available_host_bytes", lambda: 30 * 2**30)
+    monkeypatch.setattr("visionquant.bench.host.available_bytes", lambda: 30 * 2**30)
     assert measure._groups(project, manifest, PRECISIONS) == [["fp32"], ["int8"], ["nf4"]]
     pair_worker._require_memory(project, manifest)
-    monkeypatch.setattr("visionquant.bench.memory.available_host_bytes", lambda: 2**30)
+    monkeypatch.setattr("visionquant.bench.host.available_bytes", lambda: 2**30)
     with pytest.raises(worker.Failed, match=r"foreseen: weights of 7\.0 GiB, 1\.0 GiB free"):
         pair_worker._require_memory(project, manifest)
 
@@ -144,7 +142,7 @@ def test_replicates_of_one_batch_size_outlive_a_run_of_another(tmp_path: Path) -
     for batch_size in (2, 1):
         with pytest.raises(KeyboardInterrupt):
             tiny.measure(project, params, "tiny-vit", "fp32", [batch_size], replicate=interrupted)
-    progress = [record.read_partial(path) for path in (project.local / "progress").glob("*.json")]
+    progress = [record.under_way(path) for path in (project.local / "progress").glob("*.json")]
     assert sorted(pending.batch_size for one in progress for pending in one.pending if pending.runs) == [1, 2]
     seen: list[int] = []
     tiny.measure(project, params, "tiny-vit", "fp32", replicate=lambda pair, course: seen.append(len(course.runs)))

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from visionquant.bench import device as devices
-from visionquant.bench import output_audit, replicate, worker
+from visionquant.bench import replicate, worker
 from visionquant.bench.backends import convert
 from visionquant.bench.backends.eager import Eager
-from visionquant.bench.clock import Clock, CpuClock
+from visionquant.bench.clock import Clock
 from visionquant.core import machine
 from visionquant.core.errors import StudyError
 from visionquant.records.cell import Launch
@@ -22,7 +22,7 @@ from visionquant.settings.params import Protocol
 from visionquant.settings.precision import FP32, PrecisionRow
 
 
-class ScriptedClock(CpuClock):
+class ScriptedClock(Clock):
     """Of a device that takes 2 ms a step, by its own marks."""
 
     def __init__(self) -> None:
@@ -75,7 +75,7 @@ def test_a_replicate_asks_all_that_it_wants_to_know_of_a_device_of_that_device()
         Scripted(),
         torch.float32,
         torch.ones(16, 3, 8, 8),
-        output_audit.ExpectedOutput(None, None, None, True),
+        replicate.ExpectedOutput(None, None, None, True),
         None,
         frozenset({1}),
     )

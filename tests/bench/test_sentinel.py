@@ -8,12 +8,12 @@ import pytest
 import tiny
 
 from visionquant.bench import reference_kernel, worker
-from visionquant.bench.clock import CpuClock
+from visionquant.bench.clock import Clock
 from visionquant.bench.device import Cuda, Device
 from visionquant.settings.params import Protocol
 
 
-class Marked(CpuClock):
+class Marked(Clock):
     """A clock of a device that is as fast as this one, with a tenth of each step for itself."""
 
     def mark(self) -> Any:
@@ -24,7 +24,7 @@ class Marked(CpuClock):
 
 
 def test_a_cpu_has_one_reading() -> None:
-    kernel_ms, host_ms = reference_kernel.read_ms("cpu", CpuClock())
+    kernel_ms, host_ms = reference_kernel.read_ms("cpu", Clock())
     assert kernel_ms > 0
     assert host_ms is None
 
@@ -42,11 +42,11 @@ def test_the_second_reading_of_a_process_is_preceded_by_less(monkeypatch: pytest
     assert Cuda.kernel.first_s > Cuda.kernel.again_s > 0
     monkeypatch.setattr(Device, "kernel", replace(Device.kernel, first_s=0.3))
     begin_s = time.monotonic()
-    reference_kernel.read_ms("cpu", CpuClock())
+    reference_kernel.read_ms("cpu", Clock())
     assert time.monotonic() - begin_s >= 0.3
     steps: list[float] = []
     monkeypatch.setattr(reference_kernel, "one_step", lambda step, clock, i: (steps.append(i), (1.0, None))[1])
-    reference_kernel.read_ms("cpu", CpuClock(), again=True)
+    reference_kernel.read_ms("cpu", Clock(), again=True)
     assert len(steps) == reference_kernel.WARMUP + reference_kernel.READS  # no warm-up on a CPU
 
 

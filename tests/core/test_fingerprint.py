@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from visionquant.core.fingerprint import code_sha256
+from visionquant.core.files import code_sha256
 
 CODE = "def half(x):\n    return x / 2\n"
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from visionquant.bench import memory
+from visionquant.bench import host
 from visionquant.core.errors import StudyError
 from visionquant.deploy import batch_size
 
@@ -123,7 +123,7 @@ def in_one_allocation() -> tuple[int, int, bool]:
         return net(torch.zeros(size, 3))
 
     gc.collect()
-    limit = memory.resident_bytes() + 1024 * MIB
+    limit = host.resident_bytes() + 1024 * MIB
     whole = batch_size.largest_that_fits(run, limit_bytes=limit, margin=0.0)
     careful = batch_size.largest_that_fits(run, limit_bytes=limit, margin=0.3)
     beyond = torch.empty(1024 * MIB, dtype=torch.uint8).numel() == 1024 * MIB
@@ -148,7 +148,7 @@ def of_a_network() -> tuple[int, list[int]]:
         ran.append(size)
         return found
 
-    return batch_size.largest_that_fits(run, limit_bytes=memory.resident_bytes() + 128 * MIB, margin=0.0, most=256), ran
+    return batch_size.largest_that_fits(run, limit_bytes=host.resident_bytes() + 128 * MIB, margin=0.0, most=256), ran
 
 
 def test_a_pass_of_a_network_is_found_by_really_running_it() -> None:
@@ -162,12 +162,12 @@ def beside_a_hole() -> tuple[int, int, int]:
     torch.ones(31 * MIB, dtype=torch.uint8)  # glibc maps what is larger than it has seen freed; now 16 MiB is heap
     held = [torch.ones(16 * MIB, dtype=torch.uint8) for _ in range(33)]
     del held[:-1]  # the last is above the hole, so that it is not given back
-    limit = memory.resident_bytes() + 256 * MIB
+    limit = host.resident_bytes() + 256 * MIB
     found = batch_size.largest_that_fits(
         lambda size: torch.ones(size * 32 * MIB, dtype=torch.uint8), limit_bytes=limit, margin=0.0
     )
     assert len(held) == 1
-    return found, memory.host_peak_bytes() or 0, limit
+    return found, host.peak_bytes() or 0, limit
 
 
 def test_memory_that_was_freed_and_kept_does_not_lead_beyond_the_limit() -> None:

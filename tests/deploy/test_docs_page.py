@@ -18,10 +18,10 @@ from image_files import encoded
 from visionquant.accuracy.model_source import open_model
 from visionquant.bench import inputs
 from visionquant.core.paths import Project
+from visionquant.deploy import server_routes
 from visionquant.deploy.predictor import Predictor
-from visionquant.deploy.server import routes
-from visionquant.deploy.server.app import Classifier, Server
-from visionquant.deploy.server.routes import Limits
+from visionquant.deploy.server import Classifier, Server
+from visionquant.deploy.server_routes import Limits
 from visionquant.settings.params import Params
 from visionquant.weights import checkpoint
 
@@ -79,7 +79,7 @@ def test_the_docs_page_asks_no_other_host_for_anything(url: str) -> None:
 
 def test_no_page_of_the_server_names_another_host(url: str) -> None:
     answer = requests.get(f"{url}/docs", timeout=5)
-    assert answer.headers["content-security-policy"] == routes.POLICY
+    assert answer.headers["content-security-policy"] == server_routes.POLICY
     assert "http://" not in answer.text.replace(url, "")
     assert "https://" not in answer.text
     for path in ("/redoc", "/docs/oauth2-redirect"):
@@ -103,7 +103,7 @@ def test_what_stands_in_a_document_is_text() -> None:
     route = {"description": bad, "parameters": [{"name": bad, "in": "query", "schema": {"type": bad}}]}
     answers = {"200": {"description": bad, "content": {bad: {"schema": {"$ref": f"#/{bad}"}}}}}
     document = {"info": {"title": bad}, "paths": {f"/{bad}": {"get": route | {"responses": answers}}}}
-    assert "<script" not in routes.docs_page(document)
+    assert "<script" not in server_routes.docs_page(document)
 
 
 def test_answers_carry_the_checkpoint_s_own_names(url: str) -> None:

@@ -11,7 +11,7 @@ import tiny
 import torch
 
 from visionquant import recipes
-from visionquant.accuracy import digits, evaluation, training
+from visionquant.accuracy import evaluation, training
 from visionquant.accuracy.model_source import open_model
 from visionquant.core import machine
 from visionquant.core.paths import Project
@@ -43,7 +43,7 @@ def study(tmp_path: Path) -> tuple[Project, Params]:
     project, params = tiny.project(tmp_path, tiny.settings(precisions=("fp32",)))
     checkpoint.download(project, params, "tiny-vit")
     spec = params.training.networks["tiny-digits"]
-    net = training.train(spec, params.training, digits.load_digits(spec.image_size), 0).net
+    net = training.train(spec, params.training, training.load_digits(spec.image_size), 0).net
     training.save_trained(project, "tiny-digits", 0, net)
     return project, params
 

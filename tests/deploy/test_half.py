@@ -8,12 +8,12 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel
 
-from visionquant.accuracy import digits, training
+from visionquant.accuracy import training
 from visionquant.bench import loading, worker
 from visionquant.core.errors import StudyError
-from visionquant.deploy import compute, training_memory
+from visionquant.deploy import compute
 from visionquant.settings.params import parse
-from visionquant.settings.trained_networks import NetworkSpec, Training
+from visionquant.settings.sections import NetworkSpec, Training
 
 
 def network(name: str = "tiny-vit", attention: str = "eager") -> nn.Module:
@@ -149,30 +149,30 @@ def test_a_gpu_that_is_not_there_is_one_line() -> None:
 
 
 @pytest.fixture(scope="module")
-def task() -> tuple[NetworkSpec, Training, digits.Digits]:
+def task() -> tuple[NetworkSpec, Training, training.Digits]:
     raw = tiny.settings()
     raw["training"]["networks"]["tiny-digits"] |= {"epochs": 4, "learning_rate": 0.005}
     params = parse(raw)
-    return params.training.networks["tiny-digits"], params.training, digits.load_digits(16)
+    return params.training.networks["tiny-digits"], params.training, training.load_digits(16)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_mixed_precision_learns_the_digits_with_weights_in_fp32(
-    dtype: torch.dtype, task: tuple[NetworkSpec, Training, digits.Digits]
+    dtype: torch.dtype, task: tuple[NetworkSpec, Training, training.Digits]
 ) -> None:
     spec, settings, data = task
-    done = training.train(spec, settings, data, 0, training_memory.stepper(dtype=dtype))
+    done = training.train(spec, settings, data, 0, compute.stepper(dtype=dtype))
     assert {one.dtype for one in done.net.parameters()} == {torch.float32}
     assert done.correct > 3 * 0.1 * done.held_out  # chance is a tenth
 
 
 def test_without_a_half_type_the_step_is_the_plain_one_bit_by_bit(
-    task: tuple[NetworkSpec, Training, digits.Digits],
+    task: tuple[NetworkSpec, Training, training.Digits],
 ) -> None:
     spec, settings, data = task
     short = spec.model_copy(update={"epochs": 1})
     plain = training.train(short, settings, data, 0)
-    done = training.train(short, settings, data, 0, training_memory.stepper(dtype=torch.float32))
+    done = training.train(short, settings, data, 0, compute.stepper(dtype=torch.float32))
     assert all(torch.equal(a, b) for a, b in zip(plain.net.parameters(), done.net.parameters(), strict=True))
 
 
@@ -182,20 +182,20 @@ def one_step(net: nn.Module, images: torch.Tensor, labels: torch.Tensor, stepper
     return changed
 
 
-def test_a_step_that_overflows_is_left_out(task: tuple[NetworkSpec, Training, digits.Digits]) -> None:
+def test_a_step_that_overflows_is_left_out(task: tuple[NetworkSpec, Training, training.Digits]) -> None:
     spec, _, data = task
     net = training.build_network(spec, 0)
     with torch.no_grad():
         net.classifier.weight.mul_(3e4)  # gradients of what is before it do not fit into FP16 once they are scaled
     before = [one.detach().clone() for one in net.parameters()]
-    assert not one_step(net, data.images[:8], data.labels[:8], training_memory.stepper(dtype=torch.float16))
+    assert not one_step(net, data.images[:8], data.labels[:8], compute.stepper(dtype=torch.float16))
     assert all(map(torch.equal, before, net.parameters()))
-    assert one_step(net, data.images[:8], data.labels[:8], training_memory.stepper(dtype=torch.bfloat16))
+    assert one_step(net, data.images[:8], data.labels[:8], compute.stepper(dtype=torch.bfloat16))
     assert not all(map(torch.equal, before, net.parameters()))
 
 
 def test_the_listings_half_model_has_gradients_that_the_scaler_refuses(
-    task: tuple[NetworkSpec, Training, digits.Digits],
+    task: tuple[NetworkSpec, Training, training.Digits],
 ) -> None:
     spec, _, data = task
     net = training.build_network(spec, 0).half()
@@ -208,38 +208,38 @@ def test_the_listings_half_model_has_gradients_that_the_scaler_refuses(
     with pytest.raises(ValueError, match="Attempting to unscale FP16 gradients"):
         scaler.step(optimizer)
     with pytest.raises(StudyError, match=r"torch\.float16; start from the model in float32"):
-        training_memory.stepper(dtype=torch.float16)(net, optimizer)
+        compute.stepper(dtype=torch.float16)(net, optimizer)
 
 
 # --- gradient checkpointing
 
 
-def gradients(net: nn.Module, data: digits.Digits) -> tuple[list[torch.Tensor], int]:
+def gradients(net: nn.Module, data: training.Digits) -> tuple[list[torch.Tensor], int]:
     images, labels = data.images[:8].clone(), data.labels[:8].clone()
-    loss, kept = training_memory.saved_bytes(lambda: training.loss_of(net, images, labels), net)
+    loss, kept = compute.saved_bytes(lambda: training.loss_of(net, images, labels), net)
     loss.backward()
     return [one.grad for one in net.parameters() if one.grad is not None], kept
 
 
 def test_checkpointing_keeps_less_and_gives_the_same_gradients(
-    task: tuple[NetworkSpec, Training, digits.Digits],
+    task: tuple[NetworkSpec, Training, training.Digits],
 ) -> None:
     spec, _, data = task
     deep = spec.model_copy(update={"layers": 6})
     plain, kept = gradients(training.build_network(deep, 0).train(), data)
     net = training.build_network(deep, 0).train()
-    training_memory.enable_checkpointing(net)
+    compute.enable_checkpointing(net)
     again, less = gradients(net, data)
     assert len(plain) == len(again) > 60
     assert all(map(torch.equal, plain, again))
     assert less < kept / 3
 
 
-def test_training_with_checkpoints_is_the_same_training(task: tuple[NetworkSpec, Training, digits.Digits]) -> None:
+def test_training_with_checkpoints_is_the_same_training(task: tuple[NetworkSpec, Training, training.Digits]) -> None:
     spec, settings, data = task
     short = spec.model_copy(update={"epochs": 1})
     found = [
-        training.train(short, settings, data, 0, training_memory.stepper(dtype=torch.bfloat16, checkpoint=flag)).net
+        training.train(short, settings, data, 0, compute.stepper(dtype=torch.bfloat16, checkpoint=flag)).net
         for flag in (False, True)
     ]
     assert all(map(torch.equal, found[0].parameters(), found[1].parameters()))
@@ -247,4 +247,4 @@ def test_training_with_checkpoints_is_the_same_training(task: tuple[NetworkSpec,
 
 def test_a_network_without_blocks_to_checkpoint_is_one_line() -> None:
     with pytest.raises(StudyError, match="Linear has no blocks for it"):
-        training_memory.enable_checkpointing(nn.Linear(2, 2))
+        compute.enable_checkpointing(nn.Linear(2, 2))

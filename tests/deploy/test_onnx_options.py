@@ -15,9 +15,9 @@ from visionquant.bench.backends import convert
 from visionquant.core.errors import StudyError
 from visionquant.core.paths import Project
 from visionquant.recipes import onnxruntime
-from visionquant.records import recipe as recipes
-from visionquant.records.recipe import Recipe
-from visionquant.report import recipe_tables
+from visionquant.records import outcomes
+from visionquant.records.outcomes import Recipe
+from visionquant.report import columns
 from visionquant.report.pages import guide_page
 
 present = pytest.mark.skipif(
@@ -26,7 +26,7 @@ present = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, recipes.Value]]:
+def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, outcomes.Value]]:
     project, params = tiny.project(tmp_path_factory.mktemp("study"), tiny.settings())
     spec, threads = params.models["tiny-vit"], torch.get_num_threads()
     net = loading.seeded(project, "tiny-vit", spec, "sdpa", 0)
@@ -37,7 +37,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, recipes.Val
     return found
 
 
-def evidence(root: Path, rows: list[dict[str, recipes.Value]]) -> Study:
+def evidence(root: Path, rows: list[dict[str, outcomes.Value]]) -> Study:
     study = made.study(root, {"fp32": 1.0, "fp16": 1.0, "int8": 1.0, "nf4": 1.0})
     project = Project(root)
     recipe = Recipe(
@@ -48,12 +48,12 @@ def evidence(root: Path, rows: list[dict[str, recipes.Value]]) -> Study:
         elapsed_s=1.0,
         rows=tuple(rows),
     )
-    recipes.write(project, recipe, study.params)
+    outcomes.write_recipe(project, recipe, study.params)
     return gather(project, study.params)
 
 
 @present
-def test_every_variant_is_timed_in_turns_and_agrees_with_fp32(rows: list[dict[str, recipes.Value]]) -> None:
+def test_every_variant_is_timed_in_turns_and_agrees_with_fp32(rows: list[dict[str, outcomes.Value]]) -> None:
     assert len({(row["batch_size"], guide_page._variant(row)) for row in rows}) == len(rows)
     assert {row["precision"] for row in rows} == {"fp32", "fp32_onnxruntime", "int8", "int8_onnxruntime"}
     for batch_size in (1, 2):
@@ -82,9 +82,9 @@ def test_one_option_is_changed_at_a_time() -> None:
 
 
 @present
-def test_table_and_figure_show_what_was_kept(rows: list[dict[str, recipes.Value]], tmp_path: Path) -> None:
+def test_table_and_figure_show_what_was_kept(rows: list[dict[str, outcomes.Value]], tmp_path: Path) -> None:
     found = evidence(tmp_path / "study", rows)
-    (table,) = recipe_tables.tables(found, guide_page.ONNXRUNTIME)
+    (table,) = columns.recipe_tables(found, guide_page.ONNXRUNTIME)
     assert len(table.rows) == len(rows)
     assert {(row[1].text, row[2].text) for row in table.rows} >= {("INT8", "torch"), ("INT8", "ONNX Runtime")}
     drawn = guide_page.onnxruntime_figure(found)
@@ -94,7 +94,7 @@ def test_table_and_figure_show_what_was_kept(rows: list[dict[str, recipes.Value]
 
 def test_without_a_run_table_and_figure_say_so(tmp_path: Path) -> None:
     found = made.study(tmp_path / "study", {"fp32": 1.0, "fp16": 1.0, "int8": 1.0, "nf4": 1.0})
-    (table,) = recipe_tables.tables(found, guide_page.ONNXRUNTIME)
+    (table,) = columns.recipe_tables(found, guide_page.ONNXRUNTIME)
     assert table.rows == ()
     assert "visionquant recipe onnxruntime" in table.source
     assert "nothing to show" in guide_page.onnxruntime_figure(found).svg

@@ -12,10 +12,10 @@ from visionquant.bench import interleave
 from visionquant.core import machine
 from visionquant.core.paths import Project
 from visionquant.recipes import checkpointing, compile, half, storage
-from visionquant.records import recipe
-from visionquant.records.recipe import Recipe
+from visionquant.records import outcomes
+from visionquant.records.outcomes import Recipe
+from visionquant.report.columns import recipe_tables as tables
 from visionquant.report.pages import guide_page
-from visionquant.report.recipe_tables import tables
 from visionquant.report.table import Table
 from visionquant.settings.params import Params
 
@@ -36,7 +36,7 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Project, Par
 
 def kept(project: Project, params: Params, found: Recipe) -> Table:
     assert len({frozenset(row) for row in found.rows}) == 1
-    written = recipe.read(recipe.write(project, found, params))
+    written = outcomes.read_recipe(outcomes.write_recipe(project, found, params))
     assert written.model_copy(update={"settings": None}) == found
     (table,) = tables(evidence.gather(project, params), SPECS[found.name])
     assert len(table.rows) == len(found.rows)

@@ -26,20 +26,20 @@ from PIL import Image
 from serving_process import Running
 from starlette.exceptions import HTTPException
 
-from visionquant.accuracy import digits, training
+from visionquant.accuracy import training
 from visionquant.accuracy.model_source import ModelSource, open_model, open_network
 from visionquant.bench import fidelity, inputs, loading
 from visionquant.bench import worker as isolate
-from visionquant.bench.preprocessing import DEFAULT
+from visionquant.bench.inputs import DEFAULT
 from visionquant.cli import deploying
 from visionquant.core.errors import StudyError
 from visionquant.core.paths import Project
 from visionquant.deploy.predictor import Predictor
-from visionquant.deploy.server.app import CANNOT_LOAD, LOST, Classifier, Server, serve_http
-from visionquant.deploy.server.routes import Limits, decoded, tensor_of
+from visionquant.deploy.server import CANNOT_LOAD, LOST, Classifier, Server, serve_http
+from visionquant.deploy.server_routes import Limits, decoded, tensor_of
 from visionquant.settings.params import Params
 from visionquant.weights import checkpoint
-from visionquant.weights.manifest import Manifest
+from visionquant.weights.sources import Manifest
 
 SIDE = 32
 PREPROCESSING = tiny.preprocessing(SIDE)
@@ -201,10 +201,10 @@ def test_a_trained_network_is_served_with_its_own_logits(study: tuple[Project, P
     with pytest.raises(StudyError, match="not trained yet; run `visionquant train"):
         open_network(project, params, "tiny-digits", 0)
     spec = params.training.networks["tiny-digits"]
-    net = training.train(spec, params.training, digits.load_digits(16), 0).net
+    net = training.train(spec, params.training, training.load_digits(16), 0).net
     training.save_trained(project, "tiny-digits", 0, net)
     ready = Predictor(open_network(project, params, "tiny-digits", 0), "fp32")
-    pictures = digits.load_digits(16).images[:4]
+    pictures = training.load_digits(16).images[:4]
     with torch.inference_mode():
         torch.testing.assert_close(ready.batch_predict(pictures), net(pictures).logits, rtol=1e-4, atol=1e-5)
 
@@ -213,8 +213,8 @@ def test_an_uploaded_digit_is_prepared_as_those_learned_from() -> None:
     from sklearn.datasets import load_digits
 
     grey = np.round(load_digits().images[7] / 16 * 255).astype(np.uint8)
-    found = decoded(encoded(Image.fromarray(grey)), PIXELS, digits.digit_preprocessing(SIDE))
-    assert np.abs(found - digits.load_digits(SIDE).images[7].numpy()).max() < 0.02
+    found = decoded(encoded(Image.fromarray(grey)), PIXELS, training.digit_preprocessing(SIDE))
+    assert np.abs(found - training.load_digits(SIDE).images[7].numpy()).max() < 0.02
 
 
 @pytest.mark.parametrize(
@@ -448,7 +448,7 @@ def test_a_taken_port_and_a_model_that_is_not_there_are_one_line(
     with pytest.raises(StudyError, match="run `visionquant download --model tiny-deit`"):
         open_model(*study, "tiny-deit")
     with pytest.raises(StudyError, match="one of --model and --network is needed"):
-        deploying.serve("int8")
+        deploying.serve(*study, "int8")
 
 
 @pytest.mark.slow

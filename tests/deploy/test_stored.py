@@ -16,7 +16,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel
 from typer.testing import CliRunner
 
-from visionquant.accuracy import digits, training
+from visionquant.accuracy import training
 from visionquant.bench import loading
 from visionquant.bench.backends import convert
 from visionquant.cli import app
@@ -146,7 +146,7 @@ def test_quantised_files_are_smaller_by_what_the_precision_saves(tmp_path: Path)
 
 def test_a_classifier_trained_here_comes_back_as_a_classifier(tmp_path: Path) -> None:
     spec = PARAMS.training.networks["tiny-digits"]
-    net, row, data = training.build_network(spec, 0), ROWS["nf4"], digits.load_digits(16)
+    net, row, data = training.build_network(spec, 0), ROWS["nf4"], training.load_digits(16)
     net = convert.convert(net, row, "cpu")
     serialization.save(
         net, row, tmp_path / "one", device="cpu", input_size=16, weights="trained here", source="made up"

@@ -9,6 +9,7 @@ from visionquant.analysis import frame_files
 from visionquant.analysis import study as studies
 from visionquant.analysis.claims import ledger
 from visionquant.analysis.study import Study
+from visionquant.core import files
 from visionquant.records import record as records
 from visionquant.records.cell import Cell
 from visionquant.report import notebooks, site
@@ -24,10 +25,12 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> Study:
     record = records.read(path)
     late = [Cell(batch_size=one.batch_size, status="over_budget", reason="7 passes") for one in record.cells[1:]]
     records.write(path, record.model_copy(update={"cells": (record.cells[0], *late)}))
-    frame_files.write(studies.gather(study.project, study.params))
-    ledger.write_claims(study.project, study.params)
+    gathered = studies.gather(study.project, study.params)
+    tables = frame_files.contents(gathered) | ledger.contents(gathered, ledger.check_claims(gathered))
+    for path, content in tables.items():
+        files.save(path, content)
     notebooks.execute(study.project, study.params)
-    site.build(study.project, study.params)
+    site.build_site(study.project, study.params)
     return study
 
 

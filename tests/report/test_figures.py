@@ -9,18 +9,17 @@ import pytest
 from matplotlib.figure import Figure as Drawing
 
 from visionquant.analysis.study import MachineSet, Study, gather
-from visionquant.records import recipe
+from visionquant.records import outcomes
 from visionquant.report import figure
 from visionquant.report.figure import Figure, Looks
 from visionquant.report.pages import (
-    calibration_page,
+    accuracy_page,
     claims_page,
     conditions_page,
-    fidelity_page,
     guide_page,
+    keeping_page,
     latency_page,
     memory_page,
-    roofline,
     statistics_page,
 )
 from visionquant.settings import params
@@ -33,12 +32,12 @@ DRAW: list[Callable[[Study, MachineSet], Figure]] = [
     memory_page.memory_figure,
     statistics_page.published_against_measured,
     statistics_page.groups_figure,
-    fidelity_page.agreement_figure,
-    fidelity_page.depth_figure,
+    accuracy_page.agreement_figure,
+    accuracy_page.depth_figure,
     conditions_page.machine_figure,
     conditions_page.repeated_figure,
-    roofline.roofline_figure,
-    claims_page.memory_figure,
+    latency_page.roofline_figure,
+    claims_page.memory_model_figure,
 ]
 
 
@@ -85,7 +84,7 @@ def test_a_load_without_a_figure_has_no_mark_and_is_no_zero(tmp_path: Path) -> N
     row = {"case": "load", "model": "m", "precision": "fp32", "batching": "on"}
     rows = [row | {"clients": n, "images_per_s": x, "p99_ms": y} for n, x, y in ((1, 100.0, 20.0), (8, None, 30.0))]
     run = {"name": "serving", "command": "c", "weights": "none", "environment": made.CPU, "elapsed_s": 1.0}
-    recipe.write(study.project, recipe.Recipe(rows=rows, **run), study.params)
+    outcomes.write_recipe(study.project, outcomes.Recipe(rows=rows, **run), study.params)
     svg = guide_page.serving_figure(gather(study.project, study.params)).svg
     assert ">1</text>" in svg
     assert ">8</text>" not in svg
@@ -95,12 +94,12 @@ def test_a_load_without_a_figure_has_no_mark_and_is_no_zero(tmp_path: Path) -> N
 def test_a_draw_without_a_figure_is_left_out_of_the_calibration(tmp_path: Path) -> None:
     row = {"network": "net", "statistic": "mse", "added": "", "draw": 0, "why": "", "right": None, "n": 100}
     rows = [row | {"images": n, "sqnr_db": sqnr} for n, sqnr in ((1, None), (4, 20.0), (16, 30.0))]
-    assert calibration_page._drawn(rows, "net", "mse", 4, "top1") == []
-    assert calibration_page._drawn(rows, "net", "mse", 1, "sqnr_db") == []
+    assert keeping_page._drawn(rows, "net", "mse", 4, "top1") == []
+    assert keeping_page._drawn(rows, "net", "mse", 1, "sqnr_db") == []
     study = made.study(tmp_path, dict.fromkeys(("fp32", "fp16", "int8", "nf4"), 1.0))
     run = {"name": "calibration", "command": "c", "weights": "none", "environment": made.CPU, "elapsed_s": 1.0}
-    recipe.write(study.project, recipe.Recipe(rows=rows, **run), study.params)
-    assert "net" in calibration_page.calibration_figure(gather(study.project, study.params)).svg
+    outcomes.write_recipe(study.project, outcomes.Recipe(rows=rows, **run), study.params)
+    assert "net" in keeping_page.calibration_figure(gather(study.project, study.params)).svg
 
 
 @pytest.mark.parametrize("values", [(0.5, 2.1), (3.0, 4000.0), (0.03, 0.4)])

@@ -83,18 +83,18 @@ def test_missing_cells_keep_their_reason_on_the_page(rendered: Study) -> None:
 
 def test_building_twice_gives_the_same_bytes(rendered: Study) -> None:
     before = html(rendered)
-    site.build(rendered.project, rendered.params)
+    site.build_site(rendered.project, rendered.params)
     assert html(rendered) == before
 
 
 def test_a_page_without_its_notebook_names_the_command(tmp_path: Path) -> None:
     project = made.project(tmp_path)
     with pytest.raises(StudyError, match=r"01_study\.ipynb: not executed yet; run `visionquant notebooks`"):
-        site.build(project, params.load(project))
+        site.build_site(project, params.load(project))
     project.executed.mkdir(parents=True)
     (project.executed / "01_study.ipynb").write_text("{")
     with pytest.raises(StudyError, match=r"01_study\.ipynb: broken; run `visionquant notebooks`"):
-        site.build(project, params.load(project))
+        site.build_site(project, params.load(project))
 
 
 def test_the_summary_is_five_lines(rendered: Study) -> None:

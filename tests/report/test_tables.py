@@ -132,7 +132,7 @@ def test_group_claims_are_computed_under_every_reading(study: Study) -> None:
 
 
 def test_costs_show_what_their_own_numbers_imply(study: Study) -> None:
-    assert row(costs_page.instances(study), "p4d.24xlarge")[5:] == ["yes", "1.50", "9,600", "13.15"]
+    assert row(costs_page.published_instances(study), "p4d.24xlarge")[5:] == ["yes", "1.50", "9,600", "13.15"]
     assert row(costs_page.ownership(study), "ROI over 3 years")[1:3] == ["1,000 %", "2,900 %"]
 
 
@@ -160,12 +160,12 @@ def test_conditions_name_the_published_and_the_measured_machine(study: Study) ->
 
 def test_kernels_and_messages_are_shown_and_what_was_not_recorded_says_so(tmp_path: Path) -> None:
     found = made.study(tmp_path / "one", FACTORS)
-    old = conditions_page.kernels(found, found.measured)
+    old = conditions_page.library_kernels(found, found.measured)
     assert [(row[0].text, row[1].text, row[2].text) for row in old.rows] == [
         ("INT8", "not recorded", "16"),
         ("NF4", "not recorded", "16"),
     ]
-    assert [row[0].text for row in conditions_page.messages(found, found.measured).rows] == ["not recorded"]
+    assert [row[0].text for row in conditions_page.library_messages(found, found.measured).rows] == ["not recorded"]
 
     (model, *_), slow = found.models, "bitsandbytes: falling back to a slower implementation"
     kernels = {"int8": {"INT8, an INT8 product (cigemmlt_32)": 72}, "nf4": {"NF4, fused": 70, "not run": 2}}
@@ -176,11 +176,11 @@ def test_kernels_and_messages_are_shown_and_what_was_not_recorded_says_so(tmp_pa
         records.write(found.project.record(*name), new)
         assert records.read(found.project.record(*name)) == new
     found = gather(found.project, found.params)
-    shown = [tuple(item.text for item in row) for row in conditions_page.kernels(found, found.measured).rows]
+    shown = [tuple(item.text for item in row) for row in conditions_page.library_kernels(found, found.measured).rows]
     assert ("INT8", "INT8, an INT8 product (cigemmlt_32)", "1", "72") in shown
     assert ("NF4", "NF4, fused", "1", "70") in shown
     assert ("NF4", "not run", "1", "2") in shown
-    said = [tuple(item.text for item in row) for row in conditions_page.messages(found, found.measured).rows]
+    said = [tuple(item.text for item in row) for row in conditions_page.library_messages(found, found.measured).rows]
     assert (slow, "24", "1", "NF4") in said
     assert ("nothing", "—", "3", "FP32, FP16, INT8") in said
     assert any(row[0] == "not recorded" and row[2] == "60" for row in said)

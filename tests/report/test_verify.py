@@ -9,9 +9,9 @@ import pytest
 
 from visionquant.analysis.study import Study
 from visionquant.core.paths import Project
-from visionquant.records import archive, recipe, record
+from visionquant.records import archive, outcomes, record
 from visionquant.report import site
-from visionquant.report.notebooks import sources
+from visionquant.report.notebooks import source_notebooks
 from visionquant.report.verify import verify
 from visionquant.settings import params as parameters
 from visionquant.weights import checkpoint
@@ -28,7 +28,7 @@ def project(rendered: Study, tmp_path: Path) -> Project:
 
 
 def faults(project: Project, code: str = CODE) -> dict[str, str]:
-    return {one.file: one.found for one in verify(project, parameters.load(project), code)}
+    return {one.file: one.found for one in verify(project, parameters.load(project), lambda precision: code)}
 
 
 def test_what_was_just_rendered_belongs_together(project: Project) -> None:
@@ -78,7 +78,9 @@ def test_every_file_that_does_not_belong_is_named(project: Project, edits: dict[
     if edits is OF_THE_EVIDENCE:  # which every notebook was executed over; what a lost one showed is nobody's
         stale = {file for file, found in named.items() if found.startswith("stale: executed over other")}
         unshown = {file for file, found in named.items() if found == "foreign: no notebook shows it"}
-        assert stale == {f"reports/notebooks/{one.name}" for one in sources(project) if one.stem[:2] not in LOST}
+        assert stale == {
+            f"reports/notebooks/{one.name}" for one in source_notebooks(project) if one.stem[:2] not in LOST
+        }
         assert unshown
         named = {file: found for file, found in named.items() if file not in stale | unshown}
     assert named == {}
@@ -109,13 +111,14 @@ def test_a_single_changed_sample_is_found_and_named(project: Project) -> None:
 def test_a_changed_setting_makes_evidence_of_every_kind_tables_and_notebooks_stale(project: Project) -> None:
     run = {"command": "", "weights": "seeded", "environment": made.CPU, "elapsed_s": 1.0}
     settings = parameters.load(project)
-    recipe.write(project, recipe.Recipe(name="made-up", **run, rows=({"precision": "nf4"},)), settings)
+    outcomes.write_recipe(project, outcomes.Recipe(name="made-up", **run, rows=({"precision": "nf4"},)), settings)
     for side in archive.AA_SIDES:
         (project.local / side).mkdir(parents=True)
         shutil.copy(project.local / "latency" / PAIR, project.local / side / PAIR)
     edited("    blocksize: 64", "    blocksize: 128")(project.params)
     found = faults(project)
-    assert found[f"data/machines/local/latency/{PAIR}"] == "stale: measured with another precision row"
+    for name in (f"latency/{PAIR}", f"aa/first/{PAIR}", f"aa/second/{PAIR}", "recipes/made-up.json"):
+        assert found[f"data/machines/local/{name}"] == "stale: recorded under other settings: precisions.nf4"
     assert "reports/tables/cells.csv" in found
     assert "reports/notebooks/02_latency.ipynb" in found
 
@@ -179,7 +182,7 @@ def test_a_changed_sample_of_a_recorded_set_is_named(project: Project) -> None:
 def test_pages_built_from_other_notebooks_are_not_hidden_by_the_notebooks_fault(project: Project) -> None:
     """A stale notebook is named alone, for its page can't be judged; once it is right the page is."""
     edited("# Latency", "# Latencies")(project.executed / "02_latency.ipynb")
-    site.build(project, parameters.load(project))
+    site.build_site(project, parameters.load(project))
     assert set(faults(project)) == {"reports/notebooks/02_latency.ipynb"}
     edited("# Latencies", "# Latency")(project.executed / "02_latency.ipynb")
     assert set(faults(project)) == {"reports/latency.html"}

@@ -11,17 +11,17 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from visionquant.accuracy import digits, image_folder, model_source, training
+from visionquant.accuracy import image_folder, model_source, training
 from visionquant.accuracy.image_folder import ImageFolder
 from visionquant.accuracy.model_source import ModelSource
 from visionquant.bench import fidelity, pair_fingerprint, torch_flags
 from visionquant.bench.backends import convert
 from visionquant.core.errors import StudyError
+from visionquant.core.files import sha256
 from visionquant.core.machine import Environment
 from visionquant.core.paths import Project
-from visionquant.records import labelled
-from visionquant.records.labelled import Labelled, LabelledPredictions, LabelledResult
-from visionquant.records.predictions import Predictions, Scores
+from visionquant.records import outcomes
+from visionquant.records.outcomes import Labelled, LabelledPredictions, LabelledResult, Predictions, Scores
 from visionquant.records.record import sha256_of
 from visionquant.settings.params import Params, settings_at
 from visionquant.settings.precision import FP32, Precision
@@ -36,14 +36,11 @@ def evaluate_trained(
     """Every precision of the study, and those of ``training.also``, on the held-out images of ``folds``.
 
     A prediction is the class of the highest logit, its confidence that class's softmax probability.
-
-    Raises:
-        StudyError: a fold was not trained yet, a precision can't be put into effect, or a logit is not finite.
     """
     torch_flags.begin(machine.device)
     spec = params.training.networks[network]
-    data = digits.load_digits(spec.image_size)
-    split = digits.folds(data.labels, params.training.folds, params.training.seed)
+    data = training.load_digits(spec.image_size)
+    split = training.folds(data.labels, params.training.folds, params.training.seed)
     held_out = torch.cat([split[fold][1] for fold in folds])
     precisions = {}
     for name in dict.fromkeys((*params.study.precisions, *params.training.also)):
@@ -75,15 +72,12 @@ def evaluate_trained(
 def evaluate_labelled(project: Project, params: Params, machine: Environment, tell: Callable[[str], None]) -> Labelled:
     """Every model of the study that has pretrained weights, in every precision; a rerun goes on where it was ended.
 
-    ``evaluation.images`` names images; where it is null see :func:`visionquant.records.labelled.write_off`.
-
-    Raises:
-        StudyError: images or weights are missing or broken, or a class has no label of its name in a model's head.
+    ``evaluation.images`` names images; where it is null see :func:`visionquant.records.outcomes.write_off`.
     """
     torch_flags.begin(machine.device)
     images = image_folder.find_images(project, params.evaluation)
     rows = {name: params.precisions[name] for name in params.study.precisions}
-    identity = [images.classes, images.labels, list(zip(images.paths, images.sha256s(), strict=True))]
+    identity = [images.classes, images.labels, [(path, sha256(images.root / path)) for path in images.paths]]
     asked = [row.model_dump(mode="json") for row in rows.values()]
     how = [params.protocol.attention, params.protocol.seed, *map(pair_fingerprint.measuring_sha256, rows.values())]
     pretrained: dict[str, ModelSource] = {}
@@ -95,18 +89,18 @@ def evaluate_labelled(project: Project, params: Params, machine: Environment, te
             pretrained[sha256_of([*weights, identity, params.evaluation.neighbours, asked, how])] = source
         else:
             missing[model] = SEEDED
-    before = labelled.read(project.local)
+    before = outcomes.read_labelled(project.local)
     # What was answered to other images or settings goes at once: a model stands in the file once.
     done = {result.key: result for result in before.judged if result.key in pretrained} if before else {}
 
     def written() -> Labelled:
         results = (done[key].model_copy(update={"skipped": images.skipped}) for key in pretrained if key in done)
-        labelled.write(project, found := Labelled(judged=tuple(results), missing=missing))
+        outcomes.write_labelled(project, found := Labelled(judged=tuple(results), missing=missing))
         return found
 
     for key, source in pretrained.items():
         if key not in done:
-            beside = f"; passed over: {labelled.counted(images.skipped)}" if images.skipped else ""
+            beside = f"; passed over: {outcomes.counted(images.skipped)}" if images.skipped else ""
             tell(f"{source.name}: {len(images.paths)} images, {len(rows)} precisions{beside}")
             if source.preprocessing.note:
                 tell(source.preprocessing.note)
@@ -134,7 +128,7 @@ def _evaluated(
             neighbours=vote(outputs.features, images.labels, source.params.evaluation.neighbours),
             cka=round(cka(base[0].features, outputs.features), 6),
         )
-    settings = [f"models.{source.name}", "evaluation", "protocol.attention", "protocol.seed"]
+    settings = (f"models.{source.name}", "evaluation", "protocol.attention", "protocol.seed")
     return LabelledResult(
         settings=settings_at(source.params, settings),
         key=key,
@@ -154,7 +148,7 @@ def _targets(source: ModelSource, classes: tuple[str, ...]) -> tuple[int, ...]:
     from transformers import AutoConfig
 
     labels = {int(number): str(name) for number, name in AutoConfig.from_pretrained(source.folder).id2label.items()}
-    targets = []
+    targets: list[int] = []
     for name in classes:
         fits = _fitting(name, labels)
         if len(fits) != 1:
@@ -171,10 +165,9 @@ def _fitting(name: str, labels: dict[int, str]) -> list[int]:
     if name.isdigit() and int(name) in labels:
         return [int(name)]
     asked = {name.replace("_", " ").lower(), name.lower()}
+    parts = {number: {part.strip().lower() for part in label.split(",")} for number, label in labels.items()}
     whole = [number for number, label in labels.items() if label.strip().lower() in asked]
-    return whole or [
-        number for number, label in labels.items() if asked & {part.strip().lower() for part in label.split(",")}
-    ]
+    return whole or [number for number in labels if asked & parts[number]]
 
 
 def _outputs(

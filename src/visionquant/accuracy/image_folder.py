@@ -15,13 +15,12 @@ from visionquant.bench import image_file
 from visionquant.core.errors import StudyError
 from visionquant.core.files import sha256
 from visionquant.core.paths import Project
-from visionquant.records.labelled import counted
-from visionquant.settings.labelled_images import DataSet, EvaluationChoice
+from visionquant.records.outcomes import counted
+from visionquant.settings.sections import DataSet, EvaluationChoice
 from visionquant.weights import hub
 
 KINDS = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
-PIXELS = 200_000_000
+FORMATS, PIXELS = ("JPEG", "PNG", "WEBP", "BMP"), 200_000_000
 SYSTEM = {"__macosx", "@eadir", "thumbs.db", "desktop.ini"}
 KEY = "params.yaml: evaluation.images"
 
@@ -40,41 +39,27 @@ class ImageFolder:
     skipped: dict[str, int]
 
     def picture(self, path: str) -> Image.Image:
-        """One of ``paths``, upright and in RGB.
-
-        Raises:
-            StudyError: it can't be read, with the reason.
-        """
+        """One of ``paths``, upright and in RGB. Raises StudyError: it can't be read, with the reason."""
         try:
             return image_file.read((self.root / path).read_bytes(), FORMATS, PIXELS)
         except (image_file.Unreadable, OSError) as error:
             why = getattr(error, "reason", None) or getattr(error, "strerror", None) or "unreadable"
             raise StudyError(KEY, f"{path}: {why}", "remove or mend it") from None
 
-    def sha256s(self) -> list[str]:
-        """Of every image, in order."""
-        return [sha256(self.root / path) for path in self.paths]
-
 
 def find_images(project: Project, choice: EvaluationChoice) -> ImageFolder:
     """The images that the settings name, fetched where they lie on the hub; see :func:`read_folder`."""
     source = choice.images
-    if isinstance(source, DataSet):
-        pattern = f"{source.folder.strip('/')}/*" if source.folder else None
-        asked = f"{KEY}: {source.repo_id}@{source.revision[:12]}"
-        return read_folder(
-            hub.snapshot(asked, source.repo_id, source.revision, pattern) / source.folder, choice.most_images
-        )
     assert source is not None
-    return read_folder(project.root / source, choice.most_images)
+    if not isinstance(source, DataSet):
+        return read_folder(project.root / source, choice.most_images)
+    pattern = f"{source.folder.strip('/')}/*" if source.folder else None
+    root = hub.snapshot(f"{KEY}: {source.repo_id}@{source.revision[:12]}", source.repo_id, source.revision, pattern)
+    return read_folder(root / source.folder, choice.most_images)
 
 
 def read_folder(root: Path, most: int) -> ImageFolder:
-    """Up to ``most`` images, evenly over the classes, in the order of their names.
-
-    Raises:
-        StudyError: there is no folder, no class with images in it, or a single image.
-    """
+    """Up to ``most`` images, evenly over the classes, in the order of their names."""
     if not root.is_dir():
         raise StudyError(KEY, f"no folder {root}", "name a folder that holds a folder for each class")
     skipped: Counter[str] = Counter()
@@ -93,8 +78,8 @@ def read_folder(root: Path, most: int) -> ImageFolder:
         what = f"no class folder with images ({', '.join(sorted(KINDS))}) in {root}{beside}"
         raise StudyError(KEY, what, "lay it out as CLASS/IMAGE")
     if most < len(classes):
-        what = f"{most} images of {len(classes)} classes"
-        raise StudyError("params.yaml: evaluation.most_images", what, "ask for one a class")
+        asked, what = "params.yaml: evaluation.most_images", f"{most} images of {len(classes)} classes"
+        raise StudyError(asked, what, "ask for one a class")
     chosen = _evenly(list(classes.values()), most, skipped)
     if len(chosen) < 2:
         raise StudyError(KEY, "a single image", "give two or more, each is compared with the others")

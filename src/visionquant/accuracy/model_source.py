@@ -8,14 +8,14 @@ from typing import Literal
 import torch
 from torch import nn
 
-from visionquant.accuracy import digits, training
+from visionquant.accuracy import training
 from visionquant.bench import fidelity, inputs, loading
-from visionquant.bench.preprocessing import Preprocessing
+from visionquant.bench.inputs import Preprocessing
 from visionquant.core.frozen import Size
 from visionquant.core.paths import Project
 from visionquant.settings.params import Params, known
 from visionquant.weights import architectures, sources
-from visionquant.weights.manifest import Manifest
+from visionquant.weights.sources import Manifest
 
 
 @dataclass(frozen=True)
@@ -44,19 +44,16 @@ class ModelSource:
     @property
     def folder(self) -> Path | None:
         """The checkpoint's files, every byte checked, or None for weights that come from none."""
-        return _folder(self.project, self.manifest)
+        return sources.resolve(self.project, self.manifest) if self.manifest and self.weights == "pretrained" else None
 
     def build(self, attention: str | None = None) -> nn.Module:
-        """The network in FP32 on the CPU, in evaluation mode; ``attention`` is the protocol's unless it is given.
-
-        Raises:
-            StudyError: the weights do not load.
-        """
+        """The network in FP32 on the CPU, in evaluation mode; ``attention`` is the protocol's unless it is given."""
         if self.manifest is None:
             return training.load_trained(self.project, self.params, self.name, self.fold)
         spec, protocol = self.params.models[self.name], self.params.protocol
-        attention = attention or protocol.attention
-        return loading.load(self.project, self.name, spec, self.manifest, attention, protocol.seed)
+        return loading.load(
+            self.project, self.name, spec, self.manifest, attention or protocol.attention, protocol.seed
+        )
 
     def head(self) -> tuple[fidelity.Head | None, str]:
         """What turns the network's features into logits, None where it gives logits itself, and its description."""
@@ -81,25 +78,19 @@ def open_model(project: Project, params: Params, name: str, *, seeded: bool = Fa
     manifest = Manifest(model=name, weights="seeded", source="seeded for a recipe", config_sha256="")
     if not seeded:
         manifest = sources.manifest_of(project, params, name)
-    prepared = loading.preprocessing(project, name, spec, _folder(project, manifest))
-    weights, origin = manifest.weights, manifest.source
-    return ModelSource(project, params, name, weights, origin, spec.input_size, prepared, manifest)
-
-
-def _folder(project: Project, manifest: Manifest | None) -> Path | None:
-    return sources.resolve(project, manifest) if manifest and manifest.weights == "pretrained" else None
+    folder = sources.resolve(project, manifest) if manifest.weights == "pretrained" else None
+    prepared = loading.preprocessing(project, name, spec, folder)
+    return ModelSource(project, params, name, manifest.weights, manifest.source, spec.input_size, prepared, manifest)
 
 
 def open_network(project: Project, params: Params, name: str, fold: int) -> ModelSource:
-    """A row of ``training.networks``, as it was trained here on all folds but ``fold``.
-
-    Raises:
-        StudyError: no such row, or it was not trained yet.
-    """
+    """A row of ``training.networks``, as it was trained here on all folds but ``fold``."""
     known("training.networks", [name], params.training.networks)
     training.require_trained(project, name, fold)
     size, origin = params.training.networks[name].image_size, f"{name}, digits fold {fold} held out"
-    return ModelSource(project, params, name, "trained here", origin, size, digits.digit_preprocessing(size), fold=fold)
+    return ModelSource(
+        project, params, name, "trained here", origin, size, training.digit_preprocessing(size), fold=fold
+    )
 
 
 def seeded_model(project: Project, params: Params, name: str, count: int) -> tuple[nn.Module, torch.Tensor]:

@@ -56,11 +56,8 @@ class MseObserver(observer.HistogramObserver):
         return scale[best], zero_point[best]
 
 
-OBSERVERS: dict[Statistic, type[observer.ObserverBase]] = {
-    "min-max": observer.MinMaxObserver,
-    "percentile": PercentileObserver,
-    "mse": MseObserver,
-}
+OBSERVERS: dict[Statistic, type[observer.ObserverBase]]
+OBSERVERS = {"min-max": observer.MinMaxObserver, "percentile": PercentileObserver, "mse": MseObserver}
 
 
 class Int8Linear(nn.Module):
@@ -86,15 +83,11 @@ class Int8Linear(nn.Module):
 
 
 def observers(net: nn.Module, statistic: Statistic) -> Observers:
-    """An observer by name for every Linear layer of ``net``, which have seen nothing yet.
-
-    Raises:
-        StudyError: there is no Linear layer.
-    """
-    names = _linear_layers(net)
-    if not names:
+    """A fresh observer by name for every Linear layer of ``net``. Raises StudyError: there is none."""
+    seen = {name: OBSERVERS[statistic](dtype=torch.uint8) for name in _linear_layers(net)}
+    if not seen:
         raise StudyError("calibration", "a network without a Linear layer", "calibrate one that has some")
-    return {name: OBSERVERS[statistic](dtype=torch.uint8) for name in names}
+    return seen
 
 
 def _linear_layers(net: nn.Module) -> list[str]:
@@ -105,9 +98,6 @@ def observe(net: nn.Module, batches: Iterable[torch.Tensor], seen: Observers) ->
     """Run ``net``, in evaluation mode, over batches (N, 3, height, width); ``seen`` take in what its layers do.
 
     May be called again with more images; ``net`` itself is left as it was.
-
-    Raises:
-        StudyError: there is no image, or an activation is not finite.
     """
 
     def watch(each: observer.ObserverBase, _: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
@@ -147,11 +137,7 @@ def quantise(net: nn.Module, seen: Observers | None) -> nn.Module:
 
 
 def calibrated(net: nn.Module, batches: Iterable[torch.Tensor], statistic: Statistic) -> nn.Module:
-    """``net`` in static INT8, calibrated on ``batches`` (N, 3, height, width) and proved.
-
-    Raises:
-        StudyError: no image, no Linear layer, or an activation that is not finite.
-    """
+    """``net`` in static INT8, calibrated on ``batches`` (N, 3, height, width) and proved; errors as of its steps."""
     seen = observers(net, statistic)
     observe(net, batches, seen)
     quantised = quantise(net, seen)
@@ -160,11 +146,7 @@ def calibrated(net: nn.Module, batches: Iterable[torch.Tensor], statistic: Stati
 
 
 def prove_int8(net: nn.Module) -> int:
-    """How many Linear layers of a quantised network have INT8 weights and rounded inputs.
-
-    Raises:
-        StudyError: there is none, or one is left in FP32.
-    """
+    """How many Linear layers have INT8 weights and rounded inputs. Raises StudyError: none, or one is left in FP32."""
     layers = [module for module in net.modules() if isinstance(module, Int8Linear)]
     good = [layer for layer in layers if layer.codes.dtype == torch.int8 and bool(layer.rounding.fake_quant_enabled)]
     left = len(layers) - len(good) + len(_linear_layers(net))

@@ -17,9 +17,8 @@ from scipy import stats
 
 from visionquant.analysis import verdicts
 from visionquant.analysis.estimators import Estimate
-from visionquant.records.labelled import LabelledResult
 from visionquant.records.machine_set import BASELINE
-from visionquant.records.predictions import Scores
+from visionquant.records.outcomes import LabelledResult, Scores
 
 BINS = 10
 
@@ -39,14 +38,8 @@ class Contrast:
         return "LOWER" if self.only_base > self.only_other else "HIGHER"
 
 
-@dataclass(frozen=True)
-class Evaluated:
-    """One precision of one network: its figures, and the contrast against FP32, None where there is none."""
-
-    network: str
-    precision: str
-    estimates: tuple[Estimate, ...]
-    contrast: Contrast | None
+# A precision of a network: both names, its figures, and the contrast against FP32, None where there is none.
+Evaluated = tuple[str, str, list[Estimate], Contrast | None]
 
 
 def share(right: ArrayLike, confidence: float, quantity: str = "top1") -> Estimate:
@@ -79,14 +72,17 @@ def calibration_error(right: ArrayLike, confidence: ArrayLike) -> float:
     return 100 * float(np.abs(gaps).sum()) / len(hit)
 
 
+def _against(right: dict[str, np.ndarray], name: str) -> Contrast | None:
+    return contrast(right[BASELINE], right[name]) if {BASELINE, name} <= {*right} and name != BASELINE else None
+
+
 def trained(scores: Iterable[Scores], confidence: float) -> Iterator[Evaluated]:
     """Every precision of every trained network."""
     for one in scores:
         right = {name: np.equal(answers.classes, one.labels) for name, answers in one.precisions.items()}
         for name, answers in one.precisions.items():
             error = Estimate("calibration_error", calibration_error(right[name], answers.confidence), n=len(one.labels))
-            against = contrast(right[BASELINE], right[name]) if BASELINE in right and name != BASELINE else None
-            yield Evaluated(one.network, name, (share(right[name], confidence), error), against)
+            yield one.network, name, [share(right[name], confidence), error], _against(right, name)
 
 
 def pretrained(judged: Iterable[LabelledResult], confidence: float) -> Iterator[Evaluated]:
@@ -96,31 +92,32 @@ def pretrained(judged: Iterable[LabelledResult], confidence: float) -> Iterator[
     the same class as in FP32, in percent; ``cka`` is the alignment with FP32's features.
     """
     for one in judged:
+        n, base = len(one.labels), one.precisions.get(BASELINE)
         wanted = np.array([one.targets[label] for label in one.labels] if one.targets else [])[:, None]
         hits = {name: np.equal(answers.top5, wanted) for name, answers in one.precisions.items() if one.targets}
-        base = one.precisions.get(BASELINE)
+        first = {name: hit[:, 0] for name, hit in hits.items()}
         for name, answers in one.precisions.items():
             same = np.equal(answers.neighbours, (base or answers).neighbours)
-            found = [share(np.equal(answers.neighbours, one.labels), confidence, "knn_top1")]
-            found.append(Estimate("knn_agreement", 100 * float(np.mean(same)), n=len(one.labels)))
-            found.append(Estimate("cka", answers.cka, n=len(one.labels)))
+            found = [
+                share(np.equal(answers.neighbours, one.labels), confidence, "knn_top1"),
+                Estimate("knn_agreement", 100 * float(np.mean(same)), n=n),
+                Estimate("cka", answers.cka, n=n),
+            ]
             if name in hits:
-                found.append(share(hits[name][:, 0], confidence))
-                found.append(share(hits[name].any(axis=1), confidence, "top5"))
-            known = name in hits and BASELINE in hits and name != BASELINE
-            against = contrast(hits[BASELINE][:, 0], hits[name][:, 0]) if known else None
-            yield Evaluated(one.model, name, tuple(found), against)
+                found += [share(first[name], confidence), share(hits[name].any(axis=1), confidence, "top5")]
+            yield one.model, name, found, _against(first, name)
 
 
 def figures(evaluated: Iterable[Evaluated], confidence: float) -> Iterator[tuple[str, str, Estimate]]:
     """Network, precision and each figure, top-1 with its verdict, corrected over all that are given."""
     family = tuple(evaluated)
-    for one, word in zip(family, words([one.contrast for one in family], confidence), strict=True):
-        found, n = list(one.estimates), one.estimates[0].n
-        if one.contrast:
-            why = f"{one.contrast.only_base} right in FP32 alone, {one.contrast.only_other} here alone"
-            found = [replace(e, verdict=word, reason=why) if e.quantity == "top1" else e for e in found]
-            found.append(Estimate("mcnemar_p", one.contrast.p, n=n, verdict=word, reason=why))
-            found.append(Estimate("right_in_fp32_alone", one.contrast.only_base, n=n))
-            found.append(Estimate("right_here_alone", one.contrast.only_other, n=n))
-        yield from ((one.network, one.precision, estimate) for estimate in found)
+    verdict_words = words([row[3] for row in family], confidence)
+    for (network, precision, estimates, found), word in zip(family, verdict_words, strict=True):
+        n = estimates[0].n
+        if found:
+            why = f"{found.only_base} right in FP32 alone, {found.only_other} here alone"
+            estimates = [replace(e, verdict=word, reason=why) if e.quantity == "top1" else e for e in estimates]
+            estimates.append(Estimate("mcnemar_p", found.p, n=n, verdict=word, reason=why))
+            estimates.append(Estimate("right_in_fp32_alone", found.only_base, n=n))
+            estimates.append(Estimate("right_here_alone", found.only_other, n=n))
+        yield from ((network, precision, estimate) for estimate in estimates)

@@ -12,7 +12,7 @@ more than the binomial's 95 % bound of them is more than chance.
 """
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -32,7 +32,7 @@ AgreementWord = Literal["agrees", "differs", "undecided", "not comparable"]
 WORDS: dict[str, AgreementWord] = {
     "SAME": "agrees", "FASTER": "differs", "SLOWER": "differs", "UNDECIDED": "undecided",
 }  # fmt: skip
-FEWEST = 20
+FEWEST = 20  # compared cells of an A/A run; fewer decide nothing
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,7 @@ def set_named(study: Study, name: str) -> MachineSet:
 def compare(study: Study, a: MachineSet, b: MachineSet, one_set: bool = False) -> list[Agreement]:
     """Every cell that either set measured, in the order of ``a``, then what only ``b`` has.
 
-    Args:
-        one_set: both are passes of one set, whose machine is one by all that was recorded.
+    ``one_set``: both are passes of one set, whose machine is one by all that was recorded.
     """
     machines = a.environment, b.environment
     apart = machines[0].why_unlike(machines[1]) if machines[0] and machines[1] else "nothing measured"
@@ -90,47 +89,42 @@ def compare(study: Study, a: MachineSet, b: MachineSet, one_set: bool = False) -
     words = decide(contrast.assign(all=1), ["all"], choice.confidence, choice.equivalence_margin)
     why = grounds(contrast, words, choice.confidence, choice.equivalence_margin)
     ratios = (np.exp(contrast.effect + sign * half) for sign in (0, -1, 1))
-    rows = dict(zip(compared, zip(words.verdict, *ratios, why, strict=True), strict=True))
-    agreements = []
-    for key, side in sides.items():
-        if isinstance(side, str) or np.isnan(rows[key][2]):
-            reason = side if isinstance(side, str) else ONE_PROCESS
-            agreements.append(Agreement(*key, quantity, "not comparable", why=reason))
-        else:
-            agreements.append(Agreement(*key, quantity, WORDS[rows[key][0]], *rows[key][1:]))
-    return agreements
+    reasons = {key: side if isinstance(side, str) else ONE_PROCESS for key, side in sides.items()}
+    agreements = {key: Agreement(*key, quantity, "not comparable", why=reason) for key, reason in reasons.items()}
+    for key, word, ratio, low, high, ground in zip(compared, words.verdict, *ratios, why, strict=True):
+        if not np.isnan(low):
+            bounds = {"ratio": ratio, "low": low, "high": high}
+            agreements[key] = replace(agreements[key], word=WORDS[word], why=ground, **bounds)
+    return list(agreements.values())
 
 
 def counted(agreements: list[Agreement]) -> str:
     """How many cells agree, in one line."""
     counts = Counter(one.word for one in agreements)
-    compared = len(agreements) - counts["not comparable"]
-    return (
-        f"{counts['agrees']} of {compared} compared cells agree, {counts['differs']} differ, {counts['undecided']} are "
-        f"undecided; {counts['not comparable']} are not comparable"
-    )
+    apart = counts["not comparable"]
+    agree = f"{counts['agrees']} of {len(agreements) - apart} compared cells agree, {counts['differs']} differ"
+    return f"{agree}, {counts['undecided']} are undecided; {apart} are not comparable"
 
 
 def _sides(a: MachineSet, b: MachineSet, model: str, precision: str, batch_size: int, apart: str) -> list[Sides] | str:
     """What to compare: a cell of A with B's, or in each set FP32 with the precision; or why nothing can be."""
-    states = [(one, one.state(model, precision, batch_size)) for one in (a, b)]
-    for one, state in states:
+    states, bases = ([one.state(model, name, batch_size) for one in (a, b)] for name in (precision, BASELINE))
+    for one, state in zip((a, b), states, strict=True):
         if state.status != "ok":
             return f"{one.label}: {state.reason}"
-    (record_a, cell_a), (record_b, cell_b) = (state.measured for _, state in states)
-    changed = _other_settings(record_a, record_b)
-    if changed:
+    (record_a, cell_a), (record_b, cell_b) = (state.measured for state in states)
+    if changed := _other_settings(record_a, record_b):
         return f"other {changed}"
     if not apart:
         return [Sides(cell_a.replicates, cell_b.replicates, max(drift.between(cell_a, cell_b), a.shift, b.shift))]
     if precision == BASELINE:
         return f"{apart}: absolute figures don't compare"
-    bases = [(one, one.state(model, BASELINE, batch_size)) for one in (a, b)]
-    for one, base in bases:
+    sides = []
+    for one, base, cell in zip((a, b), bases, (cell_a, cell_b), strict=True):
         if base.status != "ok":
             return f"{one.label}: no FP32 cell ({base.reason})"
-    cells = zip(bases, (cell_a, cell_b), strict=True)
-    return [shared_rounds(base.measured[1], cell, precision, one.shift) for (one, base), cell in cells]
+        sides.append(shared_rounds(base.measured[1], cell, precision, one.shift))
+    return sides
 
 
 def _other_settings(a: Record, b: Record) -> str:
@@ -162,8 +156,7 @@ def _difference(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
 class RepeatedRun:
     """Cells of an A/A run with the gate: ``different`` after correction, ``uncorrected`` of at most ``bound`` without.
 
-    Fewer than ``FEWEST`` compared cells decide nothing. ``floor`` are half-widths (shares) of the median's interval, of
-    every cell in both passes.
+    ``floor`` are half-widths (shares) of the median's interval, of every cell in both passes.
     """
 
     cells: tuple[Agreement, ...]
@@ -182,12 +175,13 @@ class RepeatedRun:
     @property
     def text(self) -> str:
         """The outcome in one sentence."""
-        found = summary(self.floor)
-        width = f"{100 * found['median']:.1f} % in the middle" if found else "not known"
-        span = f" ({100 * found['min']:.1f} to {100 * found['max']:.1f} %)" if found else ""
+        found, width = summary(self.floor), "not known"
+        if found:
+            middle, least, most = (100 * found[name] for name in ("median", "min", "max"))
+            width = f"{middle:.1f} % in the middle ({least:.1f} to {most:.1f} %)"
         return (
             f"{self.different} of {self.compared} compared cells called different (corrected), {self.uncorrected} "
-            f"before correction (at most {self.bound} expected); half-width of a median's interval {width}{span}"
+            f"before correction (at most {self.bound} expected); half-width of a median's interval {width}"
         )
 
     @property
@@ -207,7 +201,7 @@ def repeated_run(study: Study, machine_set: MachineSet) -> RepeatedRun:
     first, second = (MachineSet(name, rows) for name, rows in zip(("first", "second"), machine_set.aa, strict=True))
     cells, confidence = compare(study, first, second, one_set=True), study.params.statistics.confidence
     bounds = [(one.low, one.high) for one in cells if one.low is not None and one.high is not None]
-    records = [*first.records.values(), *second.records.values()]
+    records = [record for one in machine_set.aa for record in one.values()]
     timed = [cell for record in records for cell in record.cells]
     widths = [half_width(log_medians(wall_times(cell.replicates)), confidence) for cell in timed]
     protocols = {record.settings.protocol for record in records}

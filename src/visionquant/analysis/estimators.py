@@ -7,8 +7,9 @@ order-statistic intervals and are refused where the sample can't carry them. Not
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from visionquant.analysis.published import Printed
 from visionquant.core.intervals import log_medians
 from visionquant.core.quantities import MIB
 from visionquant.records.cell import Cell, Replicate
+from visionquant.records.machine_set import BASELINE
 from visionquant.records.record import Record
 from visionquant.settings.params import StatisticsChoice
 
@@ -98,15 +100,9 @@ def contrasts(base: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
     """
     a, b = base["var"] / base.k, other["var"] / other.k
     df = (a + b) ** 2 / (a**2 / (base.k - 1) + b**2 / (other.k - 1))
-    return pd.DataFrame(
-        {
-            "effect": base["mean"] - other["mean"],
-            "error": (a + b) ** 0.5,
-            "df": df.where(a + b > 0, base.k + other.k - 2),
-            "spread": ((base["var"] + other["var"]) / 2) ** 0.5,
-            "n": np.minimum(base.k, other.k),
-        }
-    )
+    found = pd.DataFrame({"effect": base["mean"] - other["mean"], "error": (a + b) ** 0.5})
+    spread, n = ((base["var"] + other["var"]) / 2) ** 0.5, np.minimum(base.k, other.k)
+    return found.assign(df=df.where(a + b > 0, base.k + other.k - 2), spread=spread, n=n)
 
 
 def ratios(base: pd.DataFrame, other: pd.DataFrame, contrast: pd.DataFrame, confidence: float) -> pd.DataFrame:
@@ -207,8 +203,7 @@ def of_pair(record: Record, base: Record | None, workspace_mib: float) -> Iterat
     why = "size not recorded"
     yield from of_sizes(stored, stored_base, workspace_mib, why, why if base else "no FP32 record to compare with")
     yield known("model_size", record.size.file_bytes / MIB if record.size else None, 1, why)
-    found = record.fidelity
-    if found is None:
+    if (found := record.fidelity) is None:
         yield from (absent(name, record.fidelity_reason or "fidelity not measured") for name in FIDELITY)
         return
     agreement = None if found.top1_agreement is None else 100 * found.top1_agreement
@@ -241,3 +236,17 @@ def of_cell(
     saved = None if here is None or not there else 0.0 - 100 * (here / there - 1)
     why = ON_CPU if on_cpu else "not recorded"
     yield known("memory_reduction", saved, 1, why if base else f"no FP32 cell to compare with: {base_reason}")
+
+
+def block_ratios(records: Mapping[tuple[str, str], Record]) -> dict[tuple[str, str], tuple[float | None, ...]]:
+    """Signal to noise in dB after each block of every pair, FP32 apart, whose record tells of it."""
+    found = {pair: one.fidelity.blocks_sqnr_db for pair, one in records.items() if one.fidelity}
+    return {pair: ratios for pair, ratios in found.items() if ratios and pair[1] != BASELINE}
+
+
+def steepest(ratios: Iterable[float | None]) -> tuple[int | None, float | None]:
+    """The block (counted from 1) after which a ratio falls most against the block before, and by how many dB."""
+    steps = enumerate(pairwise(ratios), start=2)
+    falls = [(a - b, number) for number, (a, b) in steps if a is not None and b is not None and a > b]
+    lost, number = max(falls, default=(None, None))
+    return number, lost

@@ -9,7 +9,8 @@ Rows over models name what they are over ("all models", "edge (as listed)") as t
 for the last ones differ between processors.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -31,6 +32,7 @@ PUBLISHED, ARITHMETIC = "published", "arithmetic"
 CELL = ["source", "model", "precision", "batch_size"]
 COLUMNS = [*CELL, "quantity", "value", "low", "high", "n", "verdict", "status", "reason"]
 OF_MODEL = (*SIZES, "model_size", *FIDELITY)
+REDUCTIONS = ("memory_reduction", "memory_reduction_stored", "memory_reduction_workspace")
 UNCOUNTED = "no committed counts for this model and precision"
 Row = tuple[object, ...]
 
@@ -58,13 +60,13 @@ def shared_rounds(base: Cell, other: Cell, precision: str, shift: float) -> Side
 
 def figures(study: "Study") -> pd.DataFrame:
     """Every figure of the study, and every one that is missing."""
-    rows, timed = [*_published(study), *_accuracy(study)], list[Row]()
-    rows += _measured(study, timed)
+    timed = list[Row]()
+    rows = [*_published(study), *_accuracy(study), *_measured(study, timed)]
     cells = pd.DataFrame(timed, columns=[*CELL, "shift", "cell", "base", "base_reason"]).astype({"base": object})
     parts = [pd.DataFrame(rows, columns=COLUMNS), *(_times(study, cells) if timed else ())]
     found = pd.concat([part.reindex(columns=COLUMNS) for part in parts], ignore_index=True)
     missing = found[(found.quantity == "speedup") & (found.status != "ok")]
-    own = [missing[missing.precision.isin(names)].assign(quantity=name) for name, names in _own_families(study).items()]
+    own = [missing[missing.precision.isin(names)].assign(quantity=name) for name, names in study.families.items()]
     found = pd.concat([found, *own, *_over_models(study, found)], ignore_index=True)
     found = found.sort_values("quantity", kind="stable", ignore_index=True)
     found = found.assign(n=found.n.where(found.value.notna())).fillna({"n": 0, "verdict": "", "reason": ""})
@@ -81,68 +83,63 @@ def of_cell(study: "Study") -> list[str]:
     return [*times, *speeds, *DEVICE_MEMORY, "memory_host_peak", "memory_reduction"]
 
 
-def _own_families(study: "Study") -> dict[str, tuple[str, ...]]:
-    """The families that have a quantity of their own, for a precision may be in more than one."""
-    return {name: names for name, names in study.families.items() if name.startswith("speedup_")}
-
-
-def _row(source: str, model: str, precision: str, batch_size: int, found: Estimate) -> Row:
-    return (source, model, precision, batch_size, *vars(found).values())
+def _rows_of(source: str, model: str, precision: str, size: int, estimates: Iterable[Estimate]) -> Iterator[Row]:
+    return ((source, model, precision, size, *vars(estimate).values()) for estimate in estimates)
 
 
 def _published(study: "Study") -> Iterator[Row]:
     """What the supplement prints, at batch size 1, and memory worked out from parameter counts."""
-    cells = study.published.cells
+    cells, workspace = study.published.cells, study.params.report.workspace_mib
     for model in study.models:
         for quantity, precision in dict.fromkeys((quantity, precision) for quantity, _, precision in cells):
             printed = cells.get((quantity, model, precision))
             missing = absent(quantity, "not printed", "not_published")
-            yield _row(PUBLISHED, model, precision, 1, Estimate(quantity, printed.value) if printed else missing)
+            found = Estimate(quantity, printed.value) if printed else missing
+            yield from _rows_of(PUBLISHED, model, precision, 1, [found])
         facts = study.facts(model)
         counts = facts.model_bytes if facts else {}
-        for precision in dict.fromkeys([*study.precisions, *counts]):
-            sides, workspace = (counts.get(precision), counts.get(BASELINE)), study.params.report.workspace_mib
-            for size in estimators.of_sizes(*sides, workspace, UNCOUNTED, UNCOUNTED):
-                yield _row(ARITHMETIC, model, precision, 0, size)
+        for name in dict.fromkeys([*study.precisions, *counts]):
+            sizes = estimators.of_sizes(counts.get(name), counts.get(BASELINE), workspace, UNCOUNTED, UNCOUNTED)
+            yield from _rows_of(ARITHMETIC, model, name, 0, sizes)
 
 
 def _accuracy(study: "Study") -> Iterator[Row]:
     """Networks trained here and models with pretrained weights, on labelled images."""
     confidence = study.params.statistics.confidence
     for one in study.sets:
-        judged = one.labelled.judged if one.labelled else ()
+        judged, unjudged = (one.labelled.judged, one.labelled.missing) if one.labelled else ((), {})
         for evaluated in (accuracy.trained(one.accuracy.values(), confidence), accuracy.pretrained(judged, confidence)):
             for network, precision, found in accuracy.figures(evaluated, confidence):
-                yield _row(one.source, network, precision, 0, found)
+                yield from _rows_of(one.source, network, precision, 0, [found])
         stale = {Path(name).stem: why for name, why in one.stale.items() if name.startswith("accuracy/")}
-        for network, why in (stale | (one.labelled.missing if one.labelled else {})).items():
+        for network, why in (stale | unjudged).items():
             missing = absent("top1", why, "stale" if network in stale else "not_measured")
-            yield from (_row(one.source, network, name, 0, missing) for name in study.params.study.precisions)
+            for name in study.params.study.precisions:
+                yield from _rows_of(one.source, network, name, 0, [missing])
 
 
 def _measured(study: "Study", timed: list[Row]) -> Iterator[Row]:
     """What every pair and every cell says without a test; ``timed`` gets the cells that have times, beside FP32's."""
     quantities, choice = of_cell(study), study.params.statistics
-    held = [(one, dict.fromkeys([*study.precisions, *(name for _, name in one.records)])) for one in study.sets]
-    for one, model, precision in (
-        (one, model, name) for one, names in held for model in study.models for name in names
-    ):
-        record, base_record = (one.records.get((model, name)) for name in (precision, BASELINE))
-        if record is None:
-            state = one.state(model, precision, 1)
-            found = [absent(name, state.reason, state.status) for name in OF_MODEL]
-        else:
-            found = [*estimators.of_pair(record, base_record, study.params.report.workspace_mib)]
-        yield from (_row(one.source, model, precision, 0, estimate) for estimate in found)
-        for size in study.batch_sizes:
-            state, base = one.state(model, precision, size), one.state(model, BASELINE, size)
-            if state.status != "ok" or record is None or state.cell is None:
-                found = [absent(name, state.reason, state.status) for name in quantities]
+    for one in study.sets:
+        precisions = dict.fromkeys([*study.precisions, *(name for _, name in one.records)])
+        for model, precision in product(study.models, precisions):
+            record, base_record = (one.records.get((model, name)) for name in (precision, BASELINE))
+            if record is None:
+                state = one.state(model, precision, 1)
+                found = [absent(name, state.reason, state.status) for name in OF_MODEL]
             else:
-                base_cell = base.cell if base.status == "ok" else None
-                found = [*estimators.of_cell(record, state.cell, base_cell, base.reason, choice)]
-                timed.append((one.source, model, precision, size, one.shift, state.cell, base_cell, base.reason))
-            yield from (_row(one.source, model, precision, size, estimate) for estimate in found)
+                found = [*estimators.of_pair(record, base_record, study.params.report.workspace_mib)]
+            yield from _rows_of(one.source, model, precision, 0, found)
+            for size in study.batch_sizes:
+                state, base = one.state(model, precision, size), one.state(model, BASELINE, size)
+                if state.status != "ok" or record is None or state.cell is None:
+                    found = [absent(name, state.reason, state.status) for name in quantities]
+                else:
+                    base_cell = base.cell if base.status == "ok" else None
+                    found = [*estimators.of_cell(record, state.cell, base_cell, base.reason, choice)]
+                    timed.append((one.source, model, precision, size, one.shift, state.cell, base_cell, base.reason))
+                yield from _rows_of(one.source, model, precision, size, found)
 
 
 def _times(study: "Study", timed: pd.DataFrame) -> Iterator[pd.DataFrame]:
@@ -156,64 +153,61 @@ def _times(study: "Study", timed: pd.DataFrame) -> Iterator[pd.DataFrame]:
     for quantity in [name for name in logs if name in of_cell(study)]:
         found = estimators.medians(logs[quantity], choice.confidence)
         unclocked = found.value.isna() & (quantity == "gpu_median")
-        yield _rows(timed, quantity, found.assign(reason=found.reason.mask(unclocked, "no GPU clock on a CPU")))
+        yield _beside(timed, quantity, found.assign(reason=found.reason.mask(unclocked, "no GPU clock on a CPU")))
     alone, both = timed[timed.base.isna()], timed[timed.base.notna()].reset_index(drop=True)
     sides = [shared_rounds(*one) for one in both[["base", "cell", "precision", "shift"]].itertuples(index=False)]
+    itself = both.precision == BASELINE
     for quantity, of in (("speedup", estimators.wall_times), ("throughput_change", estimators.windows)):
         why = "no FP32 cell to compare with: " + alone.base_reason
-        yield _rows(alone, quantity, pd.DataFrame({"value": np.nan, "reason": why}))
-        base, other = (
-            estimators.logs(of(side.base) for side in sides),
-            estimators.logs(of(side.other) for side in sides),
-        )
+        yield _beside(alone, quantity, pd.DataFrame({"value": np.nan, "reason": why}))
+        base = estimators.logs(of(side.base) for side in sides)
+        other = estimators.logs(of(side.other) for side in sides)
         contrast = estimators.contrasts(base, other).assign(drift=np.array([side.drift for side in sides], float))
         found = estimators.ratios(base, other, contrast, choice.confidence)
-        itself = both.precision == BASELINE
         found[["low", "high"]] = found[["low", "high"]].mask(itself)
         found["reason"] = found.reason.mask(itself, "")
+        families = {"speedup": study.compared} | study.families
         if quantity == "throughput_change":
             found[["value", "low", "high"]] = 100 * (found[["value", "low", "high"]] - 1)
-        families = {quantity: study.compared} | (_own_families(study) if quantity == "speedup" else {})
+            families = {quantity: study.compared}
         for name, precisions in families.items():
             members = both.precision.isin(precisions)
             family = contrast.join(both[["source", "batch_size"]])[members & ~itself]
             words = verdicts.decide(family, ["source", "batch_size"], choice.confidence, choice.equivalence_margin)
             grounds = verdicts.grounds(family, words, choice.confidence, choice.equivalence_margin)
             reasons = pd.Series(grounds, family.index, dtype=object).reindex(found.index).fillna(found.reason)
-            decided = found.assign(verdict=words.verdict, reason=reasons)
-            shown = members | (name == quantity)
-            yield _rows(both[shown], name, decided[shown])
+            shown, unknown = members | (name == quantity), found.value.isna()
+            decided = found.assign(verdict=words.verdict.mask(unknown), reason=reasons.mask(unknown, found.reason))
+            yield _beside(both[shown], name, decided[shown])
 
 
-def _rows(keys: pd.DataFrame, quantity: str, found: pd.DataFrame) -> pd.DataFrame:
-    """Estimates beside their keys, row by row; without a value they are not available."""
+def _beside(keys: pd.DataFrame, quantity: str, found: pd.DataFrame) -> pd.DataFrame:
+    """Keys with their estimates, row by row; without a value they are not available."""
     status = np.where(found.value.notna(), "ok", "not_available")
     return keys[CELL].assign(quantity=quantity, status=status).join(found)
 
 
 def _over_models(study: "Study", found: pd.DataFrame) -> Iterator[pd.DataFrame]:
     """The statistics block and the group patterns, as printed and as measured."""
-    printed = [(SUBJECTS[one.subject], "all models", one.statistic, one.printed) for one in study.published.statistics]
-    readings = {
-        f"{group} ({name})": (group, models)
-        for group in GROUP_BOUNDS
-        for name, models in study.published.readings(group).items()
-    }
-    for label, (group, _) in readings.items():
-        claims = [one for one in study.published.groups if one.group == group]
-        printed += [(SUBJECTS[one.subject], label, one.computed, one.printed) for one in claims]
-    for about, label, name, one in printed:
-        over = Estimate(f"{about.quantity}_over_models_{name}", one.value)
-        yield pd.DataFrame([_row(PUBLISHED, label, about.precision, 1, over)], columns=COLUMNS)
-    reductions = [f"memory_reduction{kind}" for kind in ("", "_stored", "_workspace")]
-    known = found.quantity.isin(["speedup", *reductions]) & (found.status == "ok")
+    printed = [("all models", row.statistic, row) for row in study.published.statistics]
+    readings: dict[str, tuple[str, ...]] = {}
+    for group in GROUP_BOUNDS:
+        of_group = study.published.readings(group)
+        readings |= {f"{group} ({name})": models for name, models in of_group.items()}
+        rows = [row for row in study.published.groups if row.group == group]
+        printed += [(f"{group} ({name})", row.computed, row) for name in of_group for row in rows]
+    yield pd.DataFrame([
+        (PUBLISHED, label, about.precision, 1, f"{about.quantity}_over_models_{name}", row.printed.value, "ok")
+        for label, name, row in printed for about in [SUBJECTS[row.subject]]
+    ], columns=[*CELL, "quantity", "value", "status"])  # fmt: skip
+    known = found.quantity.isin(["speedup", *REDUCTIONS]) & (found.status == "ok")
     values = found[known & found.source.isin([one.source for one in study.sets]) & found.precision.isin(study.compared)]
     yield from _summaries("all models", values, STATISTICS)
     patterns = {(one.precision, one.quantity) for one in SUBJECTS.values()}
     patterns |= {(precision, f"{quantity}_workspace") for precision, quantity in patterns}
     own = pd.MultiIndex.from_frame(values[["precision", "quantity"]]).isin(patterns)
     values = values[own & (values.batch_size <= 1)]
-    for label, (_, models) in readings.items():
+    for label, models in readings.items():
         yield from _summaries(label, values[values.model.isin(models)], ("mean", "median", "min", "max"))
 
 

@@ -6,6 +6,7 @@ depend on settings, records and published figures only.
 """
 
 import json
+from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,6 @@ import pandas as pd
 
 from visionquant.analysis import provenance
 from visionquant.analysis.frame import CELL, COLUMNS
-from visionquant.core import files
 from visionquant.core.errors import StudyError
 from visionquant.core.paths import Project
 from visionquant.core.quantities import quantity
@@ -22,61 +22,37 @@ if TYPE_CHECKING:
     from visionquant.analysis.study import Study
 
 HEADLINE = {
-    "latency_median": "latency_ms",
-    "speedup": "speedup",
-    "throughput": "throughput",
-    "memory_stored_weights": "stored_mib",
-    "cosine": "cosine",
-}
-NUMBERS = ["value", "low", "high", "n"]
+    "latency_median": "latency_ms", "speedup": "speedup", "throughput": "throughput",
+    "memory_stored_weights": "stored_mib", "cosine": "cosine",
+}  # fmt: skip
 REASON = [*CELL, "quantity", "status", "reason"]
 
 
-def write(study: "Study") -> None:
-    """Write every file of this module.
-
-    Raises:
-        StudyError: a record or a published table is broken, a set mixes machines, or the folder can't be written.
-    """
-    for path, content in contents(study).items():
-        files.save(path, content)
-
-
 def contents(study: "Study") -> dict[Path, str]:
-    """Every file of this module with what belongs into it."""
+    """Every file with what belongs into it; the stage `analyse` writes them."""
     cells, missing, measured = study.cells, study.missing[REASON].astype({"batch_size": str}), study.measured
     weights = {(one.source, *pair): r.settings.weights.kind for one in study.sets for pair, r in one.records.items()}
-    pairs = cells[["source", "model", "precision"]].itertuples(index=False, name=None)
-    cells = (
-        cells[COLUMNS]
-        .drop(columns="status")
-        .assign(
-            n=cells.n.where(cells.n > 0).astype("Int64"),
-            unit=[quantity(name).unit for name in cells.quantity],
-            weights=[weights.get(pair, "") for pair in pairs],
-        )
-    )
+    pairs = cells[CELL[:3]].itertuples(index=False, name=None)
+    cells = cells[COLUMNS].drop(columns="status").assign(
+        n=cells.n.where(cells.n > 0).astype("Int64"),
+        unit=[quantity(name).unit for name in cells.quantity],
+        weights=[weights.get(pair, "") for pair in pairs],
+    )  # fmt: skip
     for name in ("quantity", "batch_size"):
         others = [one for one in REASON if one != name]
         missing = missing.groupby(others, sort=False)[name].agg(" ".join).reset_index()
-    names, source = HEADLINE.items(), measured.source
-    figures = {
-        pair: {short: study.value(source, *pair, 1, name) for name, short in names} for pair in study.params.pairs()
-    }
-    plotted = {f"{' '.join(pair)}": found for pair, found in figures.items() if found["latency_ms"] is not None}
+    plotted, by_model = {}, defaultdict[str, dict[str, object]](dict)
+    for pair in study.params.pairs():
+        found = {short: study.value(measured.source, *pair, 1, name) for name, short in HEADLINE.items()}
+        if found["latency_ms"] is not None:
+            plotted[" ".join(pair)] = found
+        by_model[pair[0]][pair[1]] = found | {"status": measured.state(*pair, 1).status}
     headline = pd.DataFrame.from_dict(plotted, "index", columns=[*HEADLINE.values()]).reset_index(names="pair")
     metrics = {
         "source": measured.source,
         "weights": measured.weights,
         "cells": provenance.counts(study, measured),
-        "batch_size_1": {
-            model: {
-                precision: found | {"status": measured.state(model, precision, 1).status}
-                for (name, precision), found in figures.items()
-                if name == model
-            }
-            for model in dict.fromkeys(model for model, _ in figures)
-        },
+        "batch_size_1": by_model,
     }
     tables = {"cells": cells, "missing": missing[REASON], "headline": headline}
     files = {study.project.tables / f"{name}.csv": str(table.to_csv(index=False)) for name, table in tables.items()}
@@ -84,7 +60,7 @@ def contents(study: "Study") -> dict[Path, str]:
 
 
 def read(project: Project) -> pd.DataFrame:
-    """The frame that :func:`write` wrote.
+    """The frame that `analyse` wrote.
 
     Raises:
         StudyError: a file is missing or broken.
@@ -99,10 +75,9 @@ def read(project: Project) -> pd.DataFrame:
 
 def _load(project: Project, name: str, columns: list[str]) -> pd.DataFrame:
     place, remedy = f"reports/tables/{name}.csv", "run `visionquant analyse`"
+    empty = dict.fromkeys(("value", "low", "high", "n"), "")
     try:
-        found = pd.read_csv(
-            project.root / place, dtype=str, keep_default_na=False, na_values=dict.fromkeys(NUMBERS, "")
-        )
+        found = pd.read_csv(project.root / place, dtype=str, keep_default_na=False, na_values=empty)
     except FileNotFoundError:
         raise StudyError(place, "there is none", remedy) from None
     except (OSError, ValueError) as error:

@@ -24,9 +24,8 @@ class Floors:
 
     ``cells`` has a row a published FP32 or FP16 cell whose operations are counted: model, precision, published_ms,
     operations of a pass, us_per_operation, the two floors work_ms and host_ms, and the reading ("launch-bound", "beyond
-    the host" or "neither"). ``idle`` are the models whose work takes at most ``IDLE`` of their FP32 time: they show the
-    host alone. ``host_us`` are the microseconds that it spends on an operation, the median over their cells; None
-    without counts.
+    the host" or "neither"). ``idle`` models show the host alone; ``host_us`` are the microseconds that it spends on an
+    operation, the median over their cells; None without counts.
     """
 
     cells: pd.DataFrame
@@ -37,12 +36,12 @@ class Floors:
 def floors(study: Study) -> Floors:
     """The floors of every published FP32 and FP16 cell."""
     rows = []
-    for model in (one.name for one in study.published.models):
+    for model in study.published.models:
         facts = study.facts(model)
         for precision in FLOATS:
             ms = study.published.value("latency_median", model, precision)
             if facts is not None and ms is not None:
-                work = study.published.peaks.floor_ms(facts.macs, facts.model_bytes[precision], precision)
+                work = study.published.floor_ms(facts.macs, facts.model_bytes[precision], precision)
                 rows.append((model, precision, ms, facts.operations[precision], work))
     cells = pd.DataFrame(rows, columns=["model", "precision", "published_ms", "operations", "work_ms"])
     cells["us_per_operation"] = 1e3 * cells.published_ms / cells.operations

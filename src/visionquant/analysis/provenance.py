@@ -1,13 +1,20 @@
-"""Where figures come from and what is missing: machine, weights, code, cells, and the share of time spent timing."""
+"""Where figures come from and what is missing: machine, weights, code, cells, and one number for all of it."""
 
+import hashlib
+import json
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from visionquant.core.paths import LOCAL
+from visionquant.core.files import code_sha256, sha256
+from visionquant.core.paths import LOCAL, PACKAGE, Project
+from visionquant.records import archive
 from visionquant.records.machine_set import MachineSet
+from visionquant.settings.params import Params
 
 if TYPE_CHECKING:
     from visionquant.analysis.study import Study
+
+PACKAGES = ("core", "settings", "records", "weights", "analysis")  # that make figures of evidence
 
 
 def cells(study: "Study", machine_set: MachineSet) -> tuple[tuple[str, str, int], ...]:
@@ -33,11 +40,10 @@ def timed_share(machine_set: MachineSet) -> float | None:
 
 def describe(machine_set: MachineSet) -> str:
     """One line: source, machine, weights, code."""
-    environment = machine_set.environment
+    environment, one = machine_set.environment, machine_set
     if environment is None:
         return "nothing measured on this machine"
-    where = "measured" if machine_set.source == LOCAL else machine_set.label
-    return f"{where}: {environment.title}; {machine_set.weights} weights; measuring code {machine_set.code}"
+    return f"{one.label}: {environment.title}; {one.weights} weights; measuring code {one.code}"
 
 
 def line(study: "Study") -> str:
@@ -54,27 +60,34 @@ def warnings(study: "Study") -> tuple[str, ...]:
         remedy = "Run `dvc repro`, or `visionquant sweep`."
         found.append(f"Nothing has been measured yet: every measured column is empty. {remedy}")
     for one in study.shown:
+        name, kinds = _capital(one.label), {(r.model, r.settings.weights.kind) for r in one.records.values()}
         if "seeded" in one.weights:
-            models = {record.model for record in one.records.values() if record.settings.weights.kind == "seeded"}
+            seeded, models = sum(kind == "seeded" for _, kind in kinds), len({model for model, _ in kinds})
             found.append(
-                f"{_capital(one.label)}: seeded weights, not trained ones ({len(models)} of "
-                f"{len({record.model for record in one.records.values()})} models). FP32 and FP16 latency, memory and "
-                "sizes do not depend on the values of weights; INT8's path for outliers and agreement with FP32 do. "
-                "Nothing of theirs is accuracy."
+                f"{name}: seeded weights, not trained ones ({seeded} of {models} models). FP32 and FP16 latency, "
+                "memory and sizes do not depend on the values of weights; INT8's path for outliers and agreement with "
+                "FP32 do. Nothing of theirs is accuracy."
             )
-        why = study.comparable(one) if one.records else ""
-        if why:
-            found.append(f"{_capital(one.label)}: absolute figures are not comparable; {why}.")
-        keys = one.recorded_under(study.params)
-        if keys:
-            found.append(f"{_capital(one.label)}: recorded under other settings: {', '.join(keys)}.")
-    stale = sum(reason != "not measured" for one in study.sets for reason in one.missing.values())
-    if stale:
+        if one.records and (why := study.comparable(one)):
+            found.append(f"{name}: absolute figures are not comparable; {why}.")
+        if keys := one.recorded_under(study.params):
+            found.append(f"{name}: recorded under other settings: {', '.join(keys)}.")
+    if stale := sum(reason != "not measured" for one in study.sets for reason in one.missing.values()):
         found.append(f"Stale records, left out because params.yaml has changed since: {stale}. Run `dvc repro`.")
-    beside = sum(len(one.stale) for one in study.sets)
-    if beside:
+    if beside := sum(len(one.stale) for one in study.sets):
         found.append(f"Other evidence of this machine, left out as stale: {beside}; `visionquant verify` says why.")
     return tuple(found)
+
+
+def evidence_digest(project: Project, params: Params) -> str:
+    """The sha256 over the settings in force, every file behind a table or figure by name and content, and the code."""
+    settings = params.model_dump(mode="json", exclude={"protocols"}) | {"protocol": params.protocol.model_dump()}
+    committed = [path for folder in (project.supplement, project.architectures) for path in sorted(folder.rglob("*.*"))]
+    modules = [path for name in PACKAGES for path in (PACKAGE / name).rglob("*.py")]
+    parts = [json.dumps(settings, sort_keys=True), code_sha256(modules, PACKAGE)]
+    for path in (*archive.evidence_files(project), *committed):
+        parts += [path.relative_to(project.root).as_posix(), sha256(path)]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
 def _capital(text: str) -> str:

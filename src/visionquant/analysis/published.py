@@ -10,7 +10,7 @@ is 1000 / latency almost to the digit, so both are set against batch size 1.
 import math
 import re
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, get_type_hints
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -25,6 +25,18 @@ QUANTITIES = {
     "sps": "throughput", "improvement_percent": "throughput_change", "impact_percent": "throughput_change",
 }  # fmt: skip
 BY_MODEL = ("latency", "memory", "throughput")
+# Of each file with rows of its own kind, what its columns are called here.
+FIELDS = {
+    "models": "name group millions description",
+    "statistics": "subject statistic printed unit",
+    "groups": "group rule subject statistic printed unit statement",
+    "costs": "instance fp32_instances fp16_instances monthly_usd annual_usd",
+    **dict.fromkeys(("edge", "ownership"), "subject printed unit statement"),
+    "validation": "subject printed tolerance",
+    "prices": "instance before now date region terms gpu gpus source",
+    "peaks": "gpu fp32_tflops fp16_tflops bandwidth_gb_per_s source",
+}
+Row = Any  # a named tuple: of FIELDS, with ``printed`` as Printed, other numbers as such
 # What names a row, where it is more than the first column; and the columns that hold words.
 KEYS = {"statistics": ["quantity", "statistic"], "groups": ["group", "quantity", "statistic"]}
 WORDS = {"group", "description", "rule", "unit", "statement", "source", "date", "region", "terms", "gpu"}
@@ -53,104 +65,6 @@ class Printed(NamedTuple):
         return abs(number - self.value) <= self.half + 1e-9
 
 
-# The rows of the CSV files, their fields in the order of the columns; ROWS says of which file.
-class PublishedModel(NamedTuple):
-    """A row of the model list; ``millions`` of parameters as printed."""
-
-    name: str
-    group: str
-    millions: float
-    description: str
-
-
-class Statistic(NamedTuple):
-    """One figure of the statistics block, e.g. (fp16_speedup, mean, 1.33, x)."""
-
-    subject: str
-    statistic: str
-    printed: Printed
-    unit: str
-
-
-class GroupClaim(NamedTuple):
-    """One figure of the architecture patterns, with the rule that is said to make the group."""
-
-    group: str
-    rule: str
-    subject: str
-    statistic: str
-    printed: Printed
-    unit: str
-    statement: str
-
-    @property
-    def computed(self) -> str:
-        """The statistic that the words speak of: "about 50 %" is the mean."""
-        return "mean" if self.statistic == "about" else self.statistic
-
-
-class CostRow(NamedTuple):
-    """Instances needed and US dollars saved, as printed."""
-
-    instance: str
-    fp32_instances: int
-    fp16_instances: int
-    monthly_usd: int
-    annual_usd: int
-
-
-class EdgeClaim(NamedTuple):
-    """One figure of the edge claims or of the cost of ownership, with the words it stands in."""
-
-    item: str
-    printed: Printed
-    unit: str
-    statement: str
-
-
-class Expected(NamedTuple):
-    """A metric of the validation protocol with its relative tolerance."""
-
-    metric: str
-    printed: Printed
-    tolerance: float
-
-
-class Price(NamedTuple):
-    """US dollars an hour of one instance: the list price until mid-2025, and the one on ``date``."""
-
-    instance: str
-    before: float
-    now: float
-    date: str
-    region: str
-    terms: str
-    gpu: str
-    gpus: int
-    source: str
-
-
-class Peaks(NamedTuple):
-    """What the published GPU can do at most: TFLOP/s, dense, and GB/s of memory; not from the supplement."""
-
-    gpu: str
-    fp32_tflops: float
-    fp16_tflops: float
-    bandwidth_gb_per_s: float
-    source: str
-
-    def floor_ms(self, macs: int, weight_bytes: int, precision: str) -> float:
-        """The least milliseconds of one image: its arithmetic, or reading the weights once, whichever takes longer."""
-        tflops = self.fp32_tflops if precision == "fp32" else self.fp16_tflops
-        return max(2 * macs / tflops / 1e9, weight_bytes / self.bandwidth_gb_per_s / 1e6)
-
-
-ROWS: dict[str, Any] = {
-    "models": PublishedModel, "statistics": Statistic, "groups": GroupClaim, "costs": CostRow, "edge": EdgeClaim,
-    "ownership": EdgeClaim, "validation": Expected, "prices": Price, "peaks": Peaks,
-}  # fmt: skip
-
-
 class Subject(NamedTuple):
     """What a summary figure is about: a published column, with its words."""
 
@@ -172,21 +86,22 @@ class Published:
 
     ``figures`` is every cell of every file: table (the file without ".csv"), row (its key columns joined with "-"),
     column, text as printed, value (NaN of words), half (half a unit of the last decimal; 0 of a count). ``cells`` maps
-    (quantity, model, precision) to what is printed.
+    (quantity, model, precision) to what is printed. The others are rows of their file, models and prices by name.
+    ``prices`` are US dollars an hour: the list price until mid-2025 ("before"), and the one on their date ("now").
     """
 
     figures: pd.DataFrame = field(compare=False, repr=False)
     cells: dict[tuple[str, str, str], Printed]
-    models: tuple[PublishedModel, ...]
-    statistics: tuple[Statistic, ...]
-    groups: tuple[GroupClaim, ...]
-    costs: tuple[CostRow, ...]
-    edge: tuple[EdgeClaim, ...]
-    ownership: tuple[EdgeClaim, ...]
-    validation: tuple[Expected, ...]
-    prices: dict[str, Price]
+    models: dict[str, Row]
+    statistics: tuple[Row, ...]
+    groups: tuple[Row, ...]
+    costs: tuple[Row, ...]
+    edge: tuple[Row, ...]
+    ownership: tuple[Row, ...]
+    validation: tuple[Row, ...]
+    prices: dict[str, Row]
     setup: dict[str, str]
-    peaks: Peaks
+    peaks: Row
 
     def value(self, quantity: str, model: str, precision: str) -> float | None:
         """The printed value, or None where the supplement prints none."""
@@ -209,27 +124,30 @@ class Published:
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(row.name for row in self.models)
-
-    def model(self, name: str) -> PublishedModel | None:
-        return next((row for row in self.models if row.name == name), None)
-
-    def group(self, name: str) -> tuple[str, ...]:
-        return self.readings(name)["as listed"]
-
-    def group_by_rule(self, name: str) -> tuple[str, ...]:
-        return self.readings(name)["by its rule"]
+        return tuple(self.models)
 
     def readings(self, group: str) -> dict[str, tuple[str, ...]]:
         """The readings of a group: as listed, by its rule, and by its rule with the bounds included."""
-        low, high = GROUP_BOUNDS[group]
+        (low, high), models = GROUP_BOUNDS[group], self.models.values()
         return {
-            "as listed": tuple(row.name for row in self.models if row.group == group),
-            "by its rule": tuple(row.name for row in self.models if low < row.millions < high),
-            "by its rule, bounds included": tuple(row.name for row in self.models if low <= row.millions <= high),
+            "as listed": tuple(row.name for row in models if row.group == group),
+            "by its rule": tuple(row.name for row in models if low < row.millions < high),
+            "by its rule, bounds included": tuple(row.name for row in models if low <= row.millions <= high),
         }
 
-    def price(self, instance: str) -> Price:
+    def group(self, name: str) -> tuple[str, ...]:
+        """The models of a group, as listed."""
+        return self.readings(name)["as listed"]
+
+    def floor_ms(self, macs: int, weight_bytes: int, precision: str) -> float:
+        """The least milliseconds of one image at the GPU's peaks (TFLOP/s, dense, and GB/s of memory).
+
+        Its arithmetic, or reading the weights once, whichever takes longer.
+        """
+        tflops = self.peaks.fp32_tflops if precision == "fp32" else self.peaks.fp16_tflops
+        return float(max(2 * macs / tflops / 1e9, weight_bytes / self.peaks.bandwidth_gb_per_s / 1e6))
+
+    def price(self, instance: str) -> Row:
         """The price of one instance.
 
         Raises:
@@ -247,9 +165,9 @@ def load(project: Project) -> Published:
     Raises:
         StudyError: a file is missing or holds a value that is no number; names file and line.
     """
-    wide = {table: _read(project, table) for table in (*BY_MODEL, *ROWS, "releases", "setup")}
+    wide = {table: _read(project, table) for table in (*BY_MODEL, *FIELDS, "releases", "setup")}
     figures = pd.concat([_long(table, frame) for table, frame in wide.items()], ignore_index=True)
-    rows = {table: _rows(table, wide[table]) for table in ROWS}
+    rows: dict[str, Any] = {table: _rows(table, wide[table]) for table in FIELDS}
     cells = {}
     for _, model, column, text in figures.loc[figures["table"].isin(BY_MODEL), :"text"].itertuples(index=False):
         precision, _, kind = column.partition("_")
@@ -259,30 +177,39 @@ def load(project: Project) -> Published:
     for row in (*rows["statistics"], *rows["groups"]):
         if row.subject not in SUBJECTS:
             raise StudyError("data/supplement", f"no subject {row.subject}", f"known: {', '.join(SUBJECTS)}")
-    rows |= {"prices": {row.instance: row for row in rows["prices"]}, "peaks": rows["peaks"][0]}
-    return Published(figures, cells, setup=dict(wide["setup"].itertuples(index=False)), **rows)
+    rows |= {table: {row[0]: row for row in rows[table]} for table in ("models", "prices")}
+    rows["setup"] = dict(wide["setup"].itertuples(index=False))
+    return Published(figures, cells, **rows | {"peaks": rows["peaks"][0]})
 
 
 def _read(project: Project, table: str) -> pd.DataFrame:
     """A file as text, whichever line ends and byte order mark an editor left in it; "" where a line ends early."""
-    path = project.supplement / f"{table}.csv"
+    place, keys = f"data/supplement/{table}.csv", KEYS.get(table, [])
     try:
-        wide = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
+        wide = pd.read_csv(
+            project.root / place, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False
+        )
     except (OSError, ValueError) as error:
         found = "no UTF-8 text" if isinstance(error, UnicodeDecodeError) else f"broken: {error}"
-        raise StudyError(f"data/supplement/{path.name}", getattr(error, "strerror", None) or found, RESTORE) from None
-    if not set(KEYS.get(table, ())) <= set(wide):
-        raise StudyError(f"data/supplement/{path.name}", f"no column {' or '.join(KEYS[table])}", RESTORE)
+        raise StudyError(place, getattr(error, "strerror", None) or found, RESTORE) from None
+    if not set(keys) <= set(wide):
+        raise StudyError(place, f"no column {' or '.join(keys)}", RESTORE)
     return wide.fillna("")
 
 
-def _rows(table: str, wide: pd.DataFrame) -> Any:
-    make, kinds = ROWS[table], tuple(get_type_hints(ROWS[table]).values())
+def _rows(table: str, wide: pd.DataFrame) -> tuple[Row, ...]:
     try:
-        rows = wide.itertuples(index=False)
-        return tuple(make(*(kind(text) for kind, text in zip(kinds, row, strict=True))) for row in rows)
+        rows = wide.set_axis(FIELDS[table].split(), axis=1)
     except ValueError as error:
         raise StudyError(f"data/supplement/{table}.csv", f"broken: {error}", RESTORE) from None
+    for name, texts in rows.items():
+        if name == "printed":
+            rows[name] = texts.map(Printed)
+        elif texts.str.fullmatch(NUMBER).all():
+            rows[name] = pd.to_numeric(texts)
+    if table == "groups":  # the statistic that the words speak of: "about 50 %" is the mean
+        rows["computed"] = rows.statistic.replace("about", "mean")
+    return tuple(rows.itertuples(index=False, name=table))
 
 
 def _long(table: str, wide: pd.DataFrame) -> pd.DataFrame:

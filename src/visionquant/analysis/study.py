@@ -15,6 +15,7 @@ from visionquant.analysis import frame, frame_files, published
 from visionquant.analysis.estimators import Estimate
 from visionquant.core.paths import LOCAL as LOCAL
 from visionquant.core.paths import Project
+from visionquant.core.quantities import MIB
 from visionquant.records import archive
 from visionquant.records.machine_set import BASELINE as BASELINE
 from visionquant.records.machine_set import MachineSet as MachineSet
@@ -61,9 +62,8 @@ class Study:
     def row(self, source: str, model: str, precision: str, batch_size: int, quantity: str) -> Estimate:
         """One figure, or why there is none. Of quantities of the model itself the batch size is no matter."""
         found = (self._rows.get((source, model, precision, size, quantity)) for size in (batch_size, 0))
-        whole = "the study" if source == LOCAL else "this set"
-        missing = Estimate(quantity, status="not_measured", reason=f"not part of {whole}")
-        return next((one for one in found if one is not None), missing)
+        reason = f"not part of {'the study' if source == LOCAL else 'this set'}"
+        return next(filter(None, found), Estimate(quantity, status="not_measured", reason=reason))
 
     def value(self, source: str, model: str, precision: str, batch_size: int, quantity: str) -> float | None:
         """The value of one figure, None where there is none."""
@@ -73,9 +73,9 @@ class Study:
         self, source: str, quantity: str, precision: str, models: Iterable[str] | None = None, batch_size: int = 1
     ) -> dict[str, float]:
         """Model to value, without the models that have none; of all models by default."""
-        wanted = self.models if models is None else models
-        found = {model: self.value(source, model, precision, batch_size, quantity) for model in wanted}
-        return {model: value for model, value in found.items() if value is not None}
+        models = self.models if models is None else models
+        found = ((model, self.value(source, model, precision, batch_size, quantity)) for model in models)
+        return {model: value for model, value in found if value is not None}
 
     def select(self, **where: str | int | Iterable[str | int]) -> pd.DataFrame:
         """The rows, with and without a value, whose columns have these values (one, or several to choose from).
@@ -114,7 +114,7 @@ class Study:
     @property
     def models(self) -> tuple[str, ...]:
         """The published models in their order, then those that the study adds."""
-        return tuple(dict.fromkeys([*(row.name for row in self.published.models), *self.params.study.models]))
+        return tuple(dict.fromkeys([*self.published.models, *self.params.study.models]))
 
     @cached_property
     def precisions(self) -> tuple[str, ...]:
@@ -140,13 +140,14 @@ class Study:
         """The rows of ``precisions`` in params.yaml that are of a kind."""
         return tuple(name for name, row in self.params.precisions.items() if isinstance(row, kind))
 
-    @cached_property
+    @property
     def families(self) -> dict[str, tuple[str, ...]]:
-        """Quantities of speed with the precisions whose verdicts are corrected together: those of one table."""
+        """Speedups of tables of their own, with the precisions whose verdicts are corrected together there.
+
+        A precision may be in more than one. All that are compared are a family too.
+        """
         beside = tuple(name for name in ("fp16", "int8") if name in self.params.precisions)
         return {
-            "speedup": self.compared,
-            "throughput_change": self.compared,
             "speedup_in_bracket": self.bracket,
             "speedup_of_policies": (*beside, *self.of_kind(MixedPrecision)),
             "speedup_of_graphs": (*beside[1:], *self.of_kind(OnnxRuntimePrecision)),
@@ -159,11 +160,37 @@ class Study:
     def comparable(self, machine_set: MachineSet) -> str:
         """Empty where the set comes from the published GPU, else why its absolute figures don't compare."""
         wanted, machine = self.params.report.reference_gpu, machine_set.environment
-        if machine is None:
-            return "not measured"
-        if machine.gpu and wanted in machine.gpu:
-            return ""
+        if machine is None or wanted in (machine.gpu or ""):
+            return "" if machine else "not measured"
         return f"the published figures come from a GPU ({wanted}), these from {machine.gpu or f'a CPU ({machine.cpu})'}"
+
+    def counterpart(self, machine_set: MachineSet, quantity: str) -> str:
+        """The measured quantity beside a published one: device memory, or arithmetic where :meth:`why_counted`.
+
+        The supplement does not say what it measured as memory. Its figures equal the weights plus a cuBLAS workspace,
+        which a GPU has allocated after a run.
+        """
+        memory = {"memory_published": "memory_allocated_after", "memory_reduction": "memory_reduction"}
+        if self.why_counted(machine_set):
+            memory = {"memory_published": "memory_with_workspace", "memory_reduction": "memory_reduction_workspace"}
+        return memory.get(quantity, quantity)
+
+    def why_counted(self, machine_set: MachineSet) -> str:
+        """Why device memory of this set does not stand beside published figures; empty where it does.
+
+        Then the stored weights plus the published workspace do.
+        """
+        if not machine_set.on_cuda:
+            return "a CPU has none"
+        memories = [cell.memory for record in machine_set.records.values() for cell in record.cells if cell.memory]
+        workspaces = [memory.workspace / MIB for memory in memories if memory.workspace is not None]
+        far = any(abs(workspace - self.params.report.workspace_mib) > 1 for workspace in workspaces)
+        return f"that of this card is {max(workspaces):g} MiB" if far else ""
+
+    def measured_values(self, machine_set: MachineSet, subject: str, models: Iterable[str]) -> dict[str, float]:
+        """The measured column behind a subject of the summary figures, without the models that have none."""
+        quantity, precision, _ = published.SUBJECTS[subject]
+        return self.column(machine_set.source, self.counterpart(machine_set, quantity), precision, models)
 
     def facts(self, model: str) -> architectures.ModelFacts | None:
         """The committed counts of a model, or None for a model that the study does not ship."""

@@ -30,12 +30,9 @@ TINY = 1e-12  # equal samples are beyond doubt: a standard error is never quite 
 def decide(contrasts: pd.DataFrame, family: Sequence[str], confidence: float, margin: float) -> pd.DataFrame:
     """A verdict on each row: ``verdict``, both Holm-adjusted p values, and ``members``, the contrasts of its family.
 
-    Args:
-        contrasts: rows of ``estimators.contrasts`` with ``drift`` (log); one without an error is UNDECIDED, and no
-            member of its family.
-        family: columns of ``contrasts``; rows that agree in all of them are corrected together.
-        confidence: of a family, e.g. 0.95.
-        margin: equivalence, as a share: 0.02 calls speedups between 1/1.02 and 1.02 the same.
+    ``contrasts`` are rows of ``estimators.contrasts`` with ``drift`` (log); one without an error is UNDECIDED, and no
+    member of its family: the rows that agree in all columns of ``family``, corrected together to ``confidence``. The
+    ``margin`` of equivalence is a share: 0.02 calls speedups between 1/1.02 and 1.02 the same.
     """
     alpha, bound = 1 - confidence, math.log1p(margin)
     effect, error, moved = contrasts.effect.abs(), contrasts.error.clip(lower=TINY), contrasts.drift

@@ -20,11 +20,7 @@ FEWEST_CELLS = 20
 
 
 def measure(project: Project, params: Params, matrix: Matrix, tell: Callable[[str], None] = lambda line: None) -> None:
-    """Measure both passes of ``matrix``, or what they lack; ``tell`` takes a line on each pass that begins.
-
-    Raises:
-        StudyError: there are fewer than ``FEWEST_CELLS`` cells, or what :func:`visionquant.bench.measure.sweep` raises.
-    """
+    """Measure what both passes of ``matrix`` lack; ``tell`` takes a line on each. A StudyError: too few cells."""
     cells = len(matrix.pairs) * len(matrix.batch_sizes)
     if cells < FEWEST_CELLS:
         too_few = f"{len(matrix.models)} models x {len(matrix.precisions)} precisions are {cells} cells"

@@ -5,14 +5,15 @@ the batch, and so does the memory of its activations, so the machine neither wai
 be measured is a cell all the same, with a status and a reason.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Literal
 
 import numpy as np
 
-from visionquant.bench import memory
-from visionquant.bench.plan import fewest_passes
+from visionquant.bench.host import HostMemory
 from visionquant.core.intervals import half_width, log_medians
 from visionquant.records import drift
 from visionquant.records.cell import Attempt, Cell, Memory, Pending, Run, Status
@@ -25,53 +26,54 @@ AFTER_GOAL = 3  # processes that are still added when the goal is reached
 ATTEMPTS = 3  # how often a cell is measured again because the machine drifted
 
 
-@dataclass(frozen=True)
-class Host:
-    """Bytes of host memory: free now, and resident in the process that replicates are forked from."""
-
-    available: int
-    baseline: int
-
-    @classmethod
-    def now(cls) -> "Host":
-        """This process and this machine at this moment."""
-        return cls(memory.available_host_bytes(), memory.resident_bytes())
+def median_s(cell: Cell) -> float:
+    """Seconds of a timed cell's median pass, over all of its replicates."""
+    return median(ms for replicate in cell.replicates for ms in replicate.wall_ms) / 1e3
 
 
-def foresee(batch_size: int, smaller: Sequence[Cell], protocol: Protocol, host: Host | None) -> Cell | None:
+def pass_s(cells: Iterable[Cell], batch_size: int) -> float | None:
+    """Seconds of a pass at ``batch_size``, in proportion to the nearest of a pair's timed cells; None without any."""
+    timed = (cell for cell in cells if cell.replicates)
+    nearest = min(timed, key=lambda cell: abs(cell.batch_size - batch_size), default=None)
+    return None if nearest is None else median_s(nearest) * batch_size / nearest.batch_size
+
+
+def fewest_passes(protocol: Protocol) -> int:
+    """Forward passes of a cell at least: warm-up, timed, and one in each replicate's throughput window."""
+    return protocol.replicates * (protocol.warmup_iterations + protocol.minimum_iterations + 1)
+
+
+def spent_s(protocol: Protocol, pass_s: float) -> float:
+    """Seconds that the protocol spends on a cell whose pass takes ``pass_s``."""
+    most = protocol.replicates * protocol.warmup_iterations + protocol.iterations * (1 + protocol.throughput_share)
+    return max(fewest_passes(protocol) * pass_s, min(most * pass_s, protocol.budget_s or math.inf))
+
+
+def foresee(batch_size: int, smaller: Sequence[Cell], protocol: Protocol, host: HostMemory | None) -> Cell | None:
     """The cell that can be told without measuring it, or None: it has to be measured.
 
-    Args:
-        smaller: the pair's cells of smaller batch sizes, from which time and memory are foreseen. Without any, the
-            protocol's minimum is measured whatever it takes.
-        host: memory at hand; without it no memory is foreseen.
+    Time and memory are foreseen from the pair's ``smaller`` cells; without any, the protocol's minimum is measured
+    whatever it takes. ``host`` is the memory at hand; without it no memory is foreseen.
     """
-    if not smaller:
+    last = max(smaller, key=lambda other: other.batch_size, default=None)
+    if last is not None and last.status in ("out_of_memory", "unsupported"):
+        return Cell(
+            batch_size=batch_size, status=last.status, reason=f"as at batch size {last.batch_size}: {last.reason}"
+        )
+    nearest = max((cell for cell in smaller if cell.replicates), key=lambda cell: cell.batch_size, default=None)
+    if nearest is None:
         return None
-
-    def cell(status: Status, reason: str) -> Cell:
-        return Cell(batch_size=batch_size, status=status, reason=reason)
-
-    last = max(smaller, key=lambda other: other.batch_size)
-    if last.status in ("out_of_memory", "unsupported"):
-        return cell(last.status, f"as at batch size {last.batch_size}: {last.reason}")
-    timed = [other for other in smaller if other.replicates]
-    if not timed:
-        return None
-    nearest = max(timed, key=lambda other: other.batch_size)
     grown, source = batch_size / nearest.batch_size, f"from batch size {nearest.batch_size}"
-    pass_s = float(np.median([ms for replicate in nearest.replicates for ms in replicate.wall_ms])) / 1e3 * grown
-    passes = fewest_passes(protocol)
+    passes, pass_s = fewest_passes(protocol), median_s(nearest) * grown
     if protocol.limit_s is not None and passes * pass_s > protocol.limit_s:
-        limit = f"limit_s {protocol.limit_s:g}"
-        return cell("over_budget", f"{passes} passes of about {pass_s:.2f} s ({source}) are more than {limit}")
+        why = f"{passes} passes of about {pass_s:.2f} s ({source}) are more than limit_s {protocol.limit_s:g}"
+        return Cell(batch_size=batch_size, status="over_budget", reason=why)
     peak = nearest.memory.host_peak if nearest.memory else None
-    if peak is not None and host is not None:
-        needed = int((peak - host.baseline) * grown)
-        if needed > 0.9 * host.available:
-            free = f"{host.available / GIB:.1f} GiB free"
-            why = f"foreseen: about {needed / GIB:.1f} GiB of host memory needed ({source}), {free}"
-            return cell("out_of_memory", why)
+    needed = int((peak - host.baseline) * grown) if peak is not None and host is not None else 0
+    if host is not None and needed > 0.9 * host.available:
+        free = f"{host.available / GIB:.1f} GiB free"
+        why = f"foreseen: about {needed / GIB:.1f} GiB of host memory needed ({source}), {free}"
+        return Cell(batch_size=batch_size, status="out_of_memory", reason=why)
     return None
 
 
@@ -82,11 +84,8 @@ def goal_met(processes: Sequence[Sequence[float]], fewest: int, goal: float) -> 
     worst, with three more 94 % (simulated, tests/bench/test_cell.py).
     """
     logs = log_medians(processes)
-    for count in range(fewest, len(processes) - AFTER_GOAL + 1):
-        reached = half_width(logs[:count], CONFIDENCE)
-        if reached is not None and reached <= goal:
-            return True
-    return False
+    widths = (half_width(logs[:count], CONFIDENCE) for count in range(fewest, len(processes) - AFTER_GOAL + 1))
+    return any(width is not None and width <= goal for width in widths)
 
 
 @dataclass
@@ -122,8 +121,9 @@ class CellRun:
             return None
         drifted = self._drifted()
         if drifted and len(self.earlier) < ATTEMPTS:
-            medians = tuple(round(float(np.median(one.replicate.wall_ms)), 4) for one in self.runs)
-            sentinels = tuple(one.replicate.sentinel for one in self.runs if one.replicate.sentinel)
+            replicates = [run.replicate for run in self.runs]
+            medians = tuple(round(float(np.median(replicate.wall_ms)), 4) for replicate in replicates)
+            sentinels = tuple(replicate.sentinel for replicate in replicates if replicate.sentinel)
             self.earlier.append(Attempt(medians_ms=medians, sentinels=sentinels))
             self.runs.clear()
             return None
@@ -144,10 +144,10 @@ class CellRun:
         if len(replicates) < protocol.replicates:
             return None
         if protocol.goal is None:
-            return "budget" if any(one.stopped_by == "budget" for one in replicates) else "count"
-        if goal_met([one.wall_ms for one in replicates], protocol.replicates, protocol.goal):
+            return "budget" if any(replicate.stopped_by == "budget" for replicate in replicates) else "count"
+        if goal_met([replicate.wall_ms for replicate in replicates], protocol.replicates, protocol.goal):
             return "goal"
-        if protocol.budget_s is not None and sum(one.timed_s() for one in replicates) >= protocol.budget_s:
+        if sum(replicate.timed_s() for replicate in replicates) >= (protocol.budget_s or math.inf):
             return "budget"
         return "count" if len(replicates) >= protocol.most else None
 
@@ -162,7 +162,6 @@ class CellRun:
             status, reason = "audit_failed", fault
         elif drifted:
             status, reason = "unsteady", f"{drifted} in each of {len(self.earlier) + 1} attempts"
-        of_first = {name: getattr(first, name) for name in ("audit", "energy", "energy_reason", "launch")}
         of_last = ("workspace", "allocated_after", "peak_allocated", "peak_reserved")
         host_peaks = [run.replicate.host_peak for run in self.runs if run.replicate.host_peak is not None]
         return Cell(
@@ -179,5 +178,5 @@ class CellRun:
                 **{name: getattr(last, name) for name in of_last},
             ),
             earlier=tuple(self.earlier),
-            **of_first,
+            **{name: getattr(first, name) for name in ("audit", "energy", "energy_reason", "launch")},
         )

@@ -2,49 +2,36 @@
 
 Wall time is taken around a synchronised step, GPU time from events on the stream; they are two columns. The span
 between two events holds the gaps between kernels as well: how launch-bound a cell is, a profiled pass tells
-(``op_count.profile``). ``Clock`` is a protocol so that the order of warm-up, synchronisation and reading is tested
-without a GPU, by a clock that writes down what it is asked.
+(``op_count.profile``). The order of warm-up, synchronisation and reading is tested without a GPU, by a clock that
+writes down what it is asked.
 """
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 Step = Callable[[int], Any]
 HALF, AGREES = 10, 0.02
 
 
-class Clock(Protocol):
-    """A device's way to tell the time."""
+class Clock:
+    """A CPU's way to tell the time, perf_counter: a step is finished when it returns. Other devices know better."""
 
     def synchronize(self) -> None:
         """Wait until the device has nothing left to do."""
 
     def now_s(self) -> float:
         """Monotonic seconds."""
-
-    def mark(self) -> Any:
-        """Put a mark into the device's queue, good until the next but one; None where there is no queue."""
-
-    def between_ms(self, start: Any, end: Any) -> float | None:
-        """Device milliseconds between two marks, after a synchronisation; None without a queue."""
-
-
-class CpuClock:
-    """perf_counter; a CPU step is finished when it returns."""
-
-    def synchronize(self) -> None:
-        pass
-
-    def now_s(self) -> float:
         return time.perf_counter()
 
     def mark(self) -> Any:
+        """Put a mark into the device's queue, good until the next but one; None where there is no queue."""
         return None
 
     def between_ms(self, start: Any, end: Any) -> float | None:
+        """Device milliseconds between two marks, after a synchronisation; None without a queue."""
         return None
 
 
@@ -136,9 +123,8 @@ def one_step(step: Step, clock: Clock, i: int) -> tuple[float, float | None]:
     step(i)
     end = clock.mark()
     clock.synchronize()
-    wall_ms = round((clock.now_s() - start_s) * 1e3, 4)
-    gpu_ms = clock.between_ms(start, end)
-    return wall_ms, None if gpu_ms is None else round(gpu_ms, 4)
+    wall_ms, gpu_ms = (clock.now_s() - start_s) * 1e3, clock.between_ms(start, end)
+    return round(wall_ms, 4), None if gpu_ms is None else round(gpu_ms, 4)
 
 
 def time_window(step: Step, clock: Clock, count: int) -> float:

@@ -14,9 +14,8 @@ from typing import Any
 
 import torch
 
-from visionquant.bench import energy, op_count
-from visionquant.bench.clock import Clock, CpuClock, Step
-from visionquant.bench.gpu_telemetry import Sampler
+from visionquant.bench import op_count, telemetry
+from visionquant.bench.clock import Clock, Step
 from visionquant.core import driver
 from visionquant.core.errors import MachineMismatch, StudyError
 from visionquant.records.cell import Launch
@@ -48,18 +47,14 @@ class Device:
     kernel = KernelPlan(side=512, first_s=0.0, again_s=0.0, readings=7)
 
     def clock(self) -> Clock:
-        return CpuClock()
+        return Clock()
 
     def choose(self) -> None:
         """Hide every other kind from libraries, before they are imported, so that none opens one before a fork."""
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
     def require(self) -> None:
-        """Insist that torch can use it; may open it, so call it in a process that forks nothing afterwards.
-
-        Raises:
-            MachineMismatch: it can't.
-        """
+        """Insist that torch can use it (MachineMismatch); may open it, so call it in a process that forks no more."""
 
     def alive(self) -> bool:
         """Whether it still works after an error."""
@@ -76,15 +71,15 @@ class Device:
         """Peaks of (allocated, reserved) bytes in ``run``, from an empty cache; None, and no run, in host memory."""
         return None, None
 
-    def energy_counter(self) -> AbstractContextManager[energy.EnergyCounter | str]:
+    def energy_counter(self) -> AbstractContextManager[telemetry.EnergyCounter | str]:
         """The counter of what it draws, open meanwhile, or why there is none."""
-        return nullcontext(energy.packages())
+        return nullcontext(telemetry.packages())
 
     def computing(self) -> set[int] | None:
         """The processes that compute on it, of which a CPU's are counted elsewhere; None where nobody tells."""
         return {os.getpid()}
 
-    def telemetry(self) -> Sampler | None:
+    def sampler(self) -> telemetry.Sampler | None:
         """A process that looks at its clocks and temperature from now on, where it has such."""
         return None
 
@@ -97,7 +92,7 @@ class Device:
         return {}
 
 
-class CudaClock(CpuClock):
+class CudaClock(Clock):
     """perf_counter around torch.cuda.synchronize, and two CUDA events, made beforehand and used again and again."""
 
     def __init__(self) -> None:
@@ -164,21 +159,14 @@ class Cuda(Device):
         torch.cuda.synchronize()
         return int(torch.cuda.max_memory_allocated()), int(torch.cuda.max_memory_reserved())
 
-    def energy_counter(self) -> AbstractContextManager[energy.EnergyCounter | str]:
-        return energy.board()
+    def energy_counter(self) -> AbstractContextManager[telemetry.EnergyCounter | str]:
+        return telemetry.board()
 
     def computing(self) -> set[int] | None:
-        with driver.open_gpu() as opened:
-            if opened is None:
-                return None
-            nvml, handle = opened
-            try:
-                return {process.pid for process in nvml.nvmlDeviceGetComputeRunningProcesses(handle)}
-            except nvml.NVMLError:
-                return None
+        return telemetry.computing()
 
-    def telemetry(self) -> Sampler | None:
-        return Sampler()
+    def sampler(self) -> telemetry.Sampler | None:
+        return telemetry.Sampler()
 
     def profile(self, step: Step) -> Launch | None:
         return op_count.profile(step)
@@ -192,11 +180,7 @@ KINDS: Mapping[str, type[Device]] = {"cpu": Device, "cuda": Cuda}
 
 @cache
 def of(kind: str) -> Device:
-    """The device of a kind.
-
-    Raises:
-        StudyError: there is no such kind.
-    """
+    """The device of a kind; a StudyError where there is no such kind."""
     if kind not in KINDS:
         raise StudyError("device", f"no kind named {kind}", f"one of {', '.join(KINDS)}")
     return KINDS[kind]()

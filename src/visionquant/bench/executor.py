@@ -10,13 +10,12 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from os import getpid
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
-from visionquant.bench import plan, worker
-from visionquant.bench.command import Matrix
+from visionquant.bench import worker
+from visionquant.bench.command import Matrix, blank
 from visionquant.core.errors import StudyError
 from visionquant.core.paths import Project
 from visionquant.records.record import current, stale
@@ -27,8 +26,7 @@ State = Literal["queued", "running", "ended"]  # a job that the executor does no
 END_S = 30.0  # for a command to end when it is interrupted: it writes down what is finished
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(NamedTuple):
     """A command that was submitted; ``id`` is the executor's own name of it, text that can be written down."""
 
     id: str
@@ -64,12 +62,11 @@ class Local:
         return self._queued[-1]
 
     def poll(self, job: Job) -> State:
-        if self._queued and all(process.poll() is not None for process in self._processes.values()):
-            self._begin(self._queued.pop(0))
-        if job in self._queued:
-            return "queued"
-        process = self._processes.get(job)
-        return "running" if process is not None and process.poll() is None else "ended"
+        running = [begun for begun, process in self._processes.items() if process.poll() is None]
+        if self._queued and not running:
+            running = [self._queued.pop(0)]
+            self._begin(*running)
+        return "queued" if job in self._queued else "running" if job in running else "ended"
 
     def cancel(self, job: Job) -> None:
         if job in self._queued:
@@ -139,15 +136,10 @@ def run(
 ) -> dict[Matrix, str]:
     """Submit the command of each part of a study and wait for all; what is under way is cancelled at an interruption.
 
-    Args:
-        fault_of: what is wrong with the records of a part, empty where nothing is; see :func:`record_fault`.
-        tell: takes a line on each part that has ended.
-
-    Returns:
-        Of each part that left no valid records what is wrong, and the last line of its log.
+    ``fault_of`` is :func:`record_fault`; ``tell`` takes a line on each part that has ended. Returns of each part that
+    left no valid records what is wrong, and the last line of its log.
     """
-    jobs: dict[Matrix, Job] = {}
-    faults: dict[Matrix, str] = {}
+    jobs, faults = dict[Matrix, Job](), dict[Matrix, str]()
     try:
         for part, command in tasks.items():
             jobs[part] = executor.submit(command)
@@ -181,7 +173,7 @@ def record_fault(project: Project, params: Params, part: Matrix) -> str:
             manifest = sources.manifest_of(project, params, record.model)
         except StudyError as error:
             return str(error)
-        if not record.goes_on_as(plan.blank(project, params, pair, manifest, record.environment)):
+        if not record.goes_on_as(blank(project, params, pair, manifest, record.environment)):
             return f"{name}: measured by other code, or with other weights"
         if missing := [size for size in part.batch_sizes if record.cell(size) is None]:
             return f"{name}: batch sizes {' '.join(map(str, missing))} are missing"

@@ -7,10 +7,9 @@ tells whether the conversion is right; it says nothing about accuracy.
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,16 +21,14 @@ from visionquant.core.errors import StudyError
 from visionquant.core.paths import Project
 from visionquant.records.record import Fidelity
 from visionquant.weights import sources
-from visionquant.weights.manifest import Manifest
+from visionquant.weights.sources import Manifest
 
 CLASSES = 1000
 OWN_HEAD = "the checkpoint's own head"
 
 
 class NetworkOutput(SimpleNamespace):
-    """The tensors of a network's answer, on the CPU in FP32; as in transformers' own answers what is absent is None,
-    and a number counts what is there.
-    """
+    """Tensors of a network, on the CPU in FP32; as in transformers' own what is absent is None, a number counts."""
 
     def __getattr__(self, name: str) -> None:
         if name.startswith("__"):
@@ -44,8 +41,7 @@ class NetworkOutput(SimpleNamespace):
 Head = Callable[[NetworkOutput], torch.Tensor]
 
 
-@dataclass(frozen=True)
-class Outputs:
+class Outputs(NamedTuple):
     """Of n images: features (n, ...) and logits (n, classes); of the first of them what each block gave; float32."""
 
     features: np.ndarray
@@ -59,11 +55,7 @@ def image_count(macs: int, most: int, gmacs: float) -> int:
 
 
 def features_of(result: Any) -> torch.Tensor:
-    """The last hidden state of what a model answered.
-
-    Raises:
-        StudyError: it has none, so it is no vision backbone as ``AutoModel`` loads them.
-    """
+    """The last hidden state of what a model answered; a StudyError where there is none: it is no vision backbone."""
     features = getattr(result, "last_hidden_state", None)
     if not isinstance(features, torch.Tensor):
         found = f"its answer ({type(result).__name__}) has no last_hidden_state"
@@ -85,16 +77,14 @@ def outputs(model: nn.Module, images: torch.Tensor, head: Head, blocks: bool = F
     """
     with torch.inference_mode():
         answer = answer_of(model(images))
-        logits = head(answer)
-    features = answer.last_hidden_state.numpy()
-    return Outputs(features, logits.numpy(), _after_blocks(model, images[:1]) if blocks else ())
+        logits = head(answer).numpy()
+    return Outputs(answer.last_hidden_state.numpy(), logits, _after_blocks(model, images[:1]) if blocks else ())
 
 
 def _after_blocks(model: nn.Module, image: torch.Tensor) -> tuple[np.ndarray, ...]:
     """What each block of the outermost list of blocks (layers of a transformer, stages of a MobileViT) answers."""
     lists = (module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) > 1)
-    blocks = next(lists, None)
-    if blocks is None:
+    if (blocks := next(lists, None)) is None:
         return ()
     outputs: list[np.ndarray] = []
 
@@ -114,7 +104,6 @@ def compare(reference: Outputs, found: Outputs, logits_from: str) -> Fidelity:
 
     SQNR is the mean over the images that differ at all. Figures are None where the outputs hold NaN or infinity.
     """
-    count = len(reference.features)
     bad = int((~np.isfinite(found.features)).sum() + (~np.isfinite(found.logits)).sum())
     figures: dict[str, Any] = dict.fromkeys(("cosine", "sqnr_db", "top1_agreement", "kl_nats"))
     if not bad:
@@ -130,7 +119,7 @@ def compare(reference: Outputs, found: Outputs, logits_from: str) -> Fidelity:
             "kl_nats": float((np.exp(p) * (p - q)).sum(1).mean()),
             "blocks_sqnr_db": tuple(None if ratio is None else float(f"{ratio:.5g}") for ratio in after_blocks),
         }
-    return Fidelity(images=count, nan_count=bad, logits_from=logits_from, **figures)
+    return Fidelity(images=len(reference.features), nan_count=bad, logits_from=logits_from, **figures)
 
 
 def lowest_cosine(a: np.ndarray, b: np.ndarray) -> float:
@@ -156,20 +145,16 @@ def sqnr_db(signal: np.ndarray, found: np.ndarray) -> float | None:
 
 def head_of(project: Project, manifest: Manifest, seed: int) -> tuple[Head, str]:
     """The head that turns features into logits, and its description."""
-    if manifest.weights == "pretrained":
-        if own := _own_head(sources.resolve(project, manifest)):
-            return own, OWN_HEAD
-    return _projection(seed), f"a fixed seeded projection to {CLASSES} classes"
+    if manifest.weights == "pretrained" and (own := _own_head(sources.resolve(project, manifest))):
+        return own, OWN_HEAD
 
-
-def _projection(seed: int) -> Head:
-    def head(answer: NetworkOutput) -> torch.Tensor:
+    def projection(answer: NetworkOutput) -> torch.Tensor:
         features = answer.last_hidden_state
         vectors = features.mean((2, 3)) if features.dim() == 4 else features[:, 0]
         weight = np.random.default_rng(seed + 1).standard_normal((vectors.shape[1], CLASSES), dtype=np.float32)
         return vectors @ torch.from_numpy(weight / np.float32(vectors.shape[1] ** 0.5))
 
-    return head
+    return projection, f"a fixed seeded projection to {CLASSES} classes"
 
 
 class _Replay(nn.Module):

@@ -25,11 +25,7 @@ class Unreadable(Exception):
 
 
 def read(data: bytes, formats: tuple[str, ...], pixels: int) -> Image.Image:
-    """The picture in a file, upright and in RGB.
-
-    Args:
-        formats: Pillow's names of the kinds to accept.
-        pixels: how many it may have, at most.
+    """The picture in a file, upright and in RGB, of one of ``formats`` (Pillow's names) and at most so many ``pixels``.
 
     Raises:
         Unreadable: another kind of file, more than ``pixels``, too elongated, an animation, 16-bit grey, broken or cut.
@@ -52,17 +48,12 @@ def read(data: bytes, formats: tuple[str, ...], pixels: int) -> Image.Image:
         raise Unreadable("broken", "more than 8 bits of grey: convert the file first")
     try:
         image.load()
-        return _upright(image).convert("RGB")
+        with suppress(Exception):  # metadata that can't be read turn nothing, as in any viewer
+            image.getexif()
+        image.info.clear()  # Pillow keeps what it has read of them, and has nothing to write back
+        return ImageOps.exif_transpose(image).convert("RGB")  # as EXIF or XMP say
     except Exception as error:  # as above: truncated data, a bad checksum, a text chunk that unpacks to megabytes
         raise Unreadable("broken", f"a broken image file: {_words(error)}") from None
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """Turned as EXIF or XMP say; metadata that can't be read turn nothing, as in any viewer."""
-    with suppress(Exception):
-        image.getexif()
-    image.info.clear()  # Pillow keeps what it has read of them, and has nothing to write back
-    return ImageOps.exif_transpose(image)
 
 
 def _words(error: Exception) -> str:

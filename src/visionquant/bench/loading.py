@@ -21,12 +21,12 @@ from safetensors import SafetensorError
 from torch import nn
 
 from visionquant.bench import inputs, worker
-from visionquant.bench.preprocessing import DEFAULT, Preprocessing
+from visionquant.bench.inputs import DEFAULT, Preprocessing
 from visionquant.core.errors import StudyError
 from visionquant.core.paths import Project
 from visionquant.settings.params import ModelSpec
 from visionquant.weights import architectures, sources
-from visionquant.weights.manifest import Manifest
+from visionquant.weights.sources import Manifest
 
 NORMALS = 4_194_301  # values
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
@@ -38,81 +38,68 @@ def normal_values(seed: int) -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(seed).standard_normal(NORMALS, dtype=np.float32))
 
 
-class _Stream:
-    """Reads the values in order and begins again at its end."""
-
-    def __init__(self, seed: int) -> None:
-        self.values, self.at = normal_values(seed), 0
-
-    def fill(self, target: torch.Tensor, std: float) -> None:
-        flat = target.detach().view(-1)
-        done = 0
-        while done < flat.numel():
-            count = min(flat.numel() - done, NORMALS - self.at)
-            torch.mul(self.values[self.at : self.at + count], std, out=flat[done : done + count])
-            done, self.at = done + count, (self.at + count) % NORMALS
-
-
 def seed_weights(model: nn.Module, seed: int, std: float = 0.02) -> None:
     """Fill all parameters in place: Linear and embeddings N(0, std), convolutions Kaiming, norms one, biases zero."""
-    stream = _Stream(seed)
+    values, at = normal_values(seed), 0
+
+    def fill(target: torch.Tensor, std: float) -> None:
+        """From where the last one ended, beginning again at the end of the values."""
+        nonlocal at
+        flat, done = target.detach().view(-1), 0
+        while done < flat.numel():
+            count = min(flat.numel() - done, NORMALS - at)
+            torch.mul(values[at : at + count], std, out=flat[done : done + count])
+            done, at = done + count, (at + count) % NORMALS
+
+    config = getattr(model, "config", None)
+    scale = float(getattr(config, "layerscale_value", None) or getattr(config, "layer_scale_init_value", None) or 1.0)
     with torch.no_grad():
         for module in model.modules():
-            own = dict(module.named_parameters(recurse=False))
-            for name, parameter in own.items():
+            for name, parameter in module.named_parameters(recurse=False):
                 if name == "bias":
                     parameter.zero_()
                 elif isinstance(module, NORMS):
                     parameter.fill_(1.0)
                 elif isinstance(module, nn.Conv2d):
-                    stream.fill(parameter, (2.0 / parameter[0].numel()) ** 0.5)
+                    fill(parameter, (2.0 / parameter[0].numel()) ** 0.5)
                 elif name.startswith("lambda"):
-                    parameter.fill_(_layer_scale(model))
+                    parameter.fill_(scale)
                 else:
-                    stream.fill(parameter, std)
+                    fill(parameter, std)
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.reset_running_stats()
 
 
-def _layer_scale(model: nn.Module) -> float:
-    config = model.config
-    return float(getattr(config, "layerscale_value", None) or getattr(config, "layer_scale_init_value", None) or 1.0)
-
-
 def recalibrate(model: nn.Module, images: torch.Tensor) -> None:
     """Take the running statistics of every BatchNorm from ``images``; models without one are left alone."""
-    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    if not norms:
-        return
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None
-        norm.train()
-    with torch.no_grad():
-        model(images)
-    model.eval()
+    if norms := [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]:
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None
+            norm.train()
+        with torch.no_grad():
+            model(images)
+        model.eval()
 
 
 def preprocessing(project: Project, model: str, spec: ModelSpec, folder: Path | None) -> Preprocessing:
     """The preprocessing of ``model``: its checkpoint's, else the committed one, else mean and std of one half.
 
-    The size is the row's; the channels are those of the checkpoint's config, else of the committed one.
-
-    Raises:
-        StudyError: a file of the checkpoint's is no JSON.
+    The size is the row's; the channels are those of the config beside it. A file that is no JSON is a StudyError.
     """
-    config = (_json(folder, sources.CONFIG) if folder else architectures.config(project, model)) or {}
-    settings = None
     if folder:
-        settings = (_json(folder, sources.PROCESSOR) or {}).get("image_processor")
-        settings = settings or _json(folder, sources.PREPROCESSOR)
-    settings = settings or architectures.preprocessing(project, model) or DEFAULT
+        config = _json(folder, sources.CONFIG)
+        own = _json(folder, sources.PROCESSOR).get("image_processor") or _json(folder, sources.PREPROCESSOR)
+    else:
+        config, own = architectures.config(project, model) or {}, None
+    settings = own or architectures.preprocessing(project, model) or DEFAULT
     return Preprocessing(settings, spec.shape(architectures.channels(config)), str(config.get("model_type", "")), model)
 
 
-def _json(folder: Path, name: str) -> dict[str, Any] | None:
+def _json(folder: Path, name: str) -> dict[str, Any]:
+    """The object in a file of a checkpoint's, empty where there is no such file."""
     if not (folder / name).is_file():
-        return None
+        return {}
     content = None
     with suppress(ValueError):
         content = json.loads((folder / name).read_bytes())
@@ -146,7 +133,8 @@ def seeded(project: Project, model: str, spec: ModelSpec, attention: str, seed: 
     if raw is None:
         found = "seeded weights need data/architectures/<model>/config.json"
         raise StudyError(f"model {model}", found, "add it, or reach the hub")
-    config = _of_vision(AutoConfig.for_model(**raw))
+    config = AutoConfig.for_model(**raw)
+    config = getattr(config, "vision_config", None) or config
     with no_init_weights():
         net: nn.Module = with_attention(lambda kind: AutoModel.from_config(config, attn_implementation=kind), attention)
     seed_weights(net, seed, float(getattr(config, "initializer_range", 0.02)))
@@ -154,25 +142,16 @@ def seeded(project: Project, model: str, spec: ModelSpec, attention: str, seed: 
     return net
 
 
-def _of_vision(config: Any) -> Any:
-    return getattr(config, "vision_config", None) or config
-
-
 def _pretrained(folder: Path, model: str, attention: str, seed: int) -> nn.Module:
     from transformers import AutoConfig, AutoModel
 
     torch.manual_seed(seed)
+    safely: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 
     def attempt(kind: str) -> Any:
-        return AutoModel.from_pretrained(
-            folder,
-            config=_of_vision(AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)),
-            dtype=torch.float32,
-            attn_implementation=kind,
-            local_files_only=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
+        config = AutoConfig.from_pretrained(folder, **safely)
+        own = {"config": getattr(config, "vision_config", None) or config, "attn_implementation": kind}
+        return AutoModel.from_pretrained(folder, **own, **safely, dtype=torch.float32, output_loading_info=True)
 
     try:
         net, info = with_attention(attempt, attention)

@@ -6,26 +6,14 @@ comparisons. What is measured with the settings in force is kept: the same comma
 """
 
 import random
-import time
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 
 from visionquant.bench import device as devices
-from visionquant.bench import (
-    energy,
-    memory,
-    pair_worker,
-    plan,
-    reference,
-    reference_kernel,
-    system_load,
-    torch_flags,
-    worker,
-)
+from visionquant.bench import host, pair_worker, reference, reference_kernel, telemetry, torch_flags, worker
 from visionquant.bench.cell_run import CellRun
-from visionquant.bench.command import Command, Matrix
+from visionquant.bench.command import Command, Matrix, TimeIsUp, blank, fp32_bytes
 from visionquant.bench.device import Device
-from visionquant.bench.gpu_telemetry import Sampler
 from visionquant.bench.pair_run import PairRun
 from visionquant.core import lock, machine
 from visionquant.core.paths import Project
@@ -33,21 +21,16 @@ from visionquant.records.cell import Cell
 from visionquant.records.record import Record
 from visionquant.settings.params import Params, Protocol
 from visionquant.weights import checkpoint, sources
-from visionquant.weights.manifest import Manifest
+from visionquant.weights.sources import Manifest
 
 MEMORY_SHARE = 0.5  # of free host memory that the pairs of one model may take together
-
-
-class TimeIsUp(Exception):
-    """The command's time is spent; what is finished is written down."""
 
 
 @lock.alone
 def sweep(project: Project, params: Params, matrix: Matrix, command: Command | None = None) -> bool:
     """The study without DVC: model by model its weights, its FP32 reference, and every precision that lacks a cell.
 
-    Returns:
-        whether all of it is measured; False where the time was up before.
+    Returns whether all of it is measured; False where the time was up before.
 
     Raises:
         StudyError: settings, weights or machine are not what they should be; finished cells are kept.
@@ -66,10 +49,7 @@ def sweep(project: Project, params: Params, matrix: Matrix, command: Command | N
 
 @lock.alone
 def measure(project: Project, params: Params, matrix: Matrix, command: Command | None = None) -> list[Record]:
-    """Measure the cells that the pairs of ``matrix`` lack and write their records; cells of other sizes are kept.
-
-    Returns:
-        The records as written.
+    """Measure the cells that the pairs of ``matrix`` lack, write their records and return them; other cells are kept.
 
     Raises:
         StudyError: settings, weights or machine are not what they should be, or the machine is busy.
@@ -85,10 +65,10 @@ def measure(project: Project, params: Params, matrix: Matrix, command: Command |
             with ExitStack() as stack:
                 runs = []
                 for precision in group:
-                    asked = plan.blank(project, params, (model, precision), manifest, environment)
-                    run = PairRun(project, params, manifest, asked, matrix, command.before_s)
-                    runs.append(stack.enter_context(run))
-                    command.before_s = 0.0
+                    asked = blank(project, params, (model, precision), manifest, environment)
+                    before_s, command.before_s = command.before_s, 0.0
+                    run = PairRun(project, params, manifest, asked, matrix, before_s)
+                    runs.append(stack.enter_context(closing(run)))
                 if lacking := [run for run in runs if any(map(run.lacks, matrix.batch_sizes))]:
                     _measure(lacking, params.protocol, devices.of(environment.device), command)
                 for run in runs:
@@ -99,38 +79,36 @@ def measure(project: Project, params: Params, matrix: Matrix, command: Command |
 
 def _measure(runs: Sequence[PairRun], protocol: Protocol, device: Device, command: Command) -> None:
     """Prepare the pairs of one model, then measure what they lack, the smallest batch size first."""
-    system_load.require_quiet(protocol, device.kind)
+    host.require_quiet(protocol, device)
     torch_flags.quiet(device.kind)
     pair_worker.preload(device.kind, {run.record.settings.precision.engine for run in runs})
-    idle = _idle(device, protocol)
+    idle = None  # what the idle machine draws, where a window of energy is asked for and can be read
+    if protocol.energy_s is not None:
+        with device.energy_counter() as counter:
+            idle = None if isinstance(counter, str) else telemetry.idle(counter, protocol.energy_s)
     if not device.forks_warm:
         with suppress(worker.Failed, worker.Defect):  # it is tried again by each pair, which says why it failed
             reference_kernel.calibrate(device.kind, protocol)
+    ready = []
     with ExitStack() as stack:
-        sampler = device.telemetry()
+        sampler = device.sampler()
         if sampler is not None:
             stack.callback(sampler.stop)
-        ready = []
         for run in runs:
-            _require_time(command)
+            command.require_time()
             failed = run.prepare(idle)
             for cell in failed:
                 command.observer.cell(run.pair, cell)
-            if not failed:
-                ready.append(run)
+            ready += [] if failed else [run]
         order = random.Random(protocol.seed)
         for batch_size in runs[0].batch_sizes:
             _interleave([run for run in ready if run.lacks(batch_size)], batch_size, order, sampler, command)
 
 
 def _interleave(
-    runs: Sequence[PairRun], batch_size: int, order: random.Random, sampler: Sampler | None, command: Command
+    runs: Sequence[PairRun], batch_size: int, order: random.Random, sampler: telemetry.Sampler | None, command: Command
 ) -> None:
-    """The cells of one batch size: round after round a replicate of each that is not finished.
-
-    Raises:
-        TimeIsUp: it is past the command's ``until_s``.
-    """
+    """The cells of one batch size: round after round a replicate of each that is not finished; may raise TimeIsUp."""
     courses: dict[PairRun, CellRun] = {}
     for run in runs:
         begun = run.begin(batch_size)
@@ -141,7 +119,7 @@ def _interleave(
     while courses:
         precisions = [run.record.precision for run in courses]
         for run in order.sample(list(courses), len(courses)):
-            _require_time(command)
+            command.require_time()
             others = tuple(name for name in precisions if name != run.record.precision)
             cell = run.replicate(courses[run], next(command.positions), others, sampler)
             if cell is None:
@@ -151,21 +129,7 @@ def _interleave(
                 command.observer.cell(run.pair, cell)
 
 
-def _require_time(command: Command) -> None:
-    if time.monotonic() >= command.until_s:
-        raise TimeIsUp
-
-
 def _groups(project: Project, manifest: Manifest, precisions: Sequence[str]) -> list[list[str]]:
     """All together where FP32 weights for each fit into memory, else each alone."""
-    if len(precisions) * plan.fp32_bytes(project, manifest) <= MEMORY_SHARE * memory.available_host_bytes():
-        return [list(precisions)]
-    return [[precision] for precision in precisions]
-
-
-def _idle(device: Device, protocol: Protocol) -> energy.Idle | None:
-    """What the idle machine draws, where a window of energy is asked for and can be read."""
-    if protocol.energy_s is None:
-        return None
-    with device.energy_counter() as counter:
-        return None if isinstance(counter, str) else energy.idle(counter, protocol.energy_s)
+    together = len(precisions) * fp32_bytes(project, manifest) <= MEMORY_SHARE * host.available_bytes()
+    return [list(precisions)] if together else [[precision] for precision in precisions]

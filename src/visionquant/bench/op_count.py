@@ -1,19 +1,54 @@
-"""How many operations a forward pass issues, and how long a GPU is at work in it: what tells a launch-bound cell."""
+"""How large a network is, how many operations a forward pass issues, and how long a GPU is at work in it.
 
+The last two tell a launch-bound cell.
+"""
+
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 from torch.autograd import DeviceType  # type: ignore[attr-defined]
 from torch.profiler import ProfilerActivity, schedule
 from torch.profiler import profile as profiling
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from visionquant.records.cell import Launch
 
 DROPOUT = torch.ops.aten.dropout.default  # (input, p, train)
 ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
+SAFETENSORS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int8": "I8", "uint8": "U8", "int64": "I64"}
 Spans = Sequence[tuple[float, float]]
+
+
+def safetensors_bytes(model: nn.Module) -> int:
+    """Bytes of the state dict as one safetensors file: 8 for the length, the padded header, the tensors."""
+    header: dict[str, Any] = {}
+    offset = 0
+    for name, tensor in model.state_dict().items():
+        if isinstance(tensor, torch.Tensor):
+            end = offset + tensor.nbytes
+            kind = SAFETENSORS.get(str(tensor.dtype).removeprefix("torch."), "F32")
+            header[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": [offset, end]}
+            offset = end
+    length = len(json.dumps(header, separators=(",", ":")))
+    return 8 + (length + 7) // 8 * 8 + offset
+
+
+def linear_layers(model: nn.Module) -> int:
+    """Linear layers, quantised or not."""
+    return sum(isinstance(module, nn.Linear) for module in model.modules())
+
+
+def macs(model: nn.Module, shape: tuple[int, int, int]) -> int:
+    """Multiply-accumulates of one image (channels, height, width): matrix products, convolutions and attention."""
+    parameter = next(model.parameters())
+    image = torch.zeros(1, *shape, dtype=parameter.dtype, device=parameter.device)
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        model(image)
+    return int(counter.get_total_flops()) // 2
 
 
 class OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -42,8 +77,7 @@ class OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def profile(step: Callable[[int], Any]) -> Launch | None:
     """Passes on a GPU under torch's profiler.
 
-    None where they tell nothing (another profiler, a container), or two of them different numbers of kernels: records
-    can be lost.
+    None where they tell nothing (another profiler, a container), or two of them differ: records can be lost.
     """
     try:
         first, second = (recorded(step, ProfilerActivity.CUDA, DeviceType.CUDA) for _ in range(2))

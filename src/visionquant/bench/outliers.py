@@ -25,11 +25,8 @@ Readers = dict[str, list[str]]  # names of normalisations, and of the Linear lay
 def plant(model: nn.Module, channels: int, image: torch.Tensor) -> int:
     """Plant ``channels`` outliers in front of every Linear layer that reads a LayerNorm; return how many norms.
 
-    All passes run in a fork, on its copy: a pass may open CUDA, which a process that forks may not.
-
-    Args:
-        model: FP32 on the CPU; changed in place.
-        image: one prepared image, shape (1, 3, side, side).
+    All passes run in a fork, on its copy: a pass may open CUDA, which a process that forks may not. ``model`` is FP32
+    on the CPU and changed in place; ``image`` is prepared, (1, 3, side, side).
 
     Raises:
         StudyError: no such normalisation, or the outputs change.
@@ -37,13 +34,6 @@ def plant(model: nn.Module, channels: int, image: torch.Tensor) -> int:
     readers = worker.in_fork(lambda: _tried(model, channels, image))
     _scale(model, readers, channels)
     return len(readers)
-
-
-def layers_meeting(model: nn.Module) -> int | None:
-    """In how many INT8 layers the last pass met outlier columns; None for a model without such layers or thresholds."""
-    layers: list[Any] = [module for module in model.modules() if type(module).__name__ == "Linear8bitLt"]
-    met = [one.state.idx is not None and one.state.idx.numel() > 0 for one in layers if one.state.threshold > 0]
-    return sum(met) if met else None
 
 
 def _tried(model: nn.Module, channels: int, image: torch.Tensor) -> Readers:

@@ -9,22 +9,21 @@ import ast
 import hashlib
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
 
-from visionquant.core.fingerprint import syntax_tree
+from visionquant.core.files import syntax_tree
 from visionquant.records.record import Code
 from visionquant.settings.precision import PrecisionRow
 
 SOURCE = Path(__file__).parents[2]
 ROOTS = ("visionquant.bench.measure", "visionquant.bench.pair_worker")
 ENGINES, ROWS = "visionquant.bench.backends", "visionquant/settings/precision.py"
-# Settings of other things, how files and old records are read, what messages say: nothing of it decides a figure.
-APART = (
-    *(f"visionquant/settings/{name}.py" for name in ("costs", "labelled_images", "trained_networks")),
-    *(f"visionquant/core/{name}.py" for name in ("complaint", "errors", "yaml12")),
-    "visionquant/records/upgrade.py",
+# Settings of other things, how files and old records are read, what messages say: none of it decides a figure.
+APART = tuple(
+    f"visionquant/{name}.py"
+    for name in ("settings/sections", "core/errors", "core/yaml12", "records/upgrade", "weights/hub")
 )
 Modules = Mapping[str, bytes]
 
@@ -42,7 +41,7 @@ def measuring_sha256(precision: PrecisionRow, code: Modules = AT_IMPORT) -> str:
     """The digest of what a pair in ``precision`` passes through in ``code``."""
     digest = hashlib.sha256()
     for path in passed_through(precision.engine, code):
-        does = _reached(code[path], type(precision).__name__) if path == ROWS else _read(code[path]).does
+        does = _reached(code[path], type(precision).__name__) if path == ROWS else _read(code[path])[0]
         digest.update(f"{path}\0{does}\0".encode())
     return digest.hexdigest()
 
@@ -61,17 +60,13 @@ def passed_through(engine: str, code: Modules = AT_IMPORT) -> list[str]:
         for path in (f"{place}.py", f"{place}/__init__.py"):
             if path in code and path not in found and path not in APART:
                 found.add(path)
-                names += _read(code[path]).imports
+                names += _read(code[path])[1]
     return sorted(found)
 
 
-class _Module(NamedTuple):
-    does: str  # its syntax tree in words
-    imports: tuple[str, ...]
-
-
 @cache
-def _read(source: bytes) -> _Module:
+def _read(source: bytes) -> tuple[str, list[str]]:
+    """A module's syntax tree in words, and the names that it imports."""
     tree = syntax_tree(source)
     imports: list[str] = []
     for node in ast.walk(tree):
@@ -79,7 +74,7 @@ def _read(source: bytes) -> _Module:
             imports += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
             imports += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return _Module(ast.dump(tree), tuple(imports))
+    return ast.dump(tree), imports
 
 
 @cache
@@ -118,8 +113,7 @@ def _checkout(root: Path) -> tuple[str | None, bool | None]:
 
 def _git(root: Path, *arguments: str) -> str | None:
     command = ["git", "-C", str(root), *arguments]
-    try:
-        done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", timeout=30)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    with suppress(OSError, subprocess.SubprocessError):
+        done = subprocess.run(command, check=True, capture_output=True, encoding="utf-8", errors="replace", timeout=30)
+        return done.stdout.strip()
+    return None

@@ -8,22 +8,20 @@ is a process that gives no answer in time (:func:`patience_s`): it is ended.
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import fields
 from functools import partial
 from typing import Any
 
 from visionquant.bench import device as devices
-from visionquant.bench import energy, pair_fingerprint, pair_worker, plan, reference, worker
-from visionquant.bench.cell_run import CellRun, foresee
-from visionquant.bench.command import Matrix
-from visionquant.bench.gpu_telemetry import Sampler
+from visionquant.bench import pair_fingerprint, pair_worker, reference, telemetry, worker
+from visionquant.bench.cell_run import CellRun, foresee, pass_s, spent_s
+from visionquant.bench.command import Matrix, kept
 from visionquant.core import files
 from visionquant.core.errors import CodeChanged, MachineMismatch, StudyError
 from visionquant.core.paths import Project
 from visionquant.records.cell import Cell
 from visionquant.records.record import PartialRecord, Record, current, write
 from visionquant.settings.params import Params, Protocol
-from visionquant.weights.manifest import Manifest
+from visionquant.weights.sources import Manifest
 
 PATIENCE = 20  # times the seconds foreseen, before a process counts as hanging
 SLOWEST_PASS_S = 60.0  # of one image where nothing was timed yet: longer than the largest model's, emulated on a CPU
@@ -32,23 +30,20 @@ LEAST_PATIENCE_S = 600.0  # libraries compile kernels at a first pass, and a fir
 
 
 def patience_s(protocol: Protocol, batch_size: int, pass_s: float | None) -> float:
-    """After how many seconds without an answer a replicate is ended, far beyond what the protocol gives it.
+    """Seconds without an answer after which a replicate is ended, far beyond what the protocol gives it.
 
-    Args:
-        pass_s: of a forward pass, as far as it is known from the pair's other cells or replicates.
+    ``pass_s``: of a forward pass, as far as it is known from the pair's other cells or replicates.
     """
     slow_s = SLOWEST_PASS_S * batch_size if pass_s is None else PATIENCE * pass_s
-    counted_s = plan.spent_s(protocol, slow_s) / protocol.replicates
+    counted_s = spent_s(protocol, slow_s) / protocol.replicates
     windows_s = protocol.warmup_s + (protocol.energy_s or 0.0)
     return LEAST_PATIENCE_S + windows_s + max(counted_s, PATIENCE * (protocol.limit_s or 0.0))
 
 
 class PairRun:
-    """One pair, from what was kept of it to its record; use as a context, which ends its process.
+    """One pair, from what was kept of it to its record; close it, which ends its process.
 
-    Args:
-        asked: the record without cells.
-        before_s: seconds spent before (imports); they count as the pair's own.
+    ``asked`` is the record without cells; ``before_s``, spent before (imports), counts as the pair's own.
     """
 
     def __init__(
@@ -57,10 +52,10 @@ class PairRun:
         require_unedited(asked)
         self._project, self._params, self._manifest = project, params, manifest
         self.batch_sizes, self.pair = matrix.batch_sizes, (asked.model, asked.precision)
-        kept = plan.kept(project, asked, matrix)
-        self.record = kept.record
-        self._pending = {pending.batch_size: pending for pending in kept.pending}
-        self._spent_s = kept.record.elapsed_s + before_s
+        progress = kept(project, asked, matrix)
+        self.record = progress.record
+        self._pending = {pending.batch_size: pending for pending in progress.pending}
+        self._spent_s = self.record.elapsed_s + before_s
         self._worker: worker.Worker | None = None
         self._course_of: Callable[..., CellRun]
         self._log = ""
@@ -70,11 +65,8 @@ class PairRun:
         """Whether this batch size is asked for and not there."""
         return batch_size in self.batch_sizes and self.record.cell(batch_size) is None
 
-    def prepare(self, idle: energy.Idle | None) -> tuple[Cell, ...]:
-        """Start the process that loads and converts the model, and take its facts.
-
-        Returns:
-            nothing, or every lacking cell with the same reason: the model could not be put into its precision.
+    def prepare(self, idle: telemetry.Idle | None) -> tuple[Cell, ...]:
+        """Start the process that loads and converts the model; gives every lacking cell, failed, where it can't.
 
         Raises:
             StudyError: the reference or the machine is not what it should be.
@@ -83,33 +75,26 @@ class PairRun:
         model, settings = self.record.model, self.record.settings
         outputs = reference.require(self._project, self._params, model, self._manifest, self.record.environment)
         self._failure_log.unlink(missing_ok=True)
-        sizes = {*self._params.study.batch_sizes, *self.batch_sizes}
-
-        def serve() -> Callable[[pair_worker.Request], Any]:
-            profiled = {min(sizes), max(sizes)}
-            return pair_worker.serve(self._project, model, settings, self._manifest, outputs, idle, profiled)
-
+        sizes = sorted({*self._params.study.batch_sizes, *self.batch_sizes})
+        asked = self._project, model, settings, self._manifest, outputs, idle, {sizes[0], sizes[-1]}
         failed: tuple[Cell, ...] = ()
         try:
             if outputs.failed:
                 raise StudyError.of(outputs.reason)
-            self._worker = worker.Worker(lambda: pair_worker.listening(settings.device, serve))
+            self._worker = worker.Worker(lambda: pair_worker.listening(settings.device, asked))
             facts: pair_worker.PairFacts = self._worker.call("facts")
-            names = [field.name for field in fields(facts) if field.name in Record.model_fields]
-            self.record = self.record.model_copy(update={name: getattr(facts, name) for name in names})
+            self.record = self.record.model_copy(update=facts.of_record)
             self._course_of = partial(
                 CellRun,
                 settings.protocol,
-                stored_weights=facts.size.stored_weights,
-                calibration_ms=facts.calibration_ms,
-                host_calibration_ms=facts.host_calibration_ms,
+                stored_weights=facts.of_record["size"].stored_weights,
+                calibration_ms=tuple(kernel for kernel, _ in facts.calibration),
+                host_calibration_ms=tuple(on_host for _, on_host in facts.calibration if on_host is not None),
                 fault=outputs.fault,
             )
         except Exception as error:
-            cell = self._failed(0, error)
-            failed = tuple(
-                cell.model_copy(update={"batch_size": size}) for size in filter(self.lacks, self.batch_sizes)
-            )
+            cell, lacking = self._failed(0, error), filter(self.lacks, self.batch_sizes)
+            failed = tuple(cell.model_copy(update={"batch_size": size}) for size in lacking)
         self._write(begun_s, *failed)
         return failed
 
@@ -134,14 +119,14 @@ class PairRun:
         return course
 
     def replicate(
-        self, course: CellRun, position: int, turns_with: tuple[str, ...] = (), sampler: Sampler | None = None
+        self, course: CellRun, position: int, turns_with: tuple[str, ...] = (), sampler: telemetry.Sampler | None = None
     ) -> Cell | None:
         """One more replicate, in turn with those of other precisions; the cell if it is finished with that."""
         assert self._worker is not None
         begun_s = time.monotonic()
         batch_size, number = course.batch_size, len(course.runs)
         medians = [statistics.median(run.replicate.wall_ms) / 1e3 for run in course.runs]
-        known_s = max(medians, default=plan.pass_s(self.record.cells, batch_size))
+        known_s = max(medians, default=pass_s(self.record.cells, batch_size))
         limit_s = patience_s(course.protocol, batch_size, known_s)
         try:
             run = self._worker.call((batch_size, number, position, limit_s), limit_s + GRACE_S)
@@ -150,8 +135,8 @@ class PairRun:
         else:
             seen: dict[str, Any] = {"turns_with": turns_with}
             if sampler is not None:
-                gpu = sampler.between(*run.monotonic_s)
-                seen["conditions"] = run.replicate.conditions.model_copy(update={"gpu": gpu})
+                gpu = {"gpu": sampler.between(*run.monotonic_s)}
+                seen["conditions"] = run.replicate.conditions.model_copy(update=gpu)
             run = run.model_copy(update={"replicate": run.replicate.model_copy(update=seen)})
             cell = course.add(run)
         self._pending[batch_size] = course.pending
@@ -159,11 +144,7 @@ class PairRun:
         return cell
 
     def finish(self) -> Record:
-        """Write the record.
-
-        Raises:
-            CodeChanged: the measuring code was edited meanwhile; nothing is written.
-        """
+        """Write the record; nothing is written where the measuring code was edited meanwhile (CodeChanged)."""
         try:
             require_unedited(self.record)
         except CodeChanged:
@@ -175,19 +156,13 @@ class PairRun:
         self._progress.unlink(missing_ok=True)
         return self.record
 
-    def __enter__(self) -> "PairRun":
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """End the pair's process."""
         if self._worker is not None:
             self._worker.close()
 
     def _failed(self, batch_size: int, error: Exception) -> Cell:
-        """The cell of what went wrong in the pair's process; a traceback goes to the pair's log, which the row names.
-
-        Raises:
-            MachineMismatch: it concerns every pair.
-        """
+        """The cell of what went wrong in the pair's process; a traceback goes to its log. MachineMismatch is raised."""
         if isinstance(error, MachineMismatch):
             raise error
         if isinstance(error, worker.Failed):
@@ -211,11 +186,7 @@ class PairRun:
 
 
 def require_unedited(record: Record) -> None:
-    """Insist that the measuring code is what it was when this process began.
-
-    Raises:
-        CodeChanged: it is not.
-    """
+    """Insist that the measuring code is what it was when this process began; CodeChanged if it is not."""
     if not pair_fingerprint.unchanged_on_disk(record.settings.precision):
         pair, found = f"{record.model}-{record.precision}", "src/visionquant was edited while it measured"
         raise CodeChanged(pair, found, "run the same command again")

@@ -5,57 +5,42 @@ milliseconds, and its memory is that of one pair whatever else is being measured
 """
 
 from collections import Counter
-from collections.abc import Callable, Set
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from collections.abc import Callable, Sequence, Set
+from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import nn
 
 from visionquant.bench import device as devices
 from visionquant.bench import (
-    energy,
     fidelity,
+    host,
     inputs,
     loading,
-    memory,
-    messages,
-    model_size,
     op_count,
-    plan,
     reference,
     reference_kernel,
     replicate,
+    telemetry,
     torch_flags,
     worker,
 )
 from visionquant.bench.backends import convert
-from visionquant.bench.cell_run import GIB, Host
-from visionquant.bench.output_audit import ExpectedOutput, distance
+from visionquant.bench.cell_run import GIB
+from visionquant.bench.command import fp32_bytes
+from visionquant.bench.replicate import ExpectedOutput, distance
 from visionquant.core.paths import Project
-from visionquant.records.record import Conversion, Fidelity, Settings, Size
+from visionquant.records.record import Settings, Size
 from visionquant.weights import sources
-from visionquant.weights.manifest import Manifest
-
-
-@dataclass(frozen=True)
-class PairFacts:
-    """What every cell of a pair shares.
-
-    No fidelity where there is no reference, or the pass over the images failed, as its cells will: ``fidelity_reason``.
-    """
-
-    conversion: Conversion
-    size: Size
-    fidelity: Fidelity | None
-    operations: int | None
-    outlier_layers: int | None
-    fidelity_reason: str = ""
-    calibration_ms: tuple[float, ...] = ()
-    host_calibration_ms: tuple[float, ...] = ()
-
+from visionquant.weights.sources import Manifest
 
 Request = Literal["facts", "host"] | tuple[int, int, int, float]
+
+
+class PairFacts(NamedTuple):
+    """What every cell of a pair shares: fields of its record by name, and the noise of the reference kernel."""
+
+    of_record: dict[str, Any]
+    calibration: tuple[reference_kernel.Reading, ...]
 
 
 def preload(device: str, engines: Set[str]) -> None:
@@ -63,30 +48,24 @@ def preload(device: str, engines: Set[str]) -> None:
 
     ONNX Runtime, whose import starts a thread, is left to each process.
     """
-    with messages.heard() as said:
+    with torch_flags.heard() as said:
         import transformers.modeling_utils
         import transformers.models.auto.modeling_auto  # noqa: F401
 
         for engine in sorted(engines):
             convert.backend_of(engine).preload(device)
-    messages.AT_IMPORT.update(said)
+    torch_flags.AT_IMPORT.update(said)
 
 
-def listening(device: str, serve: Callable[[], Callable[[Request], Any]]) -> Callable[[Request], Any]:
-    """What ``serve`` (below) answers, the facts with what libraries said while it prepared; then they are silent."""
+def listening(device: str, asked: Sequence[Any]) -> Callable[[Request], Any]:
+    """What ``serve(*asked)`` answers, the facts with what libraries said while it prepared; then they are silent."""
     torch_flags.quiet(device)
-    with messages.heard() as said:
-        answer = serve()
-
-    def answered(request: Request) -> Any:
-        result = answer(request)
-        if request != "facts":
-            return result
-        proof: Conversion = result.conversion
-        every = dict(messages.AT_IMPORT + said + Counter(proof.messages or {}))
-        return replace(result, conversion=proof.model_copy(update={"messages": every}))
-
-    return answered
+    with torch_flags.heard() as said:
+        answer = serve(*asked)
+        conversion = answer("facts").of_record["conversion"]
+    every = dict(torch_flags.AT_IMPORT + said + Counter(conversion.messages))
+    answer("facts").of_record["conversion"] = conversion.model_copy(update={"messages": every})
+    return answer
 
 
 def serve(
@@ -95,11 +74,11 @@ def serve(
     settings: Settings,
     manifest: Manifest,
     known_reference: reference.Reference,
-    idle: energy.Idle | None,
+    idle: telemetry.Idle | None,
     profiled: Set[int],
 ) -> Callable[[Request], Any]:
-    """Prepare the pair in this process; the answer to "facts" is its :class:`PairFacts`, to "host" its :class:`Host`,
-    and to (batch size, number, position, seconds it may take) a replicate's :class:`~visionquant.records.cell.Run`.
+    """Prepare the pair in this process; the answer to "facts" is its :class:`PairFacts`, to "host" its memory, and to
+    (batch size, number, position, seconds it may take) a replicate's :class:`~visionquant.records.cell.Run`.
     ``profiled`` are the batch sizes at which a GPU's pass is profiled.
 
     Raises:
@@ -118,27 +97,23 @@ def serve(
     images = inputs.batch(len(inputs.crops()), prepared)
     backend.plant_outliers(net, precision, images[:1])
     parameters = sum(parameter.numel() for parameter in net.parameters())
-    counts = {"parameters": parameters, "linear_layers": model_size.linear_layers(net), "macs": known_reference.macs}
+    counts = {"parameters": parameters, "linear_layers": op_count.linear_layers(net), "macs": known_reference.macs}
     build = backend.builder(net, precision, device.kind, prepared.shape)
     head, _ = fidelity.head_of(project, manifest, protocol.seed)
-    examination = _Examination(backend, settings, images, known_reference, head)
-    facts, known = worker.in_fork(lambda: examination.run(build, counts))
+    found, expected = worker.in_fork(lambda: _examined(build, settings, images, known_reference, head, counts))
     dtype = convert.dtype_of(precision, device.kind)
-    if device.forks_warm and facts.fidelity is not None:
+    if device.forks_warm and found["fidelity"] is not None:
         backend.settle(build, images[:1].to(dtype))
-    pair = replicate.ReadyPair(lambda: build().net, precision, protocol, device, dtype, images, known, idle, profiled)
-    readings = reference_kernel.calibrate(device.kind, protocol)
-    facts = replace(
-        facts,
-        calibration_ms=tuple(kernel for kernel, _ in readings),
-        host_calibration_ms=tuple(host for _, host in readings if host is not None),
+    pair = replicate.ReadyPair(
+        lambda: build().net, precision, protocol, device, dtype, images, expected, idle, profiled
     )
+    facts = PairFacts(found, reference_kernel.calibrate(device.kind, protocol))
 
     def answer(request: Request) -> Any:
         if request == "facts":
             return facts
         if request == "host":
-            return Host.now()
+            return host.HostMemory(host.available_bytes(), host.resident_bytes())
         assert not isinstance(request, str)
         batch_size, number, position, limit_s = request
         return worker.in_fork(lambda: replicate.run(pair, batch_size, number, position), limit_s)
@@ -148,65 +123,56 @@ def serve(
 
 def _require_memory(project: Project, manifest: Manifest) -> None:
     """Foresee that a model's FP32 weights don't fit into host memory, before they are loaded."""
-    needed, available = plan.fp32_bytes(project, manifest), memory.available_host_bytes()
+    needed, available = fp32_bytes(project, manifest), host.available_bytes()
     if needed > 0.9 * available:
         foreseen = f"foreseen: weights of {needed / GIB:.1f} GiB, {available / GIB:.1f} GiB free"
         raise worker.Failed("out_of_memory", foreseen)
 
 
-@dataclass(frozen=True)
-class _Examination:
-    """What a fork of the pair's process finds out of the converted network, once, before it is timed."""
+def _examined(
+    build: Callable[[], convert.Converted],
+    settings: Settings,
+    images: torch.Tensor,
+    known_reference: reference.Reference,
+    head: fidelity.Head,
+    counts: dict[str, Any],
+) -> tuple[dict[str, Any], ExpectedOutput]:
+    """What a fork finds out of the converted network, once, before it is timed: fields of the record, and its outputs.
 
-    backend: convert.Backend
-    settings: Settings
-    images: torch.Tensor
-    known_reference: reference.Reference
-    head: fidelity.Head
-
-    def run(self, build: Callable[[], convert.Converted], counts: dict[str, Any]) -> tuple[PairFacts, ExpectedOutput]:
-        """``counts`` are those of the network before its conversion, by the names of :class:`Size`."""
-        precision, device = self.settings.precision, devices.of(self.settings.device)
-        with messages.heard() as said:
-            device.require()
-            torch_flags.apply(precision, self.settings.protocol)
-            net, proof = build()
-            proof = proof or self.backend.prove(net, precision, device.kind)
-            stored, file = self.backend.stored_bytes(net), self.backend.file_bytes(net)
-            size = Size(**counts, stored_weights=stored, file_bytes=file)
-            facts, known = self._compared(net, PairFacts(proof, size, None, None, None, self.known_reference.reason))
-        conversion = facts.conversion.model_copy(update={"messages": dict(said)})
-        return replace(facts, conversion=conversion), known
-
-    def _compared(self, net: nn.Module, facts: PairFacts) -> tuple[PairFacts, ExpectedOutput]:
-        """With what the outputs tell, where there is a reference and the pass succeeds."""
-        dtype = convert.dtype_of(self.settings.precision, self.settings.device)
-        expected, device = self.known_reference.outputs, self.settings.device
-        unknown = ExpectedOutput(None, None, None, dtype == torch.float32)
-        if expected is None:
-            return facts, unknown
-        try:
-            with self.backend.watch(net) as kernels:
-                batch = self.images[: len(expected.features)].to(device, dtype)
-                outputs = fidelity.outputs(net, batch, self.head, blocks=True)
-            with op_count.OperationCounter() as counter, torch.inference_mode():
-                alone = fidelity.features_of(net(self.images[:1].to(device, dtype)))
-        except (RuntimeError, MemoryError, NotImplementedError) as error:
-            if worker.classify(error) is None:
-                raise
-            return replace(facts, fidelity_reason=worker.first_line(error)), unknown
-        pairs = zip(outputs.features, expected.features, strict=True)
-        known = replace(
-            unknown,
-            features=outputs.features,
-            alone=alone.float().cpu().numpy(),
-            worst=max(distance(features, exact) for features, exact in pairs),
-        )
-        facts = replace(
-            facts,
-            conversion=facts.conversion.model_copy(update={"kernels": kernels()}),
-            fidelity=fidelity.compare(expected, outputs, self.known_reference.logits_from),
-            outlier_layers=self.backend.outlier_layers(net),
-            operations=self.backend.operations(net, self.images[:1], counter.count),
-        )
-        return facts, known
+    There is no fidelity without a reference, or where the pass over the images failed, as its cells will. ``counts``
+    are those of the network before its conversion, by the names of :class:`Size`.
+    """
+    precision, device, reference_outputs = settings.precision, devices.of(settings.device), known_reference.outputs
+    backend, dtype = convert.backend_of(precision.engine), convert.dtype_of(precision, device.kind)
+    expected = ExpectedOutput(None, None, None, dtype == torch.float32)
+    found: dict[str, Any] = dict.fromkeys(("fidelity", "outlier_layers", "operations"))
+    found["fidelity_reason"] = known_reference.reason
+    ran: dict[str, int] | None = None
+    with torch_flags.heard() as said:
+        device.require()
+        torch_flags.apply(precision, settings.protocol)
+        net, proof = build()
+        proof = proof or backend.prove(net, precision, device.kind)
+        stored, file = backend.bytes_of(net)
+        found["size"] = Size(**counts, stored_weights=stored, file_bytes=file)
+        if reference_outputs is not None:
+            exact = reference_outputs.features
+            try:
+                with backend.watch(net) as kernels:
+                    outputs = fidelity.outputs(net, images[: len(exact)].to(device.kind, dtype), head, blocks=True)
+                with op_count.OperationCounter() as counter, torch.inference_mode():
+                    alone = fidelity.features_of(net(images[:1].to(device.kind, dtype)))
+            except (RuntimeError, MemoryError, NotImplementedError) as error:
+                if worker.classify(error) is None:
+                    raise
+                found["fidelity_reason"] = worker.first_line(error)
+            else:
+                worst = max(map(distance, outputs.features, exact))
+                alone_on_cpu = alone.float().cpu().numpy()
+                expected = ExpectedOutput(outputs.features, alone_on_cpu, worst, expected.in_float32)
+                found["fidelity"] = fidelity.compare(reference_outputs, outputs, known_reference.logits_from)
+                found["outlier_layers"] = backend.outlier_layers(net)
+                found["operations"] = backend.operations(net, images[:1], counter.count)
+                ran = kernels()
+    found["conversion"] = proof.model_copy(update={"kernels": ran, "messages": dict(said)})
+    return found, expected

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from visionquant.bench import fidelity, inputs, loading, model_size, torch_flags, worker
+from visionquant.bench import device as devices
+from visionquant.bench import fidelity, inputs, loading, op_count, torch_flags, worker
 from visionquant.bench.backends import convert
 from visionquant.bench.pair_fingerprint import measuring_sha256
 from visionquant.core import files
@@ -25,7 +26,7 @@ from visionquant.records.record import sha256_of
 from visionquant.settings.params import ModelSpec, Params
 from visionquant.settings.precision import FP32
 from visionquant.weights import architectures, sources
-from visionquant.weights.manifest import Manifest
+from visionquant.weights.sources import Manifest
 
 REPEATS = 0.999999  # cosine of two FP32 passes over the same image, at least
 
@@ -82,13 +83,13 @@ def make(project: Project, params: Params, model: str) -> Reference:
 
 def _made(project: Project, params: Params, model: str, manifest: Manifest, device: str, key: str) -> Reference:
     spec, protocol, log = params.models[model], params.protocol, project.failure(model)
-    facts = architectures.facts(project, model)
-    net, without = None, Reference(key, None, "", facts.macs if facts else None)
+    facts, net = architectures.facts(project, model), None
+    without = Reference(key, None, "", facts.macs if facts else None)
 
     def compute() -> Reference:
-        torch_flags.require(device)
+        devices.of(device).require()
         torch_flags.apply(FP32, protocol)
-        macs = model_size.macs(loaded, prepared.shape) if without.macs is None else without.macs
+        macs = op_count.macs(loaded, prepared.shape) if without.macs is None else without.macs
         count = fidelity.image_count(macs, protocol.fidelity_images, protocol.fidelity_gmacs)
         head, logits_from = fidelity.head_of(project, manifest, protocol.seed)
         converted, batch = convert.convert(loaded, FP32, device), inputs.batch(count, prepared).to(device)
@@ -96,11 +97,10 @@ def _made(project: Project, params: Params, model: str, manifest: Manifest, devi
         made = replace(without, logits_from=logits_from, macs=macs)
         if not (np.isfinite(first.features).all() and np.isfinite(first.logits).all()):
             return replace(made, reason="FP32 outputs are not finite")
-        cosine = fidelity.lowest_cosine(first.features, second.features)
-        if not cosine >= REPEATS:
-            why = f"FP32 does not repeat itself: two passes over the same image agree to a cosine of {cosine:.6f}"
-            return replace(made, reason=why, fault=why)
-        return replace(made, outputs=first)
+        if (cosine := fidelity.lowest_cosine(first.features, second.features)) >= REPEATS:
+            return replace(made, outputs=first)
+        why = f"FP32 does not repeat itself: two passes over the same image agree to a cosine of {cosine:.6f}"
+        return replace(made, reason=why, fault=why)
 
     folder = sources.resolve(project, manifest) if manifest.weights == "pretrained" else None
     log.unlink(missing_ok=True)
@@ -108,13 +108,11 @@ def _made(project: Project, params: Params, model: str, manifest: Manifest, devi
         prepared = loading.preprocessing(project, model, spec, folder)
         loaded = net = loading.load(project, model, spec, manifest, protocol.attention, protocol.seed)
         return worker.in_fork(compute)
-    except worker.Failed as failure:
-        return replace(without, reason=f"FP32: {failure.reason}")
-    except MemoryError:
-        return replace(without, reason="FP32: out of memory")
-    except MachineMismatch:
-        raise
+    except (worker.Failed, MemoryError) as error:
+        return replace(without, reason=f"FP32: {getattr(error, 'reason', 'out of memory')}")
     except StudyError as error:
+        if isinstance(error, MachineMismatch):
+            raise
         return replace(without, reason=f"FP32: {error}", failed=True)
     except Exception as error:
         defect = worker.Defect.of(error)
@@ -141,23 +139,15 @@ def _packed(reference: Reference) -> bytes:
 
 
 def require(project: Project, params: Params, model: str, manifest: Manifest, environment: Environment) -> Reference:
-    """The reference of ``model``, made for exactly these settings on this machine.
-
-    Raises:
-        StudyError: it is missing, broken, or belongs to other settings.
-    """
+    """The reference of ``model``, made for exactly these settings on this machine; a StudyError where there is none."""
     reference = read(project, model)
-    if reference.identity != identity(params, model, manifest, environment):
-        raise _unusable(model, "made with other settings, weights, code or on another machine")
-    return reference
+    if reference.identity == identity(params, model, manifest, environment):
+        return reference
+    raise _unusable(model, "made with other settings, weights, code or on another machine")
 
 
 def read(project: Project, model: str) -> Reference:
-    """Read the reference of ``model``.
-
-    Raises:
-        StudyError: it is missing or broken.
-    """
+    """Read the reference of ``model``; a StudyError where it is missing or broken."""
     try:
         with np.load(project.reference(model), allow_pickle=False) as arrays:
             about = json.loads(str(arrays["about"]))

@@ -15,6 +15,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any, Literal, TypeVar, cast
@@ -83,7 +84,10 @@ class Worker:
     """
 
     def __init__(self, serve: Callable[[], Callable[[Any], Any]]) -> None:
-        _require_unopened()
+        hidden = os.environ.get("CUDA_VISIBLE_DEVICES") == ""  # as for a study on the CPU
+        if not hidden and (opened := driver_answer()) not in (None, CUDA_NOT_INITIALIZED):
+            found = f"CUDA was opened in the process that forks (cuDeviceGetCount answers {opened})"
+            raise MachineMismatch("measure", found, "report this defect, or set study.device: cpu")
         sys.stdout.flush()
         sys.stderr.flush()
         self._death: Exception | None = None
@@ -141,9 +145,8 @@ class Worker:
         time.sleep(STACKS_S)
         self._kill()
         stacks = os.pread(self._stacks, 2**20, 0).decode(errors="replace")
-        return Defect(
-            f"no answer in {limit_s:g} s, so the process was ended", f"it hung, most recent call first\n{stacks}"
-        )
+        line = f"no answer in {limit_s:g} s, so the process was ended"
+        return Defect(line, f"it hung, most recent call first\n{stacks}")
 
     def _kill(self) -> None:
         """Kill the process; one that the kernel does not let go (a GPU's driver hangs) is not waited for."""
@@ -172,12 +175,11 @@ def classify(error: BaseException) -> Cause | None:
     text = str(error).lower()
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return "out_of_memory"
-    if isinstance(error, RuntimeError):  # NotImplementedError is one
-        if EXHAUSTED.search(text) or (any(words in text for words in EXHAUSTED_IF_FULL) and _gpu_is_full()):
-            return "out_of_memory"
-        if isinstance(error, NotImplementedError) or UNSUPPORTED.search(text):
-            return "unsupported"
-    return None
+    if not isinstance(error, RuntimeError):  # NotImplementedError is one
+        return None
+    if EXHAUSTED.search(text) or (any(words in text for words in EXHAUSTED_IF_FULL) and _gpu_is_full()):
+        return "out_of_memory"
+    return "unsupported" if isinstance(error, NotImplementedError) or UNSUPPORTED.search(text) else None
 
 
 def driver_answer() -> int | None:
@@ -193,24 +195,14 @@ def driver_answer() -> int | None:
     return int(driver.cuDeviceGetCount(ctypes.byref(ctypes.c_int())))
 
 
-def _require_unopened() -> None:
-    if os.environ.get("CUDA_VISIBLE_DEVICES") == "":  # hidden, as for a study on the CPU
-        return
-    if (answer := driver_answer()) not in (None, CUDA_NOT_INITIALIZED):
-        opened = f"CUDA was opened in the process that forks (cuDeviceGetCount answers {answer})"
-        raise MachineMismatch("measure", opened, "report this defect, or set study.device: cpu")
-
-
 def _gpu_is_full() -> bool:
     """Whether this process has a GPU open that has little memory left."""
     torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_initialized():
-        return False
-    try:
-        free, total = torch.cuda.mem_get_info()
-    except RuntimeError:  # the device itself is gone: no matter of memory
-        return False
-    return bool(free < max(LITTLE * total, LITTLE_BYTES))
+    if torch is not None and torch.cuda.is_initialized():
+        with suppress(RuntimeError):  # the device itself is gone: no matter of memory
+            free, total = torch.cuda.mem_get_info()
+            return bool(free < max(LITTLE * total, LITTLE_BYTES))
+    return False
 
 
 def _answer_all(serve: Callable[[], Callable[[Any], Any]], there: Connection) -> None:
@@ -239,8 +231,7 @@ def _answer_all(serve: Callable[[], Callable[[Any], Any]], there: Connection) ->
 
 def first_line(error: BaseException) -> str:
     """What an exception says, cut to a line."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
 
 
 def _death(code: int) -> Exception:

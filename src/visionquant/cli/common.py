@@ -45,22 +45,28 @@ Precision = Annotated[str, typer.Option("--precision", help="A row of `precision
 Models = Annotated[list[str] | None, typer.Option("--model", help="A row of `models`; may be given several times.")]
 Precisions = Annotated[list[str] | None, typer.Option("--precision", help="A row of `precisions`; may be repeated.")]
 BatchSizes = Annotated[list[int] | None, typer.Option("--batch-size", min=1, help="Images per batch; may be repeated.")]
+OneModel = Annotated[str | None, typer.Option("--model", help="A row of `models` in params.yaml.")]
+OneNetwork = Annotated[str | None, typer.Option("--network", help="Or a row of `training.networks`, trained here.")]
+Folder = Annotated[Path, typer.Option("--to", help="The folder to write; it must not be there yet.")]
+Repo = Annotated[str, typer.Argument(help="OWNER/NAME on the store at HF_ENDPOINT.")]
+Set = Annotated[str, typer.Argument(help='"local", or a machine of data/machines.')]
 Network = Annotated[str, typer.Option("--network", help="A row of `training.networks` in params.yaml.")]
 AllFolds = Annotated[bool, typer.Option("--all-folds", help="Every fold, not only those of training.run.")]
 Again = Annotated[bool, typer.Option("--again", help="Measure anew what is already measured.")]
 KeepGoing = Annotated[bool, typer.Option("--keep-going", help="Exit code 0 though it failed: the pages show it.")]
-SET = typer.Option("--set", metavar="KEY=VALUE", help="For params.yaml's value, e.g. study.device=cpu; repeatable.")
-Overrides = Annotated[list[str] | None, SET]
-RESULTS = typer.Option("--results", metavar="DIR", help="Where all goes that is measured, in place of data/.")
-Results = Annotated[Path | None, RESULTS]
-Use = Literal["read", "write", "measure", "submit"]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="For params.yaml's value, e.g. study.device=cpu; repeatable."),
+]
+Results = Annotated[
+    Path | None, typer.Option("--results", metavar="DIR", help="Where all goes that is measured, in place of data/.")
+]
+Use = Literal["read", "analyse", "write", "measure", "submit"]
 
 ending = ExitStack()  # what a command holds until it ends
 
 
-def opened(
-    to: Use = "read", overrides: Sequence[str] | None = None, results: Path | None = None
-) -> tuple[Project, Params]:
+def opened(to: Use, overrides: Sequence[str] | None, results: Path | None) -> tuple[Project, Params]:
     """The checkout around the working directory and its settings, as --set and --results have them.
 
     ``to`` is what the command does: if it writes or measures, no other does until it ends. Measuring needs Linux; so
@@ -76,28 +82,36 @@ def opened(
 
 
 def verb(to: Use) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register a command whose first two arguments are the opened study, as its options --set and --results have it."""
+    """Register a command whose first arguments are the opened project and settings, as --set and --results have them.
+
+    One that is to "analyse" takes the study gathered from them instead.
+    """
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         def command(**given: Any) -> None:
-            function(*opened(to, given.pop("overrides"), given.pop("results")), **given)
+            project, params = opened(to, given.pop("overrides"), given.pop("results"))
+            if to != "analyse":
+                return function(project, params, **given)
+            from visionquant.analysis.study import gather
 
-        own = list(inspect.signature(function).parameters.values())[2:]
+            return function(gather(project, params), **given)
+
+        own = list(inspect.signature(function).parameters.values())[1 if to == "analyse" else 2 :]
         shared = [
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
             for name, kind in (("overrides", Overrides), ("results", Results))
         ]
         command.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
-        command.__name__, command.__doc__ = function.__name__, function.__doc__
-        return app.command()(command)
+        command.__doc__ = function.__doc__
+        app.command(function.__name__.replace("_", "-"))(command)
+        return function
 
     return register
 
 
 def machine_of(params: Params) -> machine.Environment:
     """This machine, as study.device wants it; a GPU that is there and can't be used is named on stderr."""
-    left_out = machine.left_out(params.study.device)
-    if left_out:
+    if left_out := machine.left_out(params.study.device):
         print(f"visionquant: {left_out}", file=sys.stderr)
     return machine.probe(params.study.device)
 
@@ -111,13 +125,8 @@ def chosen(option: str, named: list[str] | None, everything: bool) -> list[str] 
 
 
 def require_none_failed(project: Project, pairs: Sequence[tuple[str, str]]) -> None:
-    """Say how many of ``pairs`` failed unexpectedly when they were measured.
-
-    Raises:
-        PairsFailed: some did.
-    """
-    failed = record.failures(project, pairs)
-    if failed:
+    """Say how many of ``pairs`` failed unexpectedly when they were measured. Raises PairsFailed: some did."""
+    if failed := record.failures(project, pairs):
         model, precision = next(iter(failed))
         raise PairsFailed(
             f"{len(failed)} of {len(pairs)} pairs failed",

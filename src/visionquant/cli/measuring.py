@@ -20,10 +20,12 @@ from visionquant.cli.common import machine_of, verb
 from visionquant.core import files, machine
 from visionquant.core.errors import PairsFailed, StudyError
 from visionquant.core.paths import Project
-from visionquant.records import archive, labelled, predictions
+from visionquant.records import archive, outcomes
 from visionquant.settings.params import Params, known
 from visionquant.weights import sources as weights
 
+Platform = Annotated[str, typer.Option("--platform", help="A name for this machine, e.g. rtx-4090.")]
+Partial = Annotated[bool, typer.Option("--partial", help="Though pairs of the study are missing.")]
 PROGRAM = (sys.executable, "-c", "from visionquant.cli import main; main()")
 
 
@@ -167,11 +169,11 @@ def plan(
 @verb("measure")
 def train(project: Project, params: Params, network: common.Network, all_folds: common.AllFolds = False) -> None:
     """Train a small network on scikit-learn's digits, a fold at a time; a minute or so each."""
-    from visionquant.accuracy import digits, training
+    from visionquant.accuracy import training
 
     known("training.networks", [network], params.training.networks)
     spec = params.training.networks[network]
-    data = digits.load_digits(spec.image_size)
+    data = training.load_digits(spec.image_size)
     for fold in range(params.training.folds) if all_folds else params.training.run:
         done = training.train(spec, params.training, data, fold)
         training.save_trained(project, network, fold, done.net)
@@ -186,9 +188,8 @@ def evaluate(project: Project, params: Params, network: common.Network, all_fold
     known("training.networks", [network], params.training.networks)
     folds = tuple(range(params.training.folds)) if all_folds else params.training.run
     scores = evaluation.evaluate_trained(project, params, network, folds, machine_of(params))
-    path, labels, counted = predictions.write(project, scores), scores.labels, []
-    for name, predicted in scores.precisions.items():
-        counted.append(f"{name} {sum(map(operator.eq, predicted.classes, labels))}")
+    path, labels = outcomes.write_scores(project, scores), scores.labels
+    counted = (f"{name} {sum(map(operator.eq, row.classes, labels))}" for name, row in scores.precisions.items())
     print(f"{project.shown(path)}: right of {len(labels)}: {', '.join(counted)}")
 
 
@@ -196,7 +197,7 @@ def evaluate(project: Project, params: Params, network: common.Network, all_fold
 def evaluate_pretrained(project: Project, params: Params) -> None:
     """Classify the images of evaluation.images with the models that have pretrained weights, in every precision."""
     if params.evaluation.images is None:
-        results = labelled.write_off(project, params.study.models)
+        results = outcomes.write_off(project, params.study.models)
     else:
         from visionquant.accuracy import evaluation
 
@@ -206,12 +207,7 @@ def evaluate_pretrained(project: Project, params: Params) -> None:
 
 
 @verb("write")
-def record(
-    project: Project,
-    params: Params,
-    platform: Annotated[str, typer.Option("--platform", help="A name for this machine, e.g. rtx-4090.")],
-    partial: Annotated[bool, typer.Option("--partial", help="Though pairs of the study are missing.")] = False,
-) -> None:
+def record(project: Project, params: Params, platform: Platform, partial: Partial = False) -> None:
     """Copy this machine's evidence to a folder of data/machines, with hashes, for a pull request."""
     folder = archive.record(project, params, platform, partial)
     print(f"{project.shown(folder)}: {len(archive.set_manifest(folder).files)} files and a manifest")

@@ -1,38 +1,47 @@
 """The verbs that derive, judge, render and check; none of them measures."""
 
-from typing import Annotated
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from visionquant.cli.common import Models, app, opened, require_none_failed
+from visionquant.cli.common import Models, Set, require_none_failed, verb
+from visionquant.core import files
 from visionquant.core.errors import StudyError
-from visionquant.settings.params import known
+from visionquant.core.paths import Project
+from visionquant.settings.params import Params, known
+
+if TYPE_CHECKING:
+    from visionquant.analysis.study import Study
 
 
-@app.command()
-def analyse() -> None:
+@verb("analyse")
+def analyse(study: "Study") -> None:
     """Derive reports/tables/*.csv and reports/metrics.json from the records."""
-    from visionquant.analysis import frame_files, study
+    from visionquant.analysis import frame_files
 
-    frame_files.write(study.gather(*opened()))
+    for path, content in frame_files.contents(study).items():
+        files.save(path, content)
     print("reports/tables, reports/metrics.json")
 
 
-@app.command()
-def claims() -> None:
+@verb("analyse")
+def claims(study: "Study") -> None:
     """Check every published claim: does it follow from what is printed, does a measurement support it?"""
     from visionquant.analysis.claims import ledger
 
-    project, params = opened()
-    checked = ledger.write_claims(project, params)
+    checked = ledger.check_claims(study)
+    for path, content in ledger.contents(study, checked).items():
+        files.save(path, content)
     for name in ("internal", "reproduction"):
         counted = ", ".join(f"{word} {count}" for word, count in checked.counted(name).most_common())
         print(f"{name}: {counted}")
     print(f"{len(checked.claims)} claims in reports/tables/claims.csv")
 
 
-@app.command()
+@verb("analyse")
 def recommend(
+    study: "Study",
     device: Annotated[str | None, typer.Option(help='"local", or a machine of data/machines.')] = None,
     model: Models = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images per batch.")] = None,
@@ -42,96 +51,80 @@ def recommend(
 ) -> None:
     """Say which precision to take for which model, with the records behind each answer; limits from params.yaml."""
     from visionquant.analysis import comparison, decision
-    from visionquant.analysis import study as evidence
-    from visionquant.report.pages import decision_page
+    from visionquant.report.pages import costs_page
 
-    project, params = opened()
-    limits = params.decision.limited(
+    limits = study.params.decision.limited(
         batch_size=batch_size,
         latency_limit_ms=latency_limit_ms,
         memory_limit_mib=memory_limit_mib,
         fidelity_floor=fidelity_floor,
     )
-    study = evidence.gather(project, params.model_copy(update={"decision": limits}))
+    study = replace(study, params=study.params.model_copy(update={"decision": limits}))
     known("study.models", model or [], study.models)
-    records_ = comparison.set_named(study, device) if device else study.measured
-    answers = decision.recommend(study, records_, tuple(model or study.models), limits)
-    print(decision_page.answers(study, records_, answers).plain)
-    if all(one.chosen is None for one in answers):
+    machine_set = comparison.set_named(study, device) if device else study.measured
+    answers = decision.recommend(study, machine_set, tuple(model or study.models), limits)
+    print(costs_page.recommended(study, machine_set, answers).plain)
+    if all(answer.chosen is None for answer in answers):
         raise StudyError("recommend", f"no precision for any of {len(answers)} models", "loosen a limit, or measure")
 
 
-@app.command()
+@verb("read")
 def notebooks(
+    project: Project,
+    params: Params,
     name: Annotated[list[str] | None, typer.Argument(help="e.g. 02_latency; all by default.")] = None,
 ) -> None:
     """Execute the notebooks into reports/notebooks."""
     from visionquant.report import notebooks as runner
 
-    project, params = opened()
     runner.execute(project, params, name)
     print("reports/notebooks")
 
 
-@app.command()
-def report() -> None:
+@verb("read")
+def report(project: Project, params: Params) -> None:
     """Build the pages from the executed notebooks."""
     from visionquant.report import site
 
-    project, params = opened()
-    print(site.build(project, params).relative_to(project.root))
+    print(site.build_site(project, params).relative_to(project.root))
 
 
-@app.command()
-def validate() -> None:
+@verb("analyse")
+def validate(study: "Study") -> None:
     """Judge the supplement's three expected metrics; exit code 1 only where comparable figures differ."""
-    from visionquant.analysis import published_validation, study
+    from visionquant.analysis import published_validation
 
-    verdicts = published_validation.validations(study.gather(*opened()))
-    for verdict in verdicts:
-        print(verdict.text)
+    verdicts = published_validation.validations(study)
+    print("\n".join(verdict.text for verdict in verdicts))
     if any(verdict.verdict == "differs" for verdict in verdicts):
         raise SystemExit(1)
 
 
-@app.command()
-def compare(
-    a: Annotated[str, typer.Argument(help='"local", or a machine of data/machines.')],
-    b: Annotated[str, typer.Argument(help="The set to compare it with.")],
-) -> None:
+@verb("analyse")
+def compare(study: "Study", a: Set, b: Annotated[str, typer.Argument(help="The set to compare it with.")]) -> None:
     """Say per cell whether two sets of records agree, with ratio and interval, and how many do."""
     from visionquant.analysis import comparison
-    from visionquant.analysis import study as evidence
 
-    project, params = opened()
-    study = evidence.gather(project, params)
-    found = comparison.compare(study, comparison.set_named(study, a), comparison.set_named(study, b))
-    for one in found:
-        print(one.text)
-    print(comparison.counted(found))
+    cells = comparison.compare(study, comparison.set_named(study, a), comparison.set_named(study, b))
+    print("\n".join([*(cell.text for cell in cells), comparison.counted(cells)]))
 
 
-@app.command()
-def verify() -> None:
+@verb("read")
+def verify(project: Project, params: Params) -> None:
     """Prove that records, settings, code, tables, notebooks and pages belong together; exit code 1 where they don't."""
     from visionquant.bench.pair_fingerprint import measuring_sha256
     from visionquant.report import verify as verifying
 
-    project, params = opened()
-    faults = verifying.verify(project, params, measuring_sha256)
-    for fault in faults:
-        print(fault.text)
-    if faults:
+    if faults := verifying.verify(project, params, measuring_sha256):
+        print("\n".join(fault.text for fault in faults))
         raise StudyError("verify", f"{len(faults)} files do not belong", "run `dvc repro`, or restore them from git")
     print("records, settings, code, tables, notebooks and pages belong together")
 
 
-@app.command()
-def summary() -> None:
+@verb("analyse")
+def summary(study: "Study") -> None:
     """Say in five lines what was found and where the report is; exit code 3 where pairs failed unexpectedly."""
-    from visionquant.analysis import study as evidence
     from visionquant.report.pages import index_page
 
-    project, params = opened()
-    print("\n".join(index_page.five_lines(evidence.gather(project, params))))
-    require_none_failed(project, params.pairs())
+    print("\n".join(index_page.five_lines(study)))
+    require_none_failed(study.project, study.params.pairs())

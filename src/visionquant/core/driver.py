@@ -8,12 +8,24 @@ Source: https://docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatib
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 OLDEST = {11: 450, 12: 525, 13: 580}  # CUDA's major version to the first driver for it
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """What NVML says of a GPU; ``cuda`` is the newest that its driver serves, ``divided``: into MIG instances."""
+
+    name: str
+    memory_mib: int
+    driver: str
+    cuda: str
+    divided: bool
 
 
 def torch_cuda() -> str | None:
@@ -26,11 +38,21 @@ def torch_cuda() -> str | None:
     return line.group(1) if line else None
 
 
-def too_old(version: str, serves: str, built_for: str) -> str:
-    """Why driver ``version``, which serves CUDA ``serves``, can't run a torch built for ``built_for``; "" if it can."""
-    if _major(serves) >= _major(built_for):
-        return ""
-    return f"driver {version} serves CUDA {serves} at most, and torch is built for {built_for}"
+def obstacle(gpu: Gpu | None, torch: str) -> tuple[str, str] | None:
+    """Why torch of this version can't use what NVML shows, and what to do; None if it can, seen from outside."""
+    built_for = torch_cuda()
+    if gpu is None:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        hidden = "" if visible is None else f" (CUDA_VISIBLE_DEVICES is {visible!r})"
+        return f"no NVIDIA GPU is visible{hidden}", remedy(None)
+    if built_for is None:
+        return f"torch {torch} is a build without CUDA", remedy(None)
+    if gpu.divided:
+        return "it is divided (MIG) and CUDA_VISIBLE_DEVICES names no instance", "name one of `nvidia-smi -L` there"
+    if _major(gpu.cuda) < _major(built_for):
+        most = f"driver {gpu.driver} serves CUDA {gpu.cuda} at most, and torch is built for {built_for}"
+        return most, remedy(built_for)
+    return None
 
 
 def remedy(built_for: str | None) -> str:
@@ -46,13 +68,8 @@ def _major(cuda: str) -> int:
     return int(cuda.split(".")[0])
 
 
-def handle_of(nvml: Any, visible: str | None) -> Any | None:
-    """NVML's handle of the GPU that CUDA takes first, None if there is none.
-
-    Args:
-        visible: CUDA_VISIBLE_DEVICES: numbers, UUIDs or the beginnings of such, or None.
-    """
-    first = visible.split(",")[0].strip() if visible is not None else "0"
+def handle_of(nvml: Any, first: str) -> Any | None:
+    """NVML's handle of the first of CUDA_VISIBLE_DEVICES, a number, a UUID or how one begins; None if there is none."""
     count = nvml.nvmlDeviceGetCount()
     if first.isdigit():
         return nvml.nvmlDeviceGetHandleByIndex(int(first)) if int(first) < count else None
@@ -62,21 +79,10 @@ def handle_of(nvml: Any, visible: str | None) -> Any | None:
     return next((gpu for gpu in handles if str(nvml.nvmlDeviceGetUUID(gpu)).startswith(first)), None)
 
 
-def divided(nvml: Any, gpu: Any) -> bool:
-    """Whether a whole GPU is divided into MIG instances, of which CUDA takes one that NVML does not name."""
-    try:
-        return bool(nvml.nvmlDeviceGetMigMode(gpu)[0])
-    except (nvml.NVMLError, AttributeError):
-        return False  # not a kind that can be divided, or an instance itself
-
-
 @contextmanager
 def open_gpu() -> Iterator[tuple[Any, Any] | None]:
-    """NVML and the handle of the GPU that the study uses, None where there is none."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None and visible.split(",")[0].strip() in ("", "-1"):
-        yield None
-        return
+    """NVML and the handle of the GPU that CUDA takes first, which the study uses; None where there is none."""
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
     try:
         import pynvml as nvml
 
@@ -84,30 +90,32 @@ def open_gpu() -> Iterator[tuple[Any, Any] | None]:
     except Exception:  # no driver, or no NVML: the machine has no usable GPU, which is a fact and no error
         yield None
         return
-    try:
-        handle = handle_of(nvml, visible)
-    except nvml.NVMLError:
-        handle = None
+    handle = None
+    with suppress(nvml.NVMLError):
+        handle = handle_of(nvml, first)
     try:
         yield None if handle is None else (nvml, handle)
     finally:
         nvml.nvmlShutdown()
 
 
-def gpu() -> dict[str, str] | None:
-    """Name, memory in MiB, driver, CUDA and whether it is divided, of the GPU that CUDA takes first; None for none."""
+def gpu() -> Gpu | None:
+    """The GPU that CUDA takes first; None for none."""
     with open_gpu() as opened:
         if opened is None:
             return None
         nvml, handle = opened
         try:
+            divided = bool(nvml.nvmlDeviceGetMigMode(handle)[0])
+        except (nvml.NVMLError, AttributeError):
+            divided = False  # not a kind that can be divided, or an instance itself
+        with suppress(nvml.NVMLError):
             cuda = nvml.nvmlSystemGetCudaDriverVersion()
-            return {
-                "name": str(nvml.nvmlDeviceGetName(handle)),
-                "memory_mib": str(int(nvml.nvmlDeviceGetMemoryInfo(handle).total) // 2**20),
-                "driver": str(nvml.nvmlSystemGetDriverVersion()),
-                "cuda": f"{cuda // 1000}.{cuda % 1000 // 10}",
-                "divided": "yes" if divided(nvml, handle) else "",
-            }
-        except nvml.NVMLError:
-            return None
+            return Gpu(
+                str(nvml.nvmlDeviceGetName(handle)),
+                int(nvml.nvmlDeviceGetMemoryInfo(handle).total) // 2**20,
+                str(nvml.nvmlSystemGetDriverVersion()),
+                f"{cuda // 1000}.{cuda % 1000 // 10}",
+                divided,
+            )
+    return None

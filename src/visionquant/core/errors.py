@@ -73,33 +73,33 @@ def from_pydantic(error: ValidationError, model: type[BaseModel], raw: object, f
     faults = parts or faults
     # A misspelt key is two faults, one unknown and one missing; the first says what stands in the file.
     place, fault = next((pair for pair in faults if pair[1]["type"] == "extra_forbidden"), faults[0])
-    key, left, value = f"{file}: {'.'.join(place)}" if place else file, len(faults) - 1, fault.get("input")
-
-    def named(key: str, found: str, remedy: str, left: int = left) -> StudyError:
-        return StudyError(key, found + (f" (and {left} more)" if left else ""), remedy)
-
+    key, more, value = f"{file}: {'.'.join(place)}" if place else file, len(faults) - 1, fault.get("input")
     match fault["type"]:
         case "extra_forbidden":
             missing = [at[-1] for at, other in faults if other["type"] == "missing" and at[:-1] == place[:-1]]
             allowed = list(_members_at(model, fault["loc"][:-1])[0].model_fields)
             only = f"did you mean {missing[0]}? " if len(missing) == 1 else ""
             hint = did_you_mean(place[-1], missing) or did_you_mean(place[-1], allowed) or only
-            left -= any(hint == f"did you mean {name}? " for name in missing)
-            return named(key, "unknown key", f"{hint}allowed: {', '.join(allowed)}", left)
+            more -= any(hint == f"did you mean {name}? " for name in missing)
+            found, remedy = "unknown key", f"{hint}allowed: {', '.join(allowed)}"
         case "missing":
-            return named(key, "missing", "add it")
+            found, remedy = "missing", "add it"
         case "union_tag_invalid" | "union_tag_not_found":
             tag, members = str(fault["ctx"]["discriminator"]).strip("'"), _members_at(model, fault["loc"])
+            unknown = set(map(str, value or ())) - {name for member in members for name in member.model_fields}
+            near = difflib.get_close_matches(tag, sorted(unknown), n=1)
             listed = f"allowed: {', '.join(map(_tag, members))}"
             if "tag" in fault["ctx"]:
-                return named(f"{key}.{tag}", f"{fault['ctx']['tag']} is no {tag}", listed)
-            unknown = set(map(str, value or ())) - {name for member in members for name in member.model_fields}
-            if near := difflib.get_close_matches(tag, sorted(unknown), n=1):
-                return named(f"{key}.{near[0]}", "unknown key", f"did you mean {tag}? {listed}")
-            return named(f"{key}.{tag}", "missing", f"add it; {listed}")
-    message = re.sub(r"^Value error, ", "", fault["msg"])
-    shown = f", found {value!r}" if isinstance(value, str | int | float | bool) or value is None else ""
-    return named(key, f"{message[0].lower()}{message[1:]}{shown}", f"correct it in {file}")
+                key, found, remedy = f"{key}.{tag}", f"{fault['ctx']['tag']} is no {tag}", listed
+            elif near:
+                key, found, remedy = f"{key}.{near[0]}", "unknown key", f"did you mean {tag}? {listed}"
+            else:
+                key, found, remedy = f"{key}.{tag}", "missing", f"add it; {listed}"
+        case _:
+            message = re.sub(r"^Value error, ", "", fault["msg"])
+            shown = f", found {value!r}" if isinstance(value, str | int | float | bool) or value is None else ""
+            found, remedy = f"{message[0].lower()}{message[1:]}{shown}", f"correct it in {file}"
+    return StudyError(key, found + (f" (and {more} more)" if more else ""), remedy)
 
 
 def _tuples(value: Any) -> Any:

@@ -1,14 +1,14 @@
 """How files are read, checked, hashed and written: whole or not at all, by however many writers."""
 
+import ast
 import contextlib
 import glob
 import hashlib
 import itertools
 import os
-import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -129,6 +129,25 @@ def _sha256_of(path: Path, *version: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def code_sha256(paths: Iterable[Path], root: Path) -> str:
+    """The sha256 over modules in any order, each by its path from ``root`` and what it does (:func:`syntax_tree`)."""
+    digest = hashlib.sha256()
+    for path in sorted(set(paths)):
+        digest.update(f"{path.relative_to(root).as_posix()}\0{ast.dump(syntax_tree(path.read_bytes()))}\0".encode())
+    return digest.hexdigest()
+
+
+def syntax_tree(source: bytes) -> ast.Module:
+    """What a module does: comments, docstrings and line breaks change nothing. SyntaxError: it is no Python."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(
+            node, clean=False
+        ):
+            node.body = node.body[1:]
+    return tree
+
+
 def _partial(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}-{_RUN}-{next(_NUMBERS)}.partial")
 
@@ -136,19 +155,15 @@ def _partial(path: Path) -> Path:
 def _remove_left(path: Path) -> None:
     """Remove what writers of ``path`` left that live no more."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*partial"):
-        if _alive(left.name.removeprefix(f".{path.name}.")):
-            continue
-        if left.is_dir():
-            shutil.rmtree(left, ignore_errors=True)
-        else:
+        if not _alive(left.name.removeprefix(f".{path.name}.")):
+            shutil.rmtree(left, ignore_errors=True)  # does nothing to a file
             with contextlib.suppress(OSError):
                 left.unlink(missing_ok=True)
 
 
 def _alive(writer: str) -> bool:
     """Whether the writer of a partial file may still be at work; a number of a process may be given anew."""
-    named = re.match(r"(\d+)-(\w+)-", writer)
-    if named is None:
+    process, _, run = writer.partition("-")
+    if not process.isdigit():
         return False
-    process, run = int(named[1]), named[2]
-    return run == _RUN if process == os.getpid() else psutil.pid_exists(process)
+    return run.startswith(f"{_RUN}-") if int(process) == os.getpid() else psutil.pid_exists(int(process))

@@ -8,6 +8,8 @@ NAME = r"^[A-Za-z0-9_]+(-[A-Za-z0-9_]+)*$"
 Name = Annotated[str, Field(pattern=NAME)]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
+Unsigned = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(gt=0, lt=1)]
 Revision = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 Size = int | tuple[int, int]
 
@@ -29,16 +31,12 @@ def height_width(size: Size) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else size
 
 
-def size_of(height: int, width: int) -> Size:
-    """As a row says it, a square by its side: one size has one identity."""
-    return height if height == width else (height, width)
-
-
 def _size(value: Any) -> Size:
+    """A size as a row says it, a square by its side: one size has one identity."""
     sides = tuple(value) if isinstance(value, list | tuple) else (value, value)
     if len(sides) != 2 or any(type(side) is not int or not 16 <= side <= 2048 for side in sides):
         raise ValueError("is neither the side of a square nor [height, width], in whole pixels from 16 to 2048")
-    return size_of(*sides)
+    return sides[0] if sides[0] == sides[1] else sides
 
 
 InputSize = Annotated[Size, BeforeValidator(_size)]

@@ -9,7 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
@@ -39,10 +39,8 @@ def held(project: Project) -> Iterator[None]:
         lock = FileLock(path, is_singleton=True)
         lock.acquire(timeout=0)
     except Timeout:
-        remedy = "run this remedy when it has ended, or end it"
-        raise StudyError(
-            project.shown(path), f"{_described(holder)} is measuring here or writing records", remedy
-        ) from None
+        what, remedy = f"{_named_in(holder)} is measuring here or writing records", "run this again when it has ended"
+        raise StudyError(project.shown(path), what, f"{remedy}, or end it") from None
     except OSError as error:
         remedy = "make the folder writable, then run again"
         raise StudyError(f"write {path}", error.strerror or str(error), remedy) from None
@@ -66,12 +64,10 @@ def alone(function: Callable[Concatenate[Project, Given], Result]) -> Callable[C
     return locked
 
 
-def _described(holder: Path) -> str:
+def _named_in(holder: Path) -> str:
     """Who wrote that it has the lock, if it still lives: the next holder may have written nothing yet."""
-    try:
+    with suppress(OSError, ValueError, KeyError, TypeError):
         written = json.loads(holder.read_text(encoding="utf-8"))
         if psutil.pid_exists(written["process"]):
             return f"process {written['process']} ({written['command']}, since {written['since']})"
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
     return "another process"

@@ -24,13 +24,8 @@ from visionquant.core.frozen import Frozen
 from visionquant.core.paths import Project
 
 SPEED = ("affinity", "cpu_quota", "variables", "isa_limits")  # of the same hardware
-LABELS = {
-    "affinity": "CPU affinity",
-    "cpu_quota": "CPU quota",
-    "variables": "environment variables",
-    "isa_limits": "limits of the instruction set",
-    "onnxruntime": "version of ONNX Runtime",
-}
+LABELS = {"affinity": "CPU affinity", "cpu_quota": "CPU quota", "variables": "environment variables",
+          "isa_limits": "limits of the instruction set", "onnxruntime": "version of ONNX Runtime"}  # fmt: skip
 HARDWARE = ("device", "gpu", "gpu_memory_mib", "cpu", "cores")
 KEYS = (*HARDWARE, "cpu_isa", "driver", "cuda_driver", "system", "python", "torch", "transformers", *SPEED)
 FORMER_FIELDS = ("bitsandbytes", "onnxruntime")  # of libraries, in files before schema 4
@@ -87,18 +82,17 @@ class Environment(Frozen):
     @property
     def unrecorded(self) -> tuple[str, ...]:
         """Identifying facts that were not recorded."""
-        names = (*SPEED, *self.libraries)
-        return tuple(name for name in names if self._fact(name) is None)
+        return tuple(name for name in (*SPEED, *self.libraries) if self._fact(name) is None)
 
     def _fact(self, name: str) -> object:
         return self.libraries[name] if name in self.libraries else getattr(self, name, None)
 
-    def differs_from(self, other: "Environment", names: tuple[str, ...] | None = None) -> list[str]:
+    def differs_from(self, other: "Environment", names: Collection[str] | None = None) -> list[str]:
         """One phrase for each identifying fact that both recorded and that is not the same; ``names``: of these."""
-        names = (*KEYS, *self.libraries) if names is None else names
         unknown = {*self.unrecorded, *other.unrecorded, *(self.libraries.keys() ^ other.libraries.keys())}
-        pairs = [(name, self._fact(name), other._fact(name)) for name in names if name not in unknown]
-        return [f"{name} {_as_text(own)} (not {_as_text(others)})" for name, own, others in pairs if own != others]
+        names = [name for name in names or (*KEYS, *self.libraries) if name not in unknown]
+        facts = {name: (self._fact(name), other._fact(name)) for name in names}
+        return [f"{name} {_as_text(own)} (not {_as_text(its)})" for name, (own, its) in facts.items() if own != its]
 
     def same_machine(self, other: "Environment", libraries: Collection[str] | None = None) -> bool:
         """Whether what was measured on one holds for the other: every identifying fact was recorded and is the same.
@@ -106,8 +100,8 @@ class Environment(Frozen):
         Of ``libraries`` those count, or all.
         """
         counted = {*self.libraries, *other.libraries} if libraries is None else set(libraries)
-        recorded = all(one._fact(name) is not None for one in (self, other) for name in (*SPEED, *counted))
-        return recorded and not self.differs_from(other, (*KEYS, *counted))
+        recorded = all(side._fact(name) is not None for side in (self, other) for name in (*SPEED, *counted))
+        return recorded and not self.differs_from(other, {*KEYS, *counted})
 
     def same_hardware(self, other: "Environment") -> bool:
         """Whether both have the same GPU, or the same CPU with as many cores."""
@@ -144,34 +138,26 @@ def _as_text(value: object) -> str:
 
 
 def probe(device: str = "auto") -> Environment:
-    """Read the machine; ``device`` is study.device.
-
-    Raises:
-        StudyError: CUDA is asked for and there is none.
-    """
+    """Read the machine; ``device`` is study.device. StudyError: CUDA is asked for and there is none."""
     gpu = driver.gpu() if device != "cpu" else None
-    obstacle = _obstacle(gpu)
+    obstacle = driver.obstacle(gpu, _version("torch"))
     if device == "cuda" and obstacle:
         raise StudyError("study.device: cuda", obstacle[0], f"{obstacle[1]}, or set it to auto or cpu")
-    chosen: Literal["cpu", "cuda"] = "cpu" if device == "cpu" or obstacle else "cuda"
-    shown = gpu if gpu and chosen == "cuda" else {}
-    allowed = processors.cpus()
+    taken, allowed, every = None if obstacle else gpu, processors.cpus(), os.cpu_count() or 1
     return Environment(
-        device=chosen,
-        gpu=shown.get("name"),
-        gpu_memory_mib=int(shown["memory_mib"]) if shown else None,
-        driver=shown.get("driver"),
-        cuda_driver=shown.get("cuda"),
+        device="cuda" if taken else "cpu",
+        gpu=getattr(taken, "name", None),
+        gpu_memory_mib=getattr(taken, "memory_mib", None),
+        driver=getattr(taken, "driver", None),
+        cuda_driver=getattr(taken, "cuda", None),
         cpu=processors.name(),
         cpu_isa=processors.isa(),
-        cores=len(allowed or ()) or os.cpu_count() or 1,
+        cores=len(allowed or ()) or every,
         memory_mib=psutil.virtual_memory().total // 2**20,
         system=f"{platform.system()} {platform.machine()}",
         python=platform.python_version(),
-        torch=_version("torch"),
-        transformers=_version("transformers"),
-        numpy=_version("numpy"),
-        affinity=processors.affinity(allowed, os.cpu_count() or 1),
+        **{name: _version(name) for name in ("torch", "transformers", "numpy")},
+        affinity=processors.affinity(allowed, every),
         cpu_quota=processors.quota() or "none",
         variables=processors.variables(os.environ),
         isa_limits=processors.isa_limits(os.environ),
@@ -182,23 +168,8 @@ def probe(device: str = "auto") -> Environment:
 def left_out(device: str = "auto") -> str:
     """The GPU that is there and that :func:`probe` does not take, in a sentence; "" where nothing is left out."""
     gpu = driver.gpu() if device == "auto" else None
-    obstacle = _obstacle(gpu)
-    return f"{gpu['name']} is not used: {obstacle[0]}; {obstacle[1]}" if gpu and obstacle else ""
-
-
-def _obstacle(gpu: dict[str, str] | None) -> tuple[str, str] | None:
-    """Why torch can't use what NVML shows, and what to do; None if it can, as far as that can be told from outside."""
-    built_for = driver.torch_cuda()
-    if gpu is None:
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        hidden = "" if visible is None else f" (CUDA_VISIBLE_DEVICES is {visible!r})"
-        return f"no NVIDIA GPU is visible{hidden}", driver.remedy(None)
-    if built_for is None:
-        return f"torch {_version('torch')} is a build without CUDA", driver.remedy(None)
-    if gpu["divided"]:
-        return "it is divided (MIG) and CUDA_VISIBLE_DEVICES names no instance", "name one of `nvidia-smi -L` there"
-    why = driver.too_old(gpu["driver"], gpu["cuda"], built_for)
-    return (why, driver.remedy(built_for)) if why else None
+    obstacle = driver.obstacle(gpu, _version("torch"))
+    return f"{gpu.name} is not used: {obstacle[0]}; {obstacle[1]}" if gpu and obstacle else ""
 
 
 def declare(project: Project, environment: Environment) -> None:
@@ -209,11 +180,7 @@ def declare(project: Project, environment: Environment) -> None:
 
 
 def declared(project: Project) -> Environment:
-    """The environment that ``environment.json`` of this machine declares.
-
-    Raises:
-        StudyError: the file is missing or broken.
-    """
+    """The environment that ``environment.json`` of this machine declares. StudyError: the file is missing or broken."""
     return files.load(project.environment, Environment, "run `visionquant environment`")
 
 
@@ -233,11 +200,7 @@ def require_declared(project: Project, device: str) -> Environment:
 
 
 def require_linux(asked: str) -> None:
-    """Insist on the system whose processes, memory and counters the bench reads.
-
-    Raises:
-        StudyError: it is another one.
-    """
+    """Insist on the system whose processes, memory and counters the bench reads. StudyError: it is another one."""
     if platform.system() != "Linux":
         remedy = "run it there or in WSL 2; here report, verify, compare and recommend work"
         raise StudyError(asked, f"needs Linux, this is {platform.system()}", remedy)

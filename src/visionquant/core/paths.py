@@ -10,13 +10,14 @@ LOCAL = "local"
 
 
 class _At:
-    """A path below the root of a project."""
+    """A path below the root of a project, or below another of its folders."""
 
-    def __init__(self, path: str) -> None:
-        self.path = path
+    def __init__(self, path: str, base: str = "root") -> None:
+        self.path, self.base = path, base
 
     def __get__(self, project: "Project", owner: type | None = None) -> Path:
-        return project.root / self.path
+        base: Path = getattr(project, self.base)
+        return base / self.path
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,9 @@ class Project:
     tables = _At("reports/tables")
     figures = _At("reports/figures")
     executed = _At("reports/notebooks")
+    lock = _At(".lock", "local")  # whoever holds it measures or writes records here
+    sources = _At("sources.json", "local")  # what lies behind each model now, by digest
+    environment = _At("environment.json", "_state")  # which machine measures here
 
     @classmethod
     def find(cls, start: Path | None = None) -> "Project":
@@ -56,32 +60,17 @@ class Project:
         raise StudyError("project", f"no params.yaml in {start} or above it", "change into a checkout of the study")
 
     @property
-    def _state(self) -> Path:
-        return self.local / self.side / "state" if self.side else self.local
-
-    @property
     def local(self) -> Path:
         """What is measured, and what measuring needs, on this machine."""
         return self.results or self.machines / LOCAL
 
     @property
-    def lock(self) -> Path:
-        """Whoever holds it measures or writes records here."""
-        return self.local / ".lock"
-
-    @property
-    def environment(self) -> Path:
-        """Which machine measures here."""
-        return self._state / "environment.json"
+    def _state(self) -> Path:
+        return self.local / self.side / "state" if self.side else self.local
 
     def shown(self, path: Path) -> str:
         """A path as messages name it: from the root, where it lies below that."""
         return (path.relative_to(self.root) if path.is_relative_to(self.root) else path).as_posix()
-
-    @property
-    def sources(self) -> Path:
-        """What lies behind each model now, by digest."""
-        return self.local / "sources.json"
 
     def manifest(self, model: str) -> Path:
         """Where the download stage says which weights ``model`` has."""

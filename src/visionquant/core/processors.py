@@ -8,21 +8,15 @@ import math
 import os
 import platform
 from collections.abc import Iterator, Mapping
+from itertools import groupby
 from pathlib import Path, PurePosixPath
 
 # Whole families: one setting too many means measuring again, one too few a wrong verdict.
 FAMILIES = ("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "ONEDNN_", "DNNL_", "MALLOC_")
-SINGLE = (
-    "LD_PRELOAD",  # another allocator or OpenMP
-    "GLIBC_TUNABLES",
-    "THP_MEM_ALLOC_ENABLE",  # torch's huge pages
-    "LRU_CACHE_CAPACITY",  # oneDNN's kernels in torch
-    "PYTORCH_ALLOC_CONF",
-    "PYTORCH_CUDA_ALLOC_CONF",
-    "PYTORCH_NO_CUDA_MEMORY_CACHING",
-    "CUDA_LAUNCH_BLOCKING",
-    "NVIDIA_TF32_OVERRIDE",
-)
+# Another allocator or OpenMP, torch's huge pages, oneDNN's kernels in torch, CUDA's memory and launches.
+SINGLE = ("LD_PRELOAD", "GLIBC_TUNABLES", "THP_MEM_ALLOC_ENABLE", "LRU_CACHE_CAPACITY", "PYTORCH_ALLOC_CONF",
+          "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_NO_CUDA_MEMORY_CACHING", "CUDA_LAUNCH_BLOCKING",
+          "NVIDIA_TF32_OVERRIDE")  # fmt: skip
 IDLE = ("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK")  # scikit-learn and joblib set them at import; they set no speed
 ISA = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16", "asimd",
        "i8mm")  # fmt: skip
@@ -38,7 +32,7 @@ def name() -> str:
 
 def isa() -> tuple[str, ...]:
     """Which of the instruction sets that matter here the processor has."""
-    flags = set((_cpuinfo("flags") or _cpuinfo("features")).split())
+    flags = (_cpuinfo("flags") or _cpuinfo("features")).split()
     return tuple(name for name in ISA if name in flags)
 
 
@@ -51,13 +45,9 @@ def affinity(allowed: tuple[int, ...] | None, every: int) -> str:
     """``allowed`` of ``every`` CPU as the kernel writes it ("0-3,8"), or "all"."""
     if allowed is None or len(allowed) == every:
         return "all"
-    spans: list[list[int]] = []
-    for cpu in allowed:
-        if spans and cpu == spans[-1][1] + 1:
-            spans[-1][1] = cpu
-        else:
-            spans.append([cpu, cpu])
-    return ",".join(f"{first}-{last}" if last > first else str(first) for first, last in spans)
+    runs = groupby(enumerate(allowed), lambda numbered: numbered[1] - numbered[0])
+    spans = [[cpu for _, cpu in run] for _, run in runs]
+    return ",".join(f"{span[0]}-{span[-1]}" if len(span) > 1 else str(span[0]) for span in spans)
 
 
 def usable() -> int:
@@ -89,26 +79,21 @@ def isa_limits(environ: Mapping[str, str]) -> tuple[str, ...]:
 
 def _groups(root: Path) -> Iterator[Path]:
     """The folders of this process' groups with a CPU controller, version 1 and 2, each with those above it."""
-    member = {
-        fields[1]: fields[2] for line in _lines(root / "proc/self/cgroup") if len(fields := line.split(":", 2)) == 3
-    }
+    member: dict[str, str] = {}
+    for line in _lines(root / "proc/self/cgroup"):
+        _, controllers, path = line.split(":", 2)
+        member |= dict.fromkeys(controllers.split(","), path)
     for line in _lines(root / "proc/self/mountinfo"):
         left, _, right = line.partition(" - ")
         kind, _, options = right.split(" ", 2)
-        if kind == "cgroup2":
-            path = member.get("")
-        elif kind == "cgroup" and "cpu" in options.split(","):
-            path = next((path for names, path in member.items() if "cpu" in names.split(",")), None)
-        else:
-            continue
-        if path is None:
+        controller = {"cgroup2": "", "cgroup": "cpu"}.get(kind)
+        if controller is None or controller not in member or (controller and controller not in options.split(",")):
             continue
         _, _, _, top, place, *_ = left.split(" ")
-        inside = PurePosixPath(path)
+        inside = PurePosixPath(member[controller])
         # A container sees its own group as the mount's root, by a path that is the host's.
         below = inside.relative_to(top) if inside.is_relative_to(top) else PurePosixPath()
-        mount = root / place.lstrip("/")
-        yield from (mount / part for part in (below, *below.parents))
+        yield from (root / place.lstrip("/") / part for part in (below, *below.parents))
 
 
 def _limit(folder: Path) -> float | None:
@@ -120,11 +105,8 @@ def _limit(folder: Path) -> float | None:
 
 
 def _cpuinfo(field: str) -> str:
-    for line in _lines(Path("/proc/cpuinfo")):
-        name, _, value = line.partition(":")
-        if name.strip().lower() == field:
-            return value.strip()
-    return ""
+    fields = (line.partition(":") for line in _lines(Path("/proc/cpuinfo")))
+    return next((value.strip() for name, _, value in fields if name.strip().lower() == field), "")
 
 
 def _lines(path: Path) -> list[str]:

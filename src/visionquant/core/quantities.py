@@ -1,5 +1,6 @@
 """What is measured: names, units, labels, printed decimals, and which way is better."""
 
+import re
 from dataclasses import dataclass, replace
 
 MIB = 2**20
@@ -70,12 +71,9 @@ def quantity(name: str) -> Quantity:
         KeyError: there is no such quantity.
     """
     base, over, statistic = name.partition("_over_models_")
-    percent = base.removeprefix("latency_p")
-    if not over and percent != base and percent.isdigit():
-        return replace(QUANTITIES["latency_p50"], name=name, label=f"p{percent} latency")
-    if not over:
-        return QUANTITIES[name]
-    if statistic not in STATISTICS:
+    if not over and (percentile := re.fullmatch(r"latency_(p\d+)", name)):
+        return replace(QUANTITIES["latency_p50"], name=name, label=f"{percentile[1]} latency")
+    if over and statistic not in STATISTICS:
         raise KeyError(name)
     inner = QUANTITIES[base]
-    return Quantity(name, inner.unit, f"{inner.label}, {statistic} over models", inner.decimals, inner.better)
+    return replace(inner, name=name, label=f"{inner.label}, {statistic} over models") if over else inner

@@ -14,25 +14,17 @@ import yaml
 from visionquant.core.errors import StudyError
 
 _TAG = "tag:yaml.org,2002:"
-# Type, spellings, and the characters that they begin with ("" for nothing at all).
-_PLAIN = (
-    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    ("int", r"[-+]?(?:0b[01_]+|0o[0-7_]+|0x[0-9a-fA-F_]+|[0-9_]+)", "-+0123456789"),
-    (
-        "float",
-        r"[-+]?(?:[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?|[0-9][0-9_]*[eE][-+]?[0-9]+"
-        r"|\.[0-9_]+(?:[eE][-+][0-9]+)?|\.(?:inf|Inf|INF))|\.(?:nan|NaN|NAN)",
-        "-+0123456789.",
-    ),
-    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-    ("merge", r"<<", "<"),
-    (
-        "timestamp",
-        r"[0-9]{4}-[0-9]{2}-[0-9]{2}|[0-9]{4}-[0-9]{2}?-[0-9]{2}?(?:[Tt]|[ \t]+)[0-9]{1,2}:[0-9]{2}:[0-9]{2}"
-        r"(?:\.[0-9]*)?(?:[ \t]*(?:Z|[-+][0-9]{1,2}(?::[0-9]{2})?))?",
-        "0123456789",
-    ),
-)
+# The spellings of each type.
+_PLAIN = {
+    "bool": r"true|True|TRUE|false|False|FALSE",
+    "int": r"(?=[-+0-9])[-+]?(?:0b[01_]+|0o[0-7_]+|0x[0-9a-fA-F_]+|[0-9_]+)",
+    "float": r"[-+]?(?:[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?|[0-9][0-9_]*[eE][-+]?[0-9]+"
+    r"|\.[0-9_]+(?:[eE][-+][0-9]+)?|\.(?:inf|Inf|INF))|\.(?:nan|NaN|NAN)",
+    "null": r"~|null|Null|NULL|",
+    "merge": r"<<",
+    "timestamp": r"[0-9]{4}-[0-9]{2}-[0-9]{2}|[0-9]{4}-[0-9]{2}?-[0-9]{2}?(?:[Tt]|[ \t]+)[0-9]{1,2}:[0-9]{2}:[0-9]{2}"
+    r"(?:\.[0-9]*)?(?:[ \t]*(?:Z|[-+][0-9]{1,2}(?::[0-9]{2})?))?",
+}
 _BASE: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -44,8 +36,8 @@ class _Loader(_BASE):
         return int(text, 0 if re.match("[-+]?0[box]", text) else 10)  # 010 is ten
 
 
-for _name, _spellings, _first in _PLAIN:
-    _Loader.add_implicit_resolver(_TAG + _name, re.compile(f"(?:{_spellings})$"), list(_first))
+for _name, _spellings in _PLAIN.items():
+    _Loader.add_implicit_resolver(_TAG + _name, re.compile(f"(?:{_spellings})$"), None)
 _Loader.add_constructor(_TAG + "int", _Loader.construct_yaml_int)
 
 
@@ -68,13 +60,10 @@ def parse(text: str, named: str, otherwise: str) -> Any:
     """The value that a YAML text stands for; see :func:`read`. ``otherwise`` is what to do but to mend it."""
     try:
         loader = _Loader(text)
-        try:
-            node = loader.get_single_node()
-            for key, first, second in _doubled(node, (), set()):
-                raise StudyError(f"{named}: {key}", f"stands there twice, in lines {first} and {second}", "keep one")
-            return None if node is None else loader.construct_document(node)
-        finally:
-            loader.dispose()
+        node = loader.get_single_node()
+        for key, first, second in _doubled(node, (), set()):
+            raise StudyError(f"{named}: {key}", f"stands there twice, in lines {first} and {second}", "keep one")
+        return None if node is None else loader.construct_document(node)
     except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f" at line {mark.line + 1}" if mark else ""

@@ -1,9 +1,8 @@
 """Has a quantized model lost accuracy? A verdict on a labelled set, and an alarm on a stream of predictions.
 
 Labelled set: Wilson's interval of the accuracy; the retained share (accuracy / baseline) by MOVER-R, which joins two
-Wilson intervals and is the plain one over the baseline where that is known. It takes baseline and model as independent:
-on the same images, where they err alike, it is wider than need be. Its confidence is that of one look: a set that is
-enlarged until the verdict pleases has not got it.
+Wilson intervals as if baseline and model were independent: on the same images, where they err alike, it is wider than
+need be. Its confidence is that of one look: a set that is enlarged until the verdict pleases has not got it.
 
 Stream: a bet against "the accuracy is at least threshold * baseline". Capital 1 is spread over falls of 1 to 32 % and
 over all times to start; each bet grows by Wald's likelihood ratio of each prediction. While the claim holds, the sum is
@@ -35,6 +34,7 @@ PACE = 100  # answers after which the capital is brought in more slowly
 MOST = 10**9  # samples that nobody exceeds
 
 Decision = Literal["pass", "fail", "too few samples"]
+TOO_FEW: Decision = "too few samples"
 Loader = Iterable[tuple[torch.Tensor, torch.Tensor]]
 
 
@@ -95,13 +95,13 @@ class AccuracyMonitor:
     ) -> None:
         measured = isinstance(baseline, tuple)
         correct, n = baseline if isinstance(baseline, tuple) else (baseline, 1)
-        for name, value, allowed, wanted in (
+        for name, value, in_range, wanted in (
             ("baseline", baseline, 0 < correct <= n, "an accuracy above 0 and at most 1, or (correct, n)"),
             ("threshold", threshold, 0 < threshold <= 1, "a share above 0 and at most 1, e.g. 0.95"),
             ("alpha", alpha, 0 < alpha < 1, "a probability between 0 and 1, e.g. 0.01"),
             ("confidence", confidence, 0 < confidence < 1, "a probability between 0 and 1, e.g. 0.95"),
         ):
-            if not allowed:
+            if not in_range:
                 raise StudyError(name, f"{value} is out of range", f"give {wanted}")
         self.threshold, self.confidence = threshold, confidence
         self.baseline = wilson(correct / n, int(n), confidence) if measured else Proportion(correct, correct, correct)
@@ -110,7 +110,7 @@ class AccuracyMonitor:
         self._lock = threading.Lock()
         self._staked = np.zeros(len(FALLS))
         self._seen = self._errors = self._bets = 0
-        self.registry = to = CollectorRegistry() if registry is None else registry
+        self.registry = to = registry or CollectorRegistry()
         self._observations_total = Counter("visionquant_observations", "Answers observed.", registry=to)
         self._errors_total = Counter("visionquant_errors", "Wrong answers observed.", registry=to)
         self._accuracy = Gauge("visionquant_accuracy", "Share of right answers.", ["source"], registry=to)
@@ -130,17 +130,16 @@ class AccuracyMonitor:
         """
         correct, n = _count(model, loader)
 
-        def at(size: int) -> tuple[Proportion, Proportion, Decision]:
-            accuracy = wilson(correct / n, size, self.confidence)
-            retention = ratio_interval(accuracy, self.baseline)
-            return accuracy, retention, decide(retention, self.threshold)
+        def retention_of(size: int) -> Proportion:
+            return ratio_interval(wilson(correct / n, size, self.confidence), self.baseline)
 
-        accuracy, retention, decision = at(n)
+        accuracy, retention = wilson(correct / n, n, self.confidence), retention_of(n)
         sizes = range(n, MOST + 1)  # the interval only narrows along them
-        first = bisect_left(sizes, True, key=lambda size: at(size)[2] != "too few samples")
+        first = bisect_left(sizes, True, key=lambda size: decide(retention_of(size), self.threshold) != TOO_FEW)
+        needed = sizes[first] if first < len(sizes) else None
         self._accuracy.labels("validation").set(accuracy.value)
         self._retention.labels("validation").set(retention.value)
-        return Validation(correct, n, accuracy, retention, decision, sizes[first] if first < len(sizes) else None)
+        return Validation(correct, n, accuracy, retention, decide(retention, self.threshold), needed)
 
     def observe(self, correct: bool) -> StreamState:
         """Take in one answer of the running model, right or wrong."""
@@ -167,14 +166,14 @@ class AccuracyMonitor:
                 e_value = float(capital(self._staked, self._bets))
             accuracy = 1 - self._errors / self._seen if self._seen else None
             retention = None if accuracy is None else accuracy / self.baseline.value
-            now = StreamState(self._seen, self._errors, accuracy, retention, e_value, e_value >= self.alarm_at)
+            alarm = e_value >= self.alarm_at
             self._observations_total.inc(len(wrong))
             self._errors_total.inc(int(wrong.sum()))
             self._accuracy.labels("stream").set(math.nan if accuracy is None else accuracy)
             self._retention.labels("stream").set(math.nan if retention is None else retention)
             self._e_value.set(e_value)
-            self._alarm.set(now.alarm)
-        return now
+            self._alarm.set(alarm)
+            return StreamState(self._seen, self._errors, accuracy, retention, e_value, alarm)
 
 
 def wilson(share: float, n: int, confidence: float) -> Proportion:
@@ -201,7 +200,7 @@ def decide(retention: Proportion, threshold: float) -> Decision:
     """Pass or fail where the whole interval lies on one side of the threshold."""
     if retention.low >= threshold:
         return "pass"
-    return "fail" if retention.high < threshold else "too few samples"
+    return "fail" if retention.high < threshold else TOO_FEW
 
 
 def staked_after(staked: np.ndarray, wrong: np.ndarray | bool, limit: float, count: int) -> np.ndarray:
@@ -222,19 +221,18 @@ def _idle(count: int) -> float:
 
 def _count(model: Callable[[torch.Tensor], Any], loader: Loader) -> tuple[int, int]:
     """(correct, n) over a loader."""
-    modules = list(model.modules()) if isinstance(model, nn.Module) else []
-    modes = [module.training for module in modules]
-    weight = next(model.parameters(), None) if isinstance(model, nn.Module) else None
-    correct = n = 0
+    modes, weight, correct, n = {}, None, 0, 0
+    if isinstance(model, nn.Module):
+        modes, weight = {module: module.training for module in model.modules()}, next(model.parameters(), None)
     try:
-        for module in modules:
+        for module in modes:
             module.training = False
         with torch.inference_mode():
             for images, labels in loader:
                 output = model(images if weight is None else images.to(weight.device))
                 logits = getattr(output, "logits", output)
-                if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or labels.shape != logits.shape[:1]:
-                    shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+                shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+                if len(shape) != 2 or labels.shape != shape[:1]:
                     what = f"logits {shape} for labels {tuple(labels.shape)}"
                     raise StudyError("validation", what, "give logits (N, classes) and labels (N,)")
                 if not torch.isfinite(logits).all():
@@ -242,7 +240,7 @@ def _count(model: Callable[[torch.Tensor], Any], loader: Loader) -> tuple[int, i
                 correct += int((logits.argmax(1) == labels.to(logits.device)).sum())
                 n += len(labels)
     finally:
-        for module, mode in zip(modules, modes, strict=True):
+        for module, mode in modes.items():
             module.training = mode
     if not n:
         raise StudyError("validation", "no image in the loader", "give a batch or more; an iterator runs out once read")

@@ -18,12 +18,10 @@ from contextlib import contextmanager, nullcontext
 import psutil
 import torch
 
-from visionquant.bench import memory, worker
+from visionquant.bench import host, worker
 from visionquant.core.errors import StudyError
 from visionquant.core.machine import require_linux
 
-MARGIN = 0.1
-MOST = 4096
 REMEDY = "raise the limit, or take a smaller model or precision"
 # What oneDNN, cuDNN and cuBLAS say of many failures, their own allocations' too.
 VAGUE = ("could not create a primitive", "could not execute a primitive", *worker.EXHAUSTED_IF_FULL)
@@ -43,8 +41,8 @@ def largest_that_fits(
     run: Callable[[int], object],
     device: str = "cpu",
     limit_bytes: int | None = None,
-    margin: float = MARGIN,
-    most: int = MOST,
+    margin: float = 0.1,
+    most: int = 4096,
 ) -> int:
     """The largest batch size at which ``run`` stays within memory.
 
@@ -62,8 +60,8 @@ def largest_that_fits(
         raise StudyError("largest batch: margin", f"{margin} is out of range", "give a share from 0 up to below 1")
     if not _fits(run, 1, device, None):
         raise StudyError("largest batch", "not one image fits in this machine's memory", REMEDY)
-    held = torch.cuda.memory_allocated() if device == "cuda" else memory.resident_bytes()
-    free = torch.cuda.mem_get_info()[0] if device == "cuda" else memory.available_host_bytes()
+    held = torch.cuda.memory_allocated() if device == "cuda" else host.resident_bytes()
+    free = torch.cuda.mem_get_info()[0] if device == "cuda" else host.available_bytes()
     allowed = int((1 - margin) * (held + free if limit_bytes is None else limit_bytes))
     size = largest(lambda size: _fits(run, size, device, allowed - held), most) if allowed > held else 0
     if not size:

@@ -9,6 +9,7 @@ the hub's chunked Xet storage wants ``HF_HUB_DISABLE_XET=1``.
 
 import re
 import shutil
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Literal
@@ -19,14 +20,14 @@ from visionquant.core import files
 from visionquant.core.errors import StudyError
 from visionquant.core.frozen import InputSize, Strict
 from visionquant.records.record import sha256_of
-from visionquant.settings.precision import Dtype, FloatPrecision, Precision
-from visionquant.weights import hub, hub_cache
-from visionquant.weights.manifest import HubFile
+from visionquant.settings.precision import Dtype, Precision
+from visionquant.weights import hub
+from visionquant.weights.sources import HubFile
 
 NAME = "precision.json"
 CONFIG, TENSORS, PREPROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
-LIBRARIES = ("torch", "transformers", "bitsandbytes", "safetensors", "visionquant")
+LIBRARIES = ("torch", "transformers", "bitsandbytes", "safetensors", "visionquant")  # that a stored model depends on
 REMEDY = "export it again with `visionquant export`"
 Weights = Literal["trained here", "seeded", "pretrained"]
 
@@ -51,11 +52,6 @@ class ModelManifest(Strict):
         return sha256_of(self.model_dump(mode="json", exclude={"sha256"}))
 
 
-def versions() -> dict[str, str]:
-    """Of the libraries that a stored model depends on, without importing them."""
-    return {name: metadata.version(name) for name in LIBRARIES}
-
-
 def check(folder: Path) -> ModelManifest:
     """As :func:`check_files` and :func:`check_versions`."""
     manifest = check_files(folder)
@@ -64,13 +60,9 @@ def check(folder: Path) -> ModelManifest:
 
 
 def check_versions(manifest: ModelManifest, asked: str) -> None:
-    """Insist that what was quantised can be read by the library that is here.
-
-    Raises:
-        StudyError: another version of bitsandbytes quantised it.
-    """
+    """Insist that what was quantised was quantised by the version of bitsandbytes that is here, else a StudyError."""
     made_by, here = manifest.versions.get("bitsandbytes", "none"), metadata.version("bitsandbytes")
-    if not isinstance(manifest.precision, FloatPrecision) and made_by.split(".")[:2] != here.split(".")[:2]:
+    if "bitsandbytes" in manifest.precision.libraries and made_by.split(".")[:2] != here.split(".")[:2]:
         remedy = f"install bitsandbytes {made_by}, or {REMEDY}"
         raise StudyError(asked, f"quantised by bitsandbytes {made_by}, here is {here}", remedy)
 
@@ -83,8 +75,7 @@ def check_files(folder: Path) -> ModelManifest:
             is a pickle.
     """
     asked = f"model folder {folder.name}"
-    pickled = sorted(path.name for path in folder.rglob("*") if path.suffix.lower() in PICKLES)
-    if pickled:
+    if pickled := sorted(path.name for path in folder.rglob("*") if path.suffix.lower() in PICKLES):
         raise StudyError(asked, f"{pickled[0]} is a pickle, which may run anything when it is read", "remove it")
     manifest = files.load(folder / NAME, ModelManifest, REMEDY)
     if manifest.digest() != manifest.sha256:
@@ -93,9 +84,8 @@ def check_files(folder: Path) -> ModelManifest:
     if not {CONFIG, TENSORS} <= names or any(Path(name).name != name for name in names):
         raise StudyError(f"{asked}: {NAME}", f"it lists {', '.join(sorted(names))}", REMEDY)
     for file in manifest.files:
-        wrong = hub_cache.why_wrong(folder / file.name, file.bytes, file.sha256)
-        if wrong:
-            raise StudyError(f"{asked}: {file.name}", wrong, REMEDY)
+        if fault := file.fault_in(folder):
+            raise StudyError(f"{asked}: {file.name}", fault, REMEDY)
     return manifest
 
 
@@ -125,8 +115,10 @@ def pull_folder(repo_id: str, revision: str, folder: Path) -> ModelManifest:
     if folder.exists():
         raise StudyError(f"pull to {folder.name}", "there is something already", "name a new folder, or remove it")
     names = (NAME, CONFIG, TENSORS, PREPROCESSOR)  # the manifest says which of them should be there
-    fetched = {name: hub.fetch(asked, repo_id, revision, name, optional=True) for name in names}
-    arrived = {name: path for name, path in fetched.items() if path}
+    arrived: dict[str, Path] = {}
+    for name in names:
+        with suppress(hub.NoSuchFile):
+            arrived[name] = hub.fetch(asked, repo_id, revision, name)
     with files.new_folder(folder, f"pull to {folder.name}") as partial:
         for name, path in arrived.items():
             shutil.copyfile(path, partial / name)
@@ -135,7 +127,7 @@ def pull_folder(repo_id: str, revision: str, folder: Path) -> ModelManifest:
         except StudyError as error:
             # What is wrong stays out of the cache, so that the next pull fetches it again.
             for path in arrived.values():
-                hub_cache.discard(path)
+                hub.discard(path)
             raise StudyError(asked, str(error).partition("; ")[0], "pull it again, or push it anew") from None
         check_versions(manifest, asked)
     return manifest

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from visionquant.accuracy.model_source import ModelSource
-from visionquant.bench import fidelity, inputs, kernels, messages, outliers, torch_flags
+from visionquant.bench import device as devices
+from visionquant.bench import fidelity, inputs, torch_flags
 from visionquant.bench.backends import convert
 from visionquant.core.errors import StudyError
 from visionquant.deploy import compute
@@ -38,15 +39,15 @@ class Predictor:
         row = source.params.precisions[precision]
         self.dtype = convert.dtype_of(row, device)
         self.tf32 = row.uses_tf32
-        torch_flags.require(device)
+        devices.of(device).require()
         net = source.build()
-        if row.planted_outliers:
-            outliers.plant(net, row.planted_outliers, inputs.batch(1, source.preprocessing))
+        backend = convert.backend_of(row.engine)
+        backend.plant_outliers(net, row, inputs.batch(1, source.preprocessing))
         self.head, self.logits_from = source.head()
         self.labels = source.labels() if self.logits_from == fidelity.OWN_HEAD else {}
-        with messages.heard() as heard:
+        with torch_flags.heard() as heard:
             self.net = convert.convert(net, row, device, source.shape)
-            with kernels.watched(self.net) as counted:
+            with backend.watch(self.net) as counted:
                 for size in sorted({1, batch_size}):
                     for _ in range(WARMUPS):
                         self.batch_predict(np.zeros((size, *source.shape), np.float32))

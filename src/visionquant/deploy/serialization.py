@@ -1,16 +1,17 @@
 """A model in its precision as a folder, and back: the same tensors, so the same outputs to the last bit.
 
 What bitsandbytes keeps beside a weight goes through its own ``state_dict`` hooks into one safetensors file. On the way
-back the architecture is built without weights, its layers are replaced on the meta device by the very conversion that
-quantised them, and the stored tensors put in: nothing is quantised twice, and no FP32 weight is ever there. It takes a
-quarter or less of the disk, but a folder is bound to its library version and to its target's half type. A CPU with
-BF16 instructions rounds NF4's scales at their first pass, so a model is stored before it has run.
+back the architecture is built without weights, the conversion itself replaces its layers on the meta device, and the
+stored tensors are put in: nothing is quantised twice, and no FP32 weight is ever there. A folder is bound to its
+library version and to its target's half type. A CPU with BF16 instructions rounds NF4's scales at their first pass, so
+a model is stored before it has run.
 """
 
 import copy
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,16 +21,16 @@ from torch import nn
 from visionquant.accuracy.model_source import ModelSource
 from visionquant.bench import torch_flags
 from visionquant.bench.backends import convert
-from visionquant.bench.kernels import QUANTISED
+from visionquant.bench.backends.bnb import QUANTISED
 from visionquant.core import files
 from visionquant.core.errors import StudyError
 from visionquant.core.frozen import Size, height_width
 from visionquant.deploy import model_folder
 from visionquant.deploy.model_folder import CONFIG, PREPROCESSOR, TENSORS, ModelManifest, Weights
 from visionquant.settings.params import known
-from visionquant.settings.precision import Int8Precision, OnnxRuntimePrecision, Precision
+from visionquant.settings.precision import Precision
 from visionquant.weights import architectures
-from visionquant.weights.manifest import HubFile
+from visionquant.weights.sources import HubFile
 
 Device = Literal["cpu", "cuda"]
 ANEW = "export it again with this version"
@@ -57,20 +58,19 @@ def export_model(source: ModelSource, precision: str, device: Device, folder: Pa
     """
     known("precisions", [precision], source.params.precisions)
     row = source.params.precisions[precision]
-    if isinstance(row, Int8Precision) and row.outliers:
+    if row.planted_outliers:
         raise StudyError(f"precision {precision}", "its outliers are planted to measure with", "export int8")
-    if isinstance(row, OnnxRuntimePrecision):
+    if row.engine == "ort":
         raise StudyError(f"precision {precision}", "a graph of ONNX Runtime is no torch model", "export int8 or fp32")
     torch_flags.quiet("cpu")
     net = convert.convert(source.build(), precision_on(row, device), "cpu")
-    settings = source.preprocessing.settings
-    return save(net, row, folder, device, source.size, source.weights, source.origin, settings)
+    preprocessing = source.preprocessing.settings
+    return save(net, row, folder, device, source.size, source.weights, source.origin, preprocessing)
 
 
 def precision_on(row: Precision, device: str) -> Precision:
     """``row`` with the type that it has on ``device``, wherever the conversion itself takes place."""
-    name = str(convert.dtype_of(row, device)).removeprefix("torch.")
-    return row.model_copy(update={"dtype": name, "cpu_dtype": name})
+    return row.model_copy(update=dict.fromkeys(("dtype", "cpu_dtype"), row.dtype_on(device)))
 
 
 def save(
@@ -116,7 +116,7 @@ def save(
             input_size=input_size,
             weights=weights,
             source=source,
-            versions=model_folder.versions(),
+            versions={name: metadata.version(name) for name in model_folder.LIBRARIES},
             files=tuple(
                 HubFile(name=path.name, bytes=path.stat().st_size, sha256=files.sha256(path))
                 for path in sorted(partial.iterdir())
@@ -154,8 +154,8 @@ def _skeleton(folder: Path, manifest: ModelManifest) -> nn.Module:
 
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        classifier = any("ImageClassification" in name for name in config.architectures or ())
-        kind = AutoModelForImageClassification if classifier else AutoModel
+        classifies = any("ImageClassification" in name for name in config.architectures or ())
+        kind = AutoModelForImageClassification if classifies else AutoModel
         with no_init_weights():
             net: nn.Module = kind.from_config(config, attn_implementation=manifest.attention, dtype=torch.float32)
     except (OSError, ValueError, KeyError) as error:
@@ -185,15 +185,13 @@ def _fill(net: nn.Module, tensors: dict[str, torch.Tensor], asked: str) -> None:
                 layer.weight = bnb.nn.Int8Params(codes, requires_grad=False, **given)
             else:
                 prefix = f"{name}.weight."
-                names = [key for key in tensors if key.startswith(prefix)]
-                state = {key.removeprefix(prefix): tensors.pop(key) for key in names}
+                state = {key.removeprefix(prefix): tensors.pop(key) for key in [*tensors] if key.startswith(prefix)}
                 layer.weight = bnb.nn.Params4bit.from_prequantized(codes, state, device=codes.device, module=layer)
         result = net.load_state_dict(tensors, strict=False, assign=True)
     except (KeyError, ValueError, RuntimeError) as error:
         why = f"a tensor is missing or of another shape ({str(error).splitlines()[0]})"
         raise StudyError(asked, why, ANEW) from None
-    wrong = {*result.missing_keys, *result.unexpected_keys} - {f"{name}.weight" for name, _ in quantised}
-    if wrong:
+    if wrong := {*result.missing_keys, *result.unexpected_keys} - {f"{name}.weight" for name, _ in quantised}:
         why = f"{len(wrong)} tensors do not belong to this architecture or lack, e.g. {min(wrong)}"
         raise StudyError(asked, why, ANEW)
 

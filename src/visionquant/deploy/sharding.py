@@ -32,10 +32,8 @@ def shard(net: nn.Module) -> nn.Module:
     from torch.distributed.fsdp import fully_shard
 
     _require_plain(net)
-    for module in net.modules():
-        if isinstance(module, nn.ModuleList):
-            for block in module:
-                fully_shard(block)
+    for block in [block for blocks in net.modules() if isinstance(blocks, nn.ModuleList) for block in blocks]:
+        fully_shard(block)
     fully_shard(net, reshard_after_forward=True)  # the root would keep what it gathered
     return net
 
@@ -55,9 +53,6 @@ def compare_ranks(folder: Path) -> dict[str, int | float]:
     """Run an exported folder whole and sharded on the same seeded images, in a process that torchrun started.
 
     What this rank holds of the parameters, in bytes, and how far its outputs are from the whole model's.
-
-    Raises:
-        StudyError: the folder is not whole, or holds a quantised model.
     """
     restored = serialization.restore(folder)
     net = restored.net.requires_grad_(False)

@@ -9,7 +9,7 @@ from typing import Literal
 from visionquant.core import machine as machines
 from visionquant.core.machine import Environment
 from visionquant.core.paths import Project
-from visionquant.records.recipe import Recipe, Value
+from visionquant.records.outcomes import Recipe, Value
 from visionquant.settings.params import Params, known
 
 __all__ = ["Environment", "Params", "Project", "Row", "recipe"]  # what every recipe needs
@@ -24,11 +24,7 @@ Run = Callable[[Project, Params, Environment], Recipe]
 
 
 def recipe_named(name: str) -> Run:
-    """The recipe that ``visionquant recipe NAME`` runs.
-
-    Raises:
-        StudyError: there is none of this name.
-    """
+    """The recipe that ``visionquant recipe NAME`` runs. Raises StudyError: there is none of this name."""
     known("recipes", [name], NAMES)
     run: Run = import_module(f"{__name__}.{name}").run
     return run

@@ -9,12 +9,12 @@ at 0 to 255, is added to the largest set of the first draw; a blank image is all
 
 import copy
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
-from visionquant.accuracy import digits, static_int8, training
+from visionquant.accuracy import static_int8, training
 from visionquant.bench.backends import convert
 from visionquant.recipes import Environment, Params, Project, Row, recipe
 from visionquant.settings.params import known
@@ -29,8 +29,7 @@ ACCIDENTS: dict[str, Callable[[torch.Tensor, float, float], torch.Tensor]] = {
 }
 
 
-@dataclass(frozen=True)
-class CalibrationVariant:
+class CalibrationVariant(NamedTuple):
     """What a row is about: a statistic or another way, the calibration images, the draw, and what was added to them."""
 
     statistic: str
@@ -48,8 +47,8 @@ def run(project: Project, params: Params, machine: Environment) -> Iterator[Row]
     """A row a variant, for every chosen network, over every fold that was trained; without one it is a StudyError."""
     known("precisions", [INT8], params.precisions)
     for network in params.training.chosen:
-        data = digits.load_digits(params.training.networks[network].image_size)
-        split = digits.folds(data.labels, params.training.folds, params.training.seed)
+        data = training.load_digits(params.training.networks[network].image_size)
+        split = training.folds(data.labels, params.training.folds, params.training.seed)
         trained = [fold for fold in range(params.training.folds) if project.weights(network, fold).is_file()]
         folds = trained or list(params.training.run)  # if none is trained, loading says so
         results: dict[CalibrationVariant, list[Result]] = {}
@@ -62,7 +61,7 @@ def run(project: Project, params: Params, machine: Environment) -> Iterator[Row]
         base = torch.cat([logits for logits, _ in results[FP32]])
         for variant, parts in results.items():
             figures = _compared(torch.cat([logits for logits, _ in parts]), base, labels)
-            named: Row = {"network": network, "folds": " ".join(map(str, folds)), **asdict(variant)}
+            named: Row = {"network": network, "folds": " ".join(map(str, folds)), **variant._asdict()}
             yield named | figures | {"quantised_layers": parts[0][1]}
 
 
@@ -104,11 +103,7 @@ def calibrated_variants(
 def _compared(logits: torch.Tensor, base: torch.Tensor, labels: torch.Tensor) -> Row:
     noise = float(((logits - base) ** 2).sum())
     right, right_base = logits.argmax(1) == labels, base.argmax(1) == labels
-    return {
-        "right": int(right.sum()),
-        "n": len(labels),
-        "only_fp32": int((right_base & ~right).sum()),
-        "only_here": int((right & ~right_base).sum()),
-        "sqnr_db": 10 * float(torch.log10((base**2).sum() / noise)) if noise else None,
-        "why": "" if noise else "the logits are FP32's own",
-    }
+    only = {"only_fp32": int((right_base & ~right).sum()), "only_here": int((right & ~right_base).sum())}
+    sqnr_db = 10 * float(torch.log10((base**2).sum() / noise)) if noise else None
+    why = "" if noise else "the logits are FP32's own"
+    return {"right": int(right.sum()), "n": len(labels), **only, "sqnr_db": sqnr_db, "why": why}

@@ -9,7 +9,7 @@ from torch import nn
 
 from visionquant.accuracy.model_source import seeded_model
 from visionquant.bench import fidelity, interleave
-from visionquant.deploy import training_memory
+from visionquant.deploy import compute
 from visionquant.recipes import Environment, Params, Project, Row, recipe
 
 MODELS, BATCH, ROUNDS = ("deit-tiny-ultra-efficient", "deit-small-distilled-224"), 4, 5
@@ -23,16 +23,14 @@ def run(project: Project, params: Params, machine: Environment) -> Iterator[Row]
         net, images = seeded_model(project, params, model, BATCH)
         plain, images = net.to(machine.device).train(), images.to(machine.device)
         nets = {"plain": plain, "checkpoints": copy.deepcopy(plain)}
-        training_memory.enable_checkpointing(nets["checkpoints"])
+        compute.enable_checkpointing(nets["checkpoints"])
         times = interleave.take({way: partial(_step, nets[way], images) for way in nets}, machine.device, ROUNDS)
         kept = {way: _step(nets[way], images) for way in nets}
-        gradients = [[one.grad for one in each.parameters() if one.grad is not None] for each in nets.values()]
+        gradients = [[p.grad for p in each.parameters() if p.grad is not None] for each in nets.values()]
         same = all(_same(a, b, machine.device) for a, b in zip(*gradients, strict=True))
         for way in nets:
-            yield {
-                "model": model,
-                "batch_size": BATCH,
-                "way": way,
+            named: Row = {"model": model, "batch_size": BATCH, "way": way}
+            yield named | {
                 "kept_mib": kept[way] / 2**20,
                 "share": kept[way] / kept["plain"],
                 "median_ms": interleave.milliseconds(times, way),
@@ -49,6 +47,6 @@ def _same(a: torch.Tensor, b: torch.Tensor, device: str) -> bool:
 def _step(net: nn.Module, images: torch.Tensor) -> int:
     """A pass forward and back; the bytes that were kept in between."""
     net.zero_grad()
-    loss, kept = training_memory.saved_bytes(lambda: fidelity.features_of(net(images)).square().mean(), net)
+    loss, kept = compute.saved_bytes(lambda: fidelity.features_of(net(images)).square().mean(), net)
     loss.backward()  # type: ignore[no-untyped-call]
     return kept

@@ -34,16 +34,17 @@ def _rows(net: torch.nn.Module, images: torch.Tensor, device: str, model: str) -
     why: dict[str, str] = {}
     for name, dtype in (("fp32", torch.float32), (compute.NAMES[half], half)):
         own, given = copy.deepcopy(net).to(device, dtype), images.to(device, dtype)
-        ways[f"{name} eager"] = _call(own, given)
-        ways[f"{name} eager"]()  # what starts with the first pass of all is no part of compiling
+        eager, compiled = f"{name} eager", f"{name} compiled"
+        ways[eager] = _call(own, given)
+        ways[eager]()  # what starts with the first pass of all is no part of compiling
         interleave.synchronize(device)
         begun = time.perf_counter()
         try:
-            ways[f"{name} compiled"] = _call(compute.compiled(own, given), given)
+            ways[compiled] = _call(compute.compiled(own, given), given)
             interleave.synchronize(device)
-            compile_s[f"{name} compiled"] = time.perf_counter() - begun
+            compile_s[compiled] = time.perf_counter() - begun
         except StudyError as error:
-            why[f"{name} compiled"] = str(error)
+            why[compiled] = str(error)
     times = interleave.take(ways, device, ROUNDS)
     expected = fidelity.features_of(ways["fp32 eager"]())
     fastest = min((way for way in ways if way.startswith("fp32")), key=lambda way: interleave.milliseconds(times, way))

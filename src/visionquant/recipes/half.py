@@ -6,10 +6,10 @@ from functools import partial
 
 import torch
 
-from visionquant.accuracy import digits, training
+from visionquant.accuracy import training
 from visionquant.accuracy.model_source import seeded_model
 from visionquant.bench import fidelity, interleave
-from visionquant.deploy import compute, training_memory
+from visionquant.deploy import compute
 from visionquant.recipes import Environment, Params, Project, Row, recipe
 
 NETWORK, EPOCHS = "digits-vit", 12
@@ -33,12 +33,8 @@ def run(project: Project, params: Params, machine: Environment) -> Iterator[Row]
         expected = fidelity.features_of(ways["fp32"](batch))
         times = interleave.take({way: partial(call, batch) for way, call in ways.items()}, machine.device)
         for way, call in ways.items():
-            yield {
-                "part": "inference",
-                "weights": "seeded",
-                "model": MODEL,
-                "way": way,
-                "batch_size": size,
+            named: Row = {"part": "inference", "weights": "seeded", "model": MODEL, "way": way, "batch_size": size}
+            yield named | {
                 "median_ms": interleave.milliseconds(times, way),
                 "speedup": interleave.speedup(times, way, "fp32"),
                 "cosine": interleave.mean_cosine(fidelity.features_of(call(batch)), expected),
@@ -48,24 +44,17 @@ def run(project: Project, params: Params, machine: Environment) -> Iterator[Row]
 
 def _trained(params: Params, device: str, half: str) -> Iterator[Row]:
     spec = params.training.networks[NETWORK].model_copy(update={"epochs": EPOCHS})
-    data, fold = digits.load_digits(spec.image_size), params.training.run[0]
+    data, fold = training.load_digits(spec.image_size), params.training.run[0]
     ways: dict[str, training.Stepper] = {
         "fp32": training.full,
-        f"{half} autocast": training_memory.stepper(device),
-        f"{half} autocast, checkpoints": training_memory.stepper(device, checkpoint=True),
+        f"{half} autocast": compute.stepper(device),
+        f"{half} autocast, checkpoints": compute.stepper(device, checkpoint=True),
     }
     if device == "cuda":  # its context, cuDNN and cuBLAS start for nobody's account
         training.train(spec.model_copy(update={"epochs": 1}), params.training, data, fold, device=device)
     for way, stepper in ways.items():
         done = training.train(spec, params.training, data, fold, stepper, device)
-        yield {
-            "part": "training",
-            "weights": "trained here",
-            "model": NETWORK,
-            "way": way,
-            "batch_size": params.training.batch_size,
-            "seconds": done.seconds,
-            "right": done.correct,
-            "held_out": done.held_out,
-            "why_missing": "not a figure of training",
-        }
+        named: Row = {"part": "training", "weights": "trained here", "model": NETWORK, "way": way}
+        counts: Row = {"seconds": done.seconds, "right": done.correct, "held_out": done.held_out}
+        why = "not a figure of training"
+        yield named | {"batch_size": params.training.batch_size} | counts | {"why_missing": why}

@@ -21,7 +21,7 @@ def run(project: Project, params: Params, machine: Environment) -> Iterator[Row]
         first = alarms(rng.random((STREAMS, LENGTH)) >= limit, limit, 1 / alpha)
         yield _row("at the limit", alpha, limit, first, 0)
     for accuracy in FALLING:
-        shares = np.r_[np.full(AFTER, BASELINE), np.full(LENGTH - AFTER, accuracy)]
+        shares = np.repeat([BASELINE, accuracy], [AFTER, LENGTH - AFTER])
         first = alarms(rng.random((FELL, LENGTH)) >= shares, limit, 100.0)
         yield _row("falls", 0.01, accuracy, first, AFTER)
 
@@ -37,16 +37,7 @@ def alarms(wrong: np.ndarray, limit: float, alarm_at: float) -> np.ndarray:
 
 def _row(case: str, alpha: float, accuracy: float, first: np.ndarray, fell_at: int) -> Row:
     late = first[first > fell_at] - fell_at
-    return {
-        "case": case,
-        "baseline": BASELINE,
-        "threshold": THRESHOLD,
-        "alpha": alpha,
-        "accuracy": accuracy,
-        "streams": len(first),
-        "answers": LENGTH,
-        "answers_before": fell_at,
-        "alarms_before": int(((first > 0) & (first <= fell_at)).sum()),
-        "alarms": len(late),
-        "median_delay": float(np.median(late)) if fell_at and len(late) else None,
-    }
+    stream: Row = {"case": case, "baseline": BASELINE, "threshold": THRESHOLD, "alpha": alpha, "accuracy": accuracy}
+    counts: Row = {"streams": len(first), "answers": LENGTH, "answers_before": fell_at}
+    alarmed: Row = {"alarms_before": int(((first > 0) & (first <= fell_at)).sum()), "alarms": len(late)}
+    return {**stream, **counts, **alarmed, "median_delay": float(np.median(late)) if fell_at and len(late) else None}

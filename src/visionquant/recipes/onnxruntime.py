@@ -9,6 +9,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,13 +22,11 @@ from visionquant.bench.backends.ort import Network, Options
 from visionquant.core.errors import StudyError
 from visionquant.recipes import Environment, Params, Project, Row, recipe
 from visionquant.settings.params import known
-from visionquant.settings.precision import FP32, OnnxRuntimePrecision
+from visionquant.settings.precision import FP32
 
 MODEL = "vit-base-224-production"
 FLOAT, QUANTISED, BITSANDBYTES = "fp32_onnxruntime", "int8_onnxruntime", "int8"
-ROUNDS = {1: 7, 8: 5}  # batch size to rounds
-IMAGES = 8
-FLOATS = ("fp32", FLOAT)
+ROUNDS, IMAGES = {1: 7, 8: 5}, 8  # batch size to rounds
 
 
 @dataclass(frozen=True)
@@ -67,20 +66,20 @@ def engine_variants(params: Params, net: nn.Module, images: torch.Tensor) -> lis
     The first is the baseline: torch in FP32 with all threads.
     """
     most = params.protocol.threads or torch_flags.default_threads()
-    graphs = {}
-    for name in (FLOAT, QUANTISED):
-        row = params.precisions[name]
-        assert isinstance(row, OnnxRuntimePrecision)
-        graphs[name] = onnx_graph.export(net, row, images[:2])
-    row = params.precisions[BITSANDBYTES]
+    rows: Any = params.precisions
+    graphs = {name: onnx_graph.export(net, rows[name], images[:2]) for name in (FLOAT, QUANTISED)}
+    row = rows[BITSANDBYTES]
     quantised = convert.convert(copy.deepcopy(net), row, "cpu")
     plain = convert.convert(net, FP32, "cpu")
-    field = [EngineVariant("fp32", threads, plain, torch.float32) for threads in dict.fromkeys((most, 1))]
-    field.append(EngineVariant(BITSANDBYTES, most, quantised, convert.dtype_of(row, "cpu")))
-    for name, graph in graphs.items():
-        for choice in session_options(most):
-            field.append(EngineVariant(name, choice.threads, Network(graph, choice), torch.float32, choice))
-    return field
+    return [
+        *(EngineVariant("fp32", threads, plain, torch.float32) for threads in dict.fromkeys((most, 1))),
+        EngineVariant(BITSANDBYTES, most, quantised, convert.dtype_of(row, "cpu")),
+        *(
+            EngineVariant(name, choice.threads, Network(graph, choice), torch.float32, choice)
+            for name, graph in graphs.items()
+            for choice in session_options(most)
+        ),
+    ]
 
 
 def session_options(most: int) -> list[Options]:
@@ -101,7 +100,7 @@ def time_variants(field: Sequence[EngineVariant], images: torch.Tensor, rounds: 
         ways = {str(i): partial(each.run, images[:batch_size].to(each.dtype)) for i, each in enumerate(field)}
         times = 1e3 * np.array(list(interleave.take(ways, "cpu", count, warmups=1).values()))  # (variants, rounds), ms
         medians = np.median(times, axis=1)
-        floats = [i for i, each in enumerate(field) if each.precision in FLOATS]
+        floats = [i for i, each in enumerate(field) if each.precision in ("fp32", FLOAT)]
         fastest = min(floats, key=lambda i: float(medians[i]))
         for i, each in enumerate(field):
             chosen = each.options

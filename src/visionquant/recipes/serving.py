@@ -1,47 +1,103 @@
 """What HTTP and dynamic batching cost and bring, and what a killed worker does to requests; about three minutes.
 
 Two servers of a precision, batching on and off, and the forward pass alone, without HTTP and with as many threads, take
-turns under the same closed-loop load of JPEG uploads; a server is suspended while it is not its turn. Decoding and the
-clients share its cores. Ratios are medians over the rounds of what two variants did in the same one. p99 is over the
-requests of all rounds: where they are few, it is their worst. The server's worker waits passively for its threads
-(OMP_WAIT_POLICY); run the recipe with that set to PASSIVE, so that the forward pass alone does as well. On a GPU three
-processes hold it at once, so its compute mode may not be EXCLUSIVE_PROCESS. Weights are seeded whatever the machine
-has: INT8 meets no outliers then, and is the faster for it.
+turns under the same closed-loop load of JPEG uploads: a client sends its next request when it has the answer to the
+last one, so that a latency holds no waiting that it made itself. A server is suspended while it is not its turn. Ratios
+are medians over the rounds of what two variants did in the same one. p99 is over the requests of all rounds.
+Clients and decoding share the servers' cores. A worker waits passively for its threads (OMP_WAIT_POLICY); run the
+recipe with that set to PASSIVE, so that the forward pass alone does as well. On a GPU three processes hold it at once,
+so its compute mode may not be EXCLUSIVE_PROCESS. Weights are seeded whatever the machine has: INT8 meets no outliers
+then, and is the faster for it.
 """
 
+import http.client
 import io
 import json
 import shutil
+import subprocess
+import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from itertools import product
 from pathlib import Path
 from statistics import median
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import numpy as np
+import psutil
 import torch
 
 from visionquant.accuracy.model_source import open_model
 from visionquant.bench import image_file, inputs, interleave, torch_flags
 from visionquant.core.errors import StudyError
 from visionquant.deploy.predictor import Predictor
-from visionquant.recipes import Environment, Params, Project, Row, load_generator, recipe
-from visionquant.recipes.load_generator import SentRequest, ServerProcess
+from visionquant.recipes import Environment, Params, Project, Row, recipe
 from visionquant.weights import checkpoint
 
-MODEL = "deit-tiny-ultra-efficient"
-PRECISIONS = ("fp32", "int8")
-CLIENTS = (1, 4, 16)
-ROUNDS = 5
-ROUND_S = 1.2
-BATCH = 8
-TIMEOUT_S = 10.0
+MODEL, PRECISIONS = "deit-tiny-ultra-efficient", ("fp32", "int8")
+CLIENTS, BATCH, ROUNDS, ROUND_S, TIMEOUT_S = (1, 4, 16), 8, 5, 1.2, 10.0
 KILLED_CLIENTS, KILLED_S = 16, 2.0  # seconds of load before the kill, and after the recovery
 TOLERANCE = 0.02  # of the spread of the logits: passes of several images add up in another order
 OUTCOMES = ("right", "wrong", "explicit_errors", "refused", "hung")
+START_S, STOP_S = 180.0, 30.0  # a server that has to stop finishes what it took, then it is killed
+BACK_OFF_S = 0.1  # before a client tries again where the server was cold or full
+HEADERS: Any = {"Content-Type": "multipart/form-data; boundary=visionquant"}
+HEAD = b'--visionquant\r\nContent-Disposition: form-data; name="image"; filename="image"\r\n\r\n'
+FOOT = b"\r\n--visionquant--\r\n"
+
+
+class SentRequest(NamedTuple):
+    """When it began and ended (seconds of one clock), its status (None: no answer in time), the body, which image."""
+
+    begun: float
+    ended: float
+    status: int | None
+    body: bytes
+    image: int
+
+
+class ServerProcess(NamedTuple):
+    """A server in a process of its own. While it is suspended neither it nor its worker takes any processor time."""
+
+    http: psutil.Popen
+    port: int
+
+    def get(self, path: str) -> tuple[int, bytes]:
+        """Status and body of a GET."""
+        with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)) as connection:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            return response.status, response.read()
+
+    def wait_until(self, true: Callable[[], bool]) -> None:
+        """Ask twenty times a second. Raises StudyError: the server ended, or three minutes went by."""
+        end = time.perf_counter() + START_S
+        while not true():
+            if self.http.poll() is not None or time.perf_counter() > end:
+                raise StudyError("serving", "the server does not get ready", "run `visionquant serve` and see")
+            time.sleep(0.05)
+
+    def wait_until_ready(self) -> None:
+        self.wait_until(lambda: self.get("/ready")[0] == 200)
+
+    def worker(self) -> psutil.Process:
+        """The inference worker, which is spawned; the queue's process is forked."""
+        children = self.http.children(recursive=True)
+        return next(child for child in children if "spawn_main" in " ".join(child.cmdline()))
+
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Stopped, children and all, so that its idle polling does not disturb another one's figures."""
+        with ExitStack() as stack:
+            for process in (self.http, *self.http.children(recursive=True)):
+                process.suspend()
+                stack.callback(process.resume)
+            yield
 
 
 @recipe("serving", weights="seeded")
@@ -68,10 +124,27 @@ def _seeded_study(project: Project, params: Params) -> Iterator[tuple[Project, P
         yield Project(root), seeded
 
 
-def _server(direct: Predictor, batching: bool) -> AbstractContextManager[ServerProcess]:
-    size = str(BATCH if batching else 1)
-    options = ("--model", MODEL, "--precision", direct.precision, "--batch-size", size, "--timeout-s", str(TIMEOUT_S))
-    return load_generator.server(direct.source.project.root, *options)
+@contextmanager
+def _server(direct: Predictor, batching: bool) -> Iterator[ServerProcess]:
+    """``visionquant serve`` with ``direct``'s model and precision, on a free port, until the block ends."""
+    script, root = "from visionquant.cli import main; main()", direct.source.project.root
+    options = ("--model", MODEL, "--precision", direct.precision, "--batch-size", str(BATCH if batching else 1))
+    command = [sys.executable, "-c", script, "serve", "--port", "0", *options, "--timeout-s", str(TIMEOUT_S)]
+    log = root / "serve.log"
+    with (
+        log.open("ab") as errors,
+        psutil.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=errors, encoding="utf-8") as process,
+    ):
+        try:
+            line = process.stdout.readline()
+            if "http://" not in line:
+                text = log.read_text(encoding="utf-8", errors="replace")
+                raise StudyError.of(text.strip().removeprefix("visionquant: "))
+            yield ServerProcess(process, urlsplit(line.split(": ")[1].split(",")[0]).port or 0)
+        finally:
+            process.terminate()
+            for left in psutil.wait_procs([process], STOP_S)[1]:
+                left.kill()
 
 
 def _under_load(direct: Predictor) -> Iterator[Row]:
@@ -80,21 +153,18 @@ def _under_load(direct: Predictor) -> Iterator[Row]:
     forward: dict[int, list[float]] = {1: [], BATCH: []}
     sent: dict[tuple[str, int], list[list[SentRequest]]] = {(on, n): [] for n in CLIENTS for on in ("on", "off")}
     with ExitStack() as stack:
-        running = {on: stack.enter_context(_server(direct, on == "on")) for on in ("on", "off")}
-        for each in running.values():
-            each.wait_until_ready()
-        for n in CLIENTS:
-            for _, turn in interleave.turns(("on", "off", "direct"), ROUNDS):
-                with ExitStack() as others:
-                    for on, each in running.items():
-                        if on != turn:
-                            others.enter_context(each.suspended())
-                    if turn == "direct":
-                        for size, rates in forward.items():
-                            rates.append(_forward_rate(direct, size))
-                    else:
-                        goes_on, port = load_generator.within(ROUND_S), running[turn].port
-                        sent[turn, n].append(load_generator.run(port, images, n, goes_on, 2 * TIMEOUT_S))
+        servers = {on: stack.enter_context(_server(direct, on == "on")) for on in ("on", "off")}
+        for server in servers.values():
+            server.wait_until_ready()
+        for n, (_, turn) in product(CLIENTS, [*interleave.turns(("on", "off", "direct"), ROUNDS)]):
+            with ExitStack() as others:
+                for on in servers.keys() - {turn}:
+                    others.enter_context(servers[on].suspended())
+                if turn == "direct":
+                    for size, rates in forward.items():
+                        rates.append(_forward_rate(direct, size))
+                else:
+                    sent[turn, n].append(load(servers[turn].port, images, n, within(ROUND_S)))
     for size, rates in forward.items():
         yield {"case": "direct", "batching": f"batch {size}", "images_per_s": median(rates)}
     for place, n in enumerate(CLIENTS):
@@ -115,10 +185,8 @@ def _summary(rounds: list[list[SentRequest]], alone: list[float], off: list[floa
     ms = np.array([(request.ended - request.begun) * 1e3 for request in right])
     passes = sum(1 / json.loads(request.body)["batch_size"] for request in right)
     rates = [_rate(each) for each in rounds]
-    return {
-        "requests": len(requests),
-        "explicit_errors": len(requests) - len(right) - hung,
-        "hung": hung,
+    counts: Row = {"requests": len(requests), "explicit_errors": len(requests) - len(right) - hung, "hung": hung}
+    return counts | {
         "images_per_s": median(rates),
         "p50_ms": float(np.percentile(ms, 50)),
         "p99_ms": float(np.percentile(ms, 99)),
@@ -130,13 +198,11 @@ def _summary(rounds: list[list[SentRequest]], alone: list[float], off: list[floa
 
 def _worker_killed(direct: Predictor) -> Row:
     """Kill the worker under load and count what became of every request."""
-    images, stop = _jpegs(), threading.Event()
-    pictures = [image_file.read(image, ("JPEG",), 10**9) for image in images]
-    expected = direct.batch_predict(np.stack([direct.source.preprocessing.prepare(each) for each in pictures]))
+    images, stop, prepare = _jpegs(), threading.Event(), direct.source.preprocessing.prepare
+    expected = direct.batch_predict(np.stack([prepare(image_file.read(each, ("JPEG",), 10**9)) for each in images]))
     with _server(direct, True) as server, ThreadPoolExecutor(1) as pool:
         server.wait_until_ready()
-        load = (server.port, images, KILLED_CLIENTS, lambda: not stop.is_set(), 2 * TIMEOUT_S)
-        sending = pool.submit(load_generator.run, *load)
+        sending = pool.submit(load, server.port, images, KILLED_CLIENTS, lambda: not stop.is_set())
         try:
             time.sleep(KILLED_S)
             server.worker().kill()
@@ -148,9 +214,9 @@ def _worker_killed(direct: Predictor) -> Row:
         finally:
             stop.set()
         outcomes = [_outcome(request, expected) for request in sending.result()]
-    counts = {name: outcomes.count(name) for name in OUTCOMES}
+    counts: Row = {name: outcomes.count(name) for name in OUTCOMES}
     row: Row = {"case": "worker killed", "batching": "on", "clients": KILLED_CLIENTS, "recovered_s": recovered_s}
-    return row | {"requests": len(outcomes), "accepted": len(outcomes) - counts["refused"], **counts}
+    return row | {"requests": len(outcomes), "accepted": len(outcomes) - outcomes.count("refused")} | counts
 
 
 def _outcome(request: SentRequest, expected: torch.Tensor) -> str:
@@ -170,7 +236,7 @@ def _outcome(request: SentRequest, expected: torch.Tensor) -> str:
 def _forward_rate(direct: Predictor, size: int) -> float:
     """Images per second of the forward pass and the head, over a third of a round."""
     batch = inputs.batch(size, direct.source.preprocessing)
-    goes_on, begun, count = load_generator.within(ROUND_S / 3), time.perf_counter(), 0
+    goes_on, begun, count = within(ROUND_S / 3), time.perf_counter(), 0
     while goes_on() or not count:
         direct.batch_predict(batch)
         count += size
@@ -179,8 +245,8 @@ def _forward_rate(direct: Predictor, size: int) -> float:
 
 def _rate(requests: list[SentRequest]) -> float:
     """Right answers per second of a round, from its first request to its last answer."""
-    right = sum(request.status == 200 for request in requests)
-    return right / (max(request.ended for request in requests) - min(request.begun for request in requests))
+    seconds = max(request.ended for request in requests) - min(request.begun for request in requests)
+    return sum(request.status == 200 for request in requests) / seconds
 
 
 def _jpegs() -> list[bytes]:
@@ -189,3 +255,35 @@ def _jpegs() -> list[bytes]:
     for file, crop in zip(files, inputs.crops(), strict=False):
         crop.save(file, "JPEG", quality=90)
     return [file.getvalue() for file in files]
+
+
+def load(port: int, images: Sequence[bytes], clients: int, goes_on: Callable[[], bool]) -> list[SentRequest]:
+    """Every client posts one image after the other to /predict while ``goes_on()``; all requests, in no order."""
+    bodies = [HEAD + image + FOOT for image in images]
+
+    def client(first: int) -> list[SentRequest]:
+        connection, requests = http.client.HTTPConnection("127.0.0.1", port, timeout=2 * TIMEOUT_S), []
+        number = first
+        while goes_on():
+            image, begun, status, body = number % len(bodies), time.perf_counter(), None, b""
+            number += clients
+            try:
+                connection.request("POST", "/predict", bodies[image], HEADERS)
+                response = connection.getresponse()
+                status, body = response.status, response.read()
+            except (OSError, http.client.HTTPException):
+                connection.close()
+            requests.append(SentRequest(begun, time.perf_counter(), status, body, image))
+            if status == 503:
+                time.sleep(BACK_OFF_S)
+        connection.close()
+        return requests
+
+    with ThreadPoolExecutor(clients) as pool:
+        return [request for requests in pool.map(client, range(clients)) for request in requests]
+
+
+def within(seconds: float) -> Callable[[], bool]:
+    """True until so many seconds from now have gone by."""
+    end = time.perf_counter() + seconds
+    return lambda: time.perf_counter() < end

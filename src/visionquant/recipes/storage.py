@@ -16,7 +16,6 @@ from visionquant.bench.backends import convert
 from visionquant.deploy import serialization
 from visionquant.deploy.serialization import Device
 from visionquant.recipes import Environment, Params, Project, Row, recipe
-from visionquant.settings.precision import Nf4Precision
 
 MODELS = ("deit-tiny-ultra-efficient", "vit-base-224-production")
 PRECISIONS = ("fp32", "fp16", "int8", "nf4")
@@ -35,9 +34,7 @@ def run(project: Project, params: Params, machine: Environment) -> Iterator[Row]
 
     device = machine.device
     rows = {name: params.precisions[name] for name in PRECISIONS}
-    nf4 = rows["nf4"]
-    assert isinstance(nf4, Nf4Precision)
-    rows[DOUBLE] = nf4.model_copy(update={"double_quantization": not nf4.double_quantization})
+    rows[DOUBLE] = rows["nf4"].model_copy(update={"double_quantization": True})
     for model in MODELS:
         net, images = seeded_model(project, params, model, 2)
         side = params.models[model].input_size
@@ -63,15 +60,9 @@ def run(project: Project, params: Params, machine: Environment) -> Iterator[Row]
             ways = {name: partial(_output, Path(root) / name, images[:1], device) for name in rows}
             times = interleave.take(ways, device, ROUNDS, warmups=1)
         for name in rows:
-            yield {
-                "model": model,
-                "precision": name,
-                "file_bytes": sizes[name],
-                "share_of_fp32": sizes[name] / sizes["fp32"],
-                "ready_s": median(times[name]),
-                "ready_speedup": interleave.speedup(times, name, "fp32"),
-                **figures[name],
-            }
+            size: Row = {"file_bytes": sizes[name], "share_of_fp32": sizes[name] / sizes["fp32"]}
+            ready: Row = {"ready_s": median(times[name]), "ready_speedup": interleave.speedup(times, name, "fp32")}
+            yield {"model": model, "precision": name} | size | ready | figures[name]
 
 
 def _output(folder: Path, images: torch.Tensor, device: Device) -> torch.Tensor:

@@ -7,7 +7,7 @@ sha256 of every file: that is only read from then on, never stale, and says whic
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -16,11 +16,9 @@ from visionquant.core import files
 from visionquant.core.errors import StudyError
 from visionquant.core.frozen import Frozen
 from visionquant.core.paths import LOCAL, Project
-from visionquant.records import labelled, predictions, recipe
-from visionquant.records.labelled import Labelled
+from visionquant.records import outcomes
 from visionquant.records.machine_set import AA_SIDES, MachineSet, Records
-from visionquant.records.predictions import Scores
-from visionquant.records.recipe import Recipe
+from visionquant.records.outcomes import Labelled, Recipe, Scores
 from visionquant.records.record import Record, current, read, stale
 from visionquant.settings.params import Params
 
@@ -51,28 +49,26 @@ def machines(project: Project, params: Params) -> tuple[MachineSet, ...]:
 
 def recorded(project: Project) -> tuple[MachineSet, ...]:
     """The named machines, by name; see :func:`machines`."""
-    return tuple(_named(folder) for folder in folders(project))
+    return tuple(map(_named, folders(project)))
 
 
 def folders(project: Project) -> list[Path]:
     """Those of the named machines."""
-    paths = project.machines.glob("[!.]*")
-    return sorted(path for path in paths if path.is_dir() and path.name != LOCAL)
+    return sorted(path for path in project.machines.glob("[!.]*") if path.is_dir() and path.name != LOCAL)
 
 
 def _named(folder: Path) -> MachineSet:
     for name, fault in faults(folder).items():
         raise StudyError(files.shown(folder / name), fault, "restore the machine from git, or record it again")
-    latency, *passes = ({_pair(record): record for record in _all(folder / kind, read)} for kind in KINDS[:3])
-    aa = (passes[0], passes[1]) if passes[0] and passes[0].keys() == passes[1].keys() else None
-    _require_one_machine(files.shown(folder), [*latency.values(), *passes[0].values(), *passes[1].values()])
+    latency, first, second = (_by_pair(map(read, _paths(folder / kind))) for kind in ("latency", *AA_SIDES))
+    _require_one_machine(files.shown(folder), [*latency.values(), *first.values(), *second.values()])
     return MachineSet(
         folder.name,
         latency,
-        aa,
-        {scores.network: scores for scores in _all(folder / "accuracy", predictions.read)},
-        labelled.read(folder),
-        {run.name: run for run in _all(folder / "recipes", recipe.read)},
+        (first, second) if first and first.keys() == second.keys() else None,
+        {scores.network: scores for scores in map(outcomes.read_scores, _paths(folder / "accuracy"))},
+        outcomes.read_labelled(folder),
+        {run.name: run for run in map(outcomes.read_recipe, _paths(folder / "recipes"))},
     )
 
 
@@ -93,47 +89,38 @@ def local(project: Project, params: Params) -> MachineSet:
             else:
                 yield evidence
 
-    passes: list[Records] = []
-    for side in AA_SIDES:
-        passes.append({_pair(record): record for record in fresh(side, read, records or next(iter(passes), None))})
-    names = [{path.name for path in _paths(project.local / side)} for side in AA_SIDES]
-    both = passes[0].keys() & passes[1].keys() if names[0] == names[1] else set()
-    first, second = ({pair: record for pair, record in found.items() if pair in both} for found in passes)
-    results = labelled.read(project.local)
-    if results is not None:
-        old = {result.model: why for result in results.judged if (why := stale(result, params))}
-        judged = tuple(result for result in results.judged if result.model not in old)
-        results = Labelled(judged=judged, missing=results.missing | old)
-        left_out |= {f"{labelled.FILE}: {model}": why for model, why in old.items()}
+    first = _by_pair(fresh(AA_SIDES[0], read, records))
+    second = _by_pair(fresh(AA_SIDES[1], read, records or first))
+    passed = [{path.name for path in _paths(project.local / side)} for side in AA_SIDES]
+    both = [pair for pair in first if pair in second] if passed[0] == passed[1] else []
+    labelled = outcomes.read_labelled(project.local)
+    if labelled is not None:
+        old = {result.model: why for result in labelled.judged if (why := stale(result, params))}
+        judged = tuple(result for result in labelled.judged if result.model not in old)
+        labelled = Labelled(judged=judged, missing=labelled.missing | old)
+        left_out |= {f"{outcomes.LABELLED}: {model}": why for model, why in old.items()}
     return MachineSet(
         LOCAL,
         records,
-        (first, second) if both else None,
-        {scores.network: scores for scores in fresh("accuracy", predictions.read)},
-        results,
-        {run.name: run for run in fresh("recipes", recipe.read)},
+        ({pair: first[pair] for pair in both}, {pair: second[pair] for pair in both}) if both else None,
+        {scores.network: scores for scores in fresh("accuracy", outcomes.read_scores)},
+        labelled,
+        {run.name: run for run in fresh("recipes", outcomes.read_recipe)},
         missing,
         left_out,
     )
 
 
 def _latency(project: Project, params: Params) -> tuple[Records, dict[tuple[str, str], str]]:
-    records: Records = {}
-    missing: dict[tuple[str, str], str] = {}
-    for pair in (*params.pairs(), *params.other_pairs()):
-        record = current(project.record(*pair))
-        reason = "not measured" if record is None else stale(record, params)
-        if record is not None and reason is None:
-            records[pair] = record
-        elif pair in params.pairs():
-            missing[pair] = reason or ""
+    found = {pair: current(project.record(*pair)) for pair in (*params.pairs(), *params.other_pairs())}
+    why = {pair: stale(record, params) if record else "not measured" for pair, record in found.items()}
+    records = {pair: record for pair, record in found.items() if record and not why[pair]}
     # One set has one schema: what one record does not say of the machine can't be held against the others.
     least = min((record.environment.unrecorded for record in records.values()), key=len, default=())
-    earlier = [pair for pair, record in records.items() if record.environment.unrecorded != least]
-    missing |= {pair: EARLIER for pair in earlier if pair in params.pairs()}
-    records = {pair: record for pair, record in records.items() if pair not in earlier}
+    why |= {pair: EARLIER for pair, record in records.items() if record.environment.unrecorded != least}
+    records = {pair: record for pair, record in records.items() if not why[pair]}
     _require_one_machine(files.shown(project.local / "latency"), list(records.values()))
-    return records, missing
+    return records, {pair: reason for pair in params.pairs() if (reason := why[pair])}
 
 
 def _why_apart(evidence: Record | Scores | Recipe, beside: Records | None) -> str | None:
@@ -142,39 +129,30 @@ def _why_apart(evidence: Record | Scores | Recipe, beside: Records | None) -> st
         return "which settings it was run under is not recorded"
     if not isinstance(evidence, Record) or not beside:
         return None
-    other = beside.get(_pair(evidence), next(iter(beside.values())))
+    other = beside.get(evidence.pair, next(iter(beside.values())))
     if differences := evidence.environment.differs_from(other.environment):
         return f"measured on another machine: {'; '.join(differences)}"
     if evidence.environment.unrecorded != other.environment.unrecorded:
         return EARLIER
     if evidence.code.measuring_sha256 not in {record.code.measuring_sha256 for record in beside.values()}:
         return f"measured by other code ({evidence.code.measuring_sha256[:8]}) than the records"
-    same_pair = _pair(evidence) == _pair(other)
-    differ = same_pair and evidence.settings.weights != other.settings.weights
+    differ = evidence.pair == other.pair and evidence.settings.weights != other.settings.weights
     return "measured with other weights than the records" if differ else None
 
 
-def _pair(record: Record) -> tuple[str, str]:
-    return record.model, record.precision
+def _by_pair(records: Iterable[Record]) -> Records:
+    return {record.pair: record for record in records}
 
 
 def _paths(folder: Path) -> list[Path]:
     return sorted(folder.glob("[!.]*.json"))
 
 
-def _all(folder: Path, read: Callable[[Path], Found]) -> list[Found]:
-    return [read(path) for path in _paths(folder)]
-
-
 def _require_one_machine(place: str, records: list[Record]) -> None:
-    """Insist that all records come from one machine with one set of versions.
-
-    Raises:
-        StudyError: names the first record that does not match and what differs.
-    """
+    """Insist that all records come from one machine with one set of versions, or raise a StudyError."""
     for record in records[1:]:
         if differences := record.environment.differs_from(records[0].environment):
-            what = f"{record.model}-{record.precision} comes from another machine: {'; '.join(differences)}"
+            what = f"{'-'.join(record.pair)} comes from another machine: {'; '.join(differences)}"
             raise StudyError(place, what, "keep one machine's records here, and measure the others again")
 
 
@@ -193,19 +171,18 @@ def record(project: Project, params: Params, name: str, partial: bool = False) -
     if folder.exists():
         raise StudyError(files.shown(folder), "there is such a set already", "choose another name or remove it")
     own = local(project, params)
-    missing = own.missing | {
-        pair: f"failed: {record.failure}" for pair, record in own.records.items() if record.failure
-    }
+    failed = {pair: record.failure for pair, record in own.records.items() if record.failure}
+    missing = own.missing | {pair: f"failed: {why}" for pair, why in failed.items()}
     if missing and not (partial and own.evidence):
         pair, reason = next(iter(missing.items()))
         what = f"{len(missing)} of {len(params.pairs())} pairs are missing ({'-'.join(pair)}: {reason})"
         raise StudyError(asked, what, "run `dvc repro` first, or pack what is there with --partial")
     with new_machine(folder) as staging:
         for path in own.evidence:
-            if not path.startswith(labelled.FILE):
+            if not path.startswith(outcomes.LABELLED):
                 files.save(staging / path, (project.local / path).read_bytes())
         if own.labelled is not None and own.labelled.judged:
-            files.save(staging / labelled.FILE, own.labelled)
+            files.save(staging / outcomes.LABELLED, own.labelled)
     return folder
 
 
@@ -219,11 +196,7 @@ def new_machine(folder: Path) -> Iterator[Path]:
 
 
 def set_manifest(folder: Path) -> SetManifest:
-    """The manifest of a named machine.
-
-    Raises:
-        StudyError: there is none, or it is broken.
-    """
+    """The manifest of a named machine. StudyError: there is none, or it is broken."""
     return files.load(folder / MANIFEST, SetManifest, "restore it from git, or make one with `visionquant record`")
 
 
@@ -248,7 +221,7 @@ def _present(folder: Path) -> list[str]:
 def own_files(project: Project) -> list[Path]:
     """The evidence of this machine, stale or not."""
     own = [path for kind in KINDS for path in _paths(project.local / kind)]
-    return own + [path for path in (project.local / labelled.FILE,) if path.is_file()]
+    return own + list(project.local.glob(outcomes.LABELLED))
 
 
 def evidence_files(project: Project) -> list[Path]:

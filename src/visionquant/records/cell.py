@@ -9,9 +9,8 @@ from typing import Literal
 from visionquant.core.frozen import Frozen
 
 # "failed" is what nobody foresaw: it is tried again by the next run, the others are kept.
-Status = Literal[
-    "ok", "out_of_memory", "unsupported", "over_budget", "unsteady", "non_finite", "audit_failed", "failed"
-]
+Status = Literal["ok", "out_of_memory", "unsupported", "over_budget", "unsteady", "non_finite", "audit_failed",
+                 "failed"]  # fmt: skip
 Isolation = Literal["clean", "busy", "unknown"]
 WORST_FIRST: tuple[Isolation, ...] = ("busy", "unknown", "clean")
 REPEAT_FLOOR = 0.9  # a repeated batch that surely takes less than this share of a new one's time was not computed
@@ -71,7 +70,6 @@ class Replicate(Frozen):
     """One fresh process. Milliseconds of each iteration; ``gpu_ms`` from CUDA events; ``threads`` of the CPU.
 
     ``cold_ms`` are the first passes of a process on a GPU, which load its code: no warm-up; empty where not recorded.
-
     ``turns_with`` names the precisions whose replicates came in the same round; ``settled`` says whether two halves of
     the warm-up agreed, null where they were too short to tell; ``position`` is the number of the replicate in the
     command that ran it, ``started_at`` its time (UTC). None among these and no ``sentinel``: not recorded.
@@ -161,10 +159,7 @@ class Energy(Frozen):
 
 
 class Launch(Frozen):
-    """A profiled pass on a GPU: milliseconds in which it was at work, and in how many kernels, copies and fills.
-
-    Of the smallest and the largest batch size of a study.
-    """
+    """A profiled pass on a GPU: milliseconds in which it was at work, and in how many kernels, copies and fills."""
 
     gpu_busy_ms: float
     kernels: int
@@ -226,7 +221,6 @@ class Cell(Frozen):
     earlier: tuple[Attempt, ...] = ()
 
     def timed_s(self) -> float:
-        """Seconds inside timed windows: iterations and throughput."""
         return sum(replicate.timed_s() for replicate in self.replicates)
 
     @property

@@ -34,11 +34,8 @@ def noise(readings_ms: Sequence[float], floor: float = FLOOR) -> float:
 
 def moved(sentinels: Sequence[Sentinel], allowed: float) -> bool:
     """Whether any reading lies further than ``allowed`` (log) from the median of those of its kind."""
-    for kind in ([pair.before_ms for pair in sentinels], [pair.after_ms for pair in sentinels]):
-        logs = np.log(kind)
-        if len(logs) and float(np.abs(logs - np.median(logs)).max()) > allowed:
-            return True
-    return False
+    logs = np.log([(pair.before_ms, pair.after_ms) for pair in sentinels])
+    return len(logs) > 0 and float(np.abs(logs - np.median(logs, axis=0)).max()) > allowed
 
 
 def kernels(replicates: Sequence[Replicate], launch: Launch | None) -> tuple[str, ...]:

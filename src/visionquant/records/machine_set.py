@@ -7,11 +7,9 @@ import numpy as np
 
 from visionquant.core.machine import Environment
 from visionquant.core.paths import LOCAL
-from visionquant.records import labelled
+from visionquant.records import outcomes
 from visionquant.records.cell import Cell
-from visionquant.records.labelled import Labelled
-from visionquant.records.predictions import Scores
-from visionquant.records.recipe import Recipe
+from visionquant.records.outcomes import Labelled, Recipe, Scores
 from visionquant.records.record import MadeUnder, Record
 from visionquant.settings.params import Params, changed
 
@@ -66,7 +64,10 @@ class MachineSet:
             **{f"{kind}/{'-'.join(pair)}.json": record for kind, side in sides for pair, record in side.items()},
             **{f"accuracy/{name}.json": scores for name, scores in self.accuracy.items()},
             **{f"recipes/{name}.json": run for name, run in self.recipes.items()},
-            **{f"{labelled.FILE}: {model.model}": model for model in (self.labelled.judged if self.labelled else ())},
+            **{
+                f"{outcomes.LABELLED}: {model.model}": model
+                for model in (self.labelled.judged if self.labelled else ())
+            },
         }
 
     def recorded_under(self, params: Params) -> tuple[str, ...]:
@@ -75,12 +76,10 @@ class MachineSet:
 
     @property
     def environment(self) -> Environment | None:
-        """The machine, or None for an empty set."""
         return next((record.environment for record in self.records.values()), None)
 
     @property
     def on_cuda(self) -> bool:
-        """Whether it was measured on a GPU."""
         return self.environment is not None and self.environment.device == "cuda"
 
     @property
@@ -105,12 +104,10 @@ class MachineSet:
         Cells that were not interleaved are as far apart as its passes were.
         """
         first, second = self.aa or ({}, {})
-        both = [(cell, second[pair].cell(cell.batch_size)) for pair, one in first.items() for cell in one.cells]
+        both = [(cell, second[pair].cell(cell.batch_size)) for pair, record in first.items() for cell in record.cells]
         timed = [(a, b) for a, b in both if a.status == "ok" and b is not None and b.status == "ok"]
-        medians = [
-            [np.median(np.hstack([one.wall_ms for one in cell.replicates])) for cell in cells] for cells in timed
-        ]
-        return float(np.percentile(np.abs(np.diff(np.log(medians))), 95)) if medians else 0.0
+        logs = [[np.log(np.median(np.hstack([run.wall_ms for run in c.replicates]))) for c in pair] for pair in timed]
+        return float(np.percentile(np.abs(np.diff(logs)), 95)) if logs else 0.0
 
     @property
     def folder(self) -> str:
@@ -119,7 +116,6 @@ class MachineSet:
 
     @property
     def label(self) -> str:
-        """A short column heading."""
         return "measured" if self.name == LOCAL else f"recorded ({self.name})"
 
     def state(self, model: str, precision: str, batch_size: int) -> State:
@@ -133,21 +129,18 @@ class MachineSet:
         if cell is None:
             return State(record, None, "not_measured", f"batch size {batch_size} not measured")
         base = self.records.get((model, BASELINE))
-        why = unlike(cell, base.cell(batch_size) if base else None)
-        if why:
+        if why := unlike(cell, base.cell(batch_size) if base else None):
             return State(record, cell, "not_available", why)
         return State(record, cell, cell.status, cell.reason or cell.status.replace("_", " "))
 
 
 def unlike(cell: Cell, base: Cell | None) -> str:
     """Empty where the processes of a cell ran as FP32's did, else in what not: CPU threads and how they wait."""
-    here, there = (side.replicates if side else () for side in (cell, base))
-    for what, of in (
-        ("CPU threads", lambda one: str(one.threads)),
-        ("OMP_WAIT_POLICY", lambda one: one.conditions.omp_wait_policy),
-    ):
-        values, base_values = ({of(one) for one in side} for side in (here, there))
-        if len(values | base_values) > 1:
-            shown = " and ".join(sorted(base_values)) or "not timed"
-            return f"{what}: {' and '.join(sorted(values))} here, {shown} in FP32's cell; measure both alike"
+    sides = [side.replicates if side else () for side in (cell, base)]
+    threads = [{str(run.threads) for run in side} for side in sides]
+    policies = [{run.conditions.omp_wait_policy for run in side} for side in sides]
+    for what, (own, others) in {"CPU threads": threads, "OMP_WAIT_POLICY": policies}.items():
+        if len(own | others) > 1:
+            shown = " and ".join(sorted(others)) or "not timed"
+            return f"{what}: {' and '.join(sorted(own))} here, {shown} in FP32's cell; measure both alike"
     return ""

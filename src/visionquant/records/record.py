@@ -15,7 +15,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol, TypeVar
+from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import Field
 
@@ -49,9 +49,6 @@ class Settings(Frozen):
     protocol: TimingProtocol
     device: Literal["cpu", "cuda"]
     weights: Weights
-
-    def digest(self) -> str:
-        return sha256_of(self.model_dump(mode="json"))
 
 
 class Code(Frozen):
@@ -132,7 +129,8 @@ class Record(Frozen):
     def identity(self) -> str:
         """The digest that two measurements must share to stand in one record."""
         machine = self.environment.key(self.settings.precision.libraries)
-        return sha256_of([SCHEMA, self.settings.digest(), machine, self.code.measuring_sha256])
+        settings = sha256_of(self.settings.model_dump(mode="json"))
+        return sha256_of([SCHEMA, settings, machine, self.code.measuring_sha256])
 
     @property
     def under(self) -> dict[str, object]:
@@ -145,6 +143,10 @@ class Record(Frozen):
             "study.device": asked.device,
             "study.weights": asked.weights.kind,
         }
+
+    @property
+    def pair(self) -> tuple[str, str]:
+        return self.model, self.precision
 
     def goes_on_as(self, other: "Record") -> bool:
         """Whether cells of both may stand in one record: one identity, on a machine of which both say all."""
@@ -179,58 +181,40 @@ def read(path: Path) -> Record:
     Raises:
         StudyError: the file can't be read, is cut, or is of a later schema.
     """
-    return _read(path, Record)
+    remedy = f"delete {path.name} and measure the pair again"
+    text = files.content(path, remedy)
+    raw = files.parsed(path, text, dict[str, Any], remedy)
+    if (schema := raw.get("schema_version")) == SCHEMA:
+        return files.parsed(path, text, Record, remedy)
+    if isinstance(schema, int) and schema > SCHEMA:
+        remedy = "use the version of visionquant that wrote it, or a later one"
+    try:
+        raw = upgraded(raw, SCHEMA)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise StudyError(files.shown(path), f"no record of schema {schema} ({error!r})", remedy) from None
+    if raw.get("schema_version") != SCHEMA:
+        raise StudyError(files.shown(path), f"schema {schema}, this code reads 1 to {SCHEMA}", remedy)
+    return files.parsed(path, json.dumps(raw), Record, remedy)
 
 
 def current(path: Path) -> Record | None:
-    """The record at ``path``, None where there is none.
-
-    Raises:
-        StudyError: it is broken.
-    """
+    """The record at ``path``, None where there is none; see :func:`read`."""
     return read(path) if path.is_file() else None
-
-
-def read_partial(path: Path) -> PartialRecord:
-    """Read what is finished of a pair; see :func:`read`."""
-    return _read(path, PartialRecord)
 
 
 def under_way(path: Path) -> PartialRecord | None:
     """What is finished of a pair; None where nothing is, or it is worth nothing: it is measured again."""
     try:
-        return read_partial(path) if path.is_file() else None
+        return files.load(path, PartialRecord)
     except StudyError:
         return None
-
-
-Kind = TypeVar("Kind", Record, PartialRecord)
-
-
-def _read(path: Path, kind: type[Kind]) -> Kind:
-    remedy = f"delete {path.name} and measure the pair again"
-    text = files.content(path, remedy)
-    raw = files.parsed(path, text, dict[str, Any], remedy)
-    inner = raw if kind is Record else raw.get("record")
-    if isinstance(inner, dict) and (schema := inner.get("schema_version")) != SCHEMA:
-        if isinstance(schema, int) and schema > SCHEMA:
-            remedy = "use the version of visionquant that wrote it, or a later one"
-        try:
-            inner = upgraded(inner, SCHEMA)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise StudyError(files.shown(path), f"no record of schema {schema} ({error!r})", remedy) from None
-        if inner.get("schema_version") != SCHEMA:
-            raise StudyError(files.shown(path), f"schema {schema}, this code reads 1 to {SCHEMA}", remedy)
-        text = json.dumps(inner if kind is Record else raw | {"record": inner}).encode()
-    return files.parsed(path, text, kind, remedy)
 
 
 def write(path: Path, record: Record) -> None:
     """Write ``record``, whole or not at all; one cell's samples to a line."""
     raw = record.model_dump(mode="json")
     cells = ",\n  ".join(json.dumps(cell, separators=(",", ":")) for cell in raw.pop("cells"))
-    head = json.dumps(raw, indent=1)
-    files.save(path, f'{head[:-2]},\n "cells": [\n  {cells}\n ]\n}}\n')
+    files.save(path, f'{json.dumps(raw, indent=1)[:-2]},\n "cells": [\n  {cells}\n ]\n}}\n')
 
 
 class MadeUnder(Protocol):

@@ -8,6 +8,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 Raw = dict[str, Any]
+# Replicates were counted and not aimed at a goal, warm-up was a count, nobody looked for other processes.
+PROTOCOL_OF_1 = {"most_replicates": None, "goal": None, "warmup_s": 0.0, "busy": "allow", "energy_s": None}
+CONDITIONS_OF_1 = {"isolation": "unknown", "omp_wait_policy": "not recorded"} | dict.fromkeys(
+    ("others_share", "load_1m", "frequency_mhz")
+)
+REPLICATE_OF_1 = {"turns_with": [], "conditions": CONDITIONS_OF_1} | dict.fromkeys(
+    ("position", "started_at", "settled", "throughput", "sentinel")
+)
 
 
 def upgraded(raw: Raw, schema: int) -> Raw:
@@ -19,60 +27,25 @@ def upgraded(raw: Raw, schema: int) -> Raw:
 
 def _from_1(raw: Raw) -> Raw:
     """Schema 2 added settings of the protocol, and to every replicate where, when and beside what it ran."""
-    settings = raw["settings"]
-    # Replicates were counted and not aimed at a goal, warm-up was a count, nobody looked for other processes.
-    protocol = {
-        "most_replicates": None,
-        "goal": None,
-        "warmup_s": 0.0,
-        "busy": "allow",
-        "energy_s": None,
-    } | settings["protocol"]
-    return raw | {
-        "settings": settings | {"protocol": protocol},
-        "operations": None,
-        "outlier_layers": None,
-        "cells": [_cell_from_1(cell) for cell in raw["cells"]],
-    }
+    protocol = PROTOCOL_OF_1 | raw["settings"]["protocol"]
+    return (
+        {"operations": None, "outlier_layers": None}
+        | raw
+        | {
+            "settings": raw["settings"] | {"protocol": protocol},
+            "cells": [_cell_from_1(cell) for cell in raw["cells"]],
+        }
+    )
 
 
 def _cell_from_1(cell: Raw) -> Raw:
     """The window for throughput was the cell's, in one of its processes, and is now a replicate's: the first one's."""
-    whole = {name: value for name, value in cell.items() if name != "throughput"}
-    return whole | {
-        "replicates": [
-            {
-                "position": None,
-                "started_at": None,
-                "turns_with": [],
-                "settled": None,
-                "throughput": cell.get("throughput") if number == 0 else None,
-                "sentinel": None,
-                "conditions": NOTHING_SEEN,
-            }
-            | replicate
-            for number, replicate in enumerate(cell["replicates"])
-        ]
-    }
+    replicates = [REPLICATE_OF_1 | replicate for replicate in cell["replicates"]]
+    for first in replicates[:1]:
+        first["throughput"] = cell.get("throughput")
+    return {name: value for name, value in cell.items() if name != "throughput"} | {"replicates": replicates}
 
 
-NOTHING_SEEN: Mapping[str, Any] = {
-    "isolation": "unknown",
-    "others_share": None,
-    "load_1m": None,
-    "frequency_mhz": None,
-    "omp_wait_policy": "not recorded",
-}
-
-
-def _from_2(raw: Raw) -> Raw:
-    """Schema 3 added to the environment what sets the speed of the same hardware; it has no value here."""
-    return raw
-
-
-def _from_3(raw: Raw) -> Raw:
-    """Schema 4 keeps libraries by name; an environment reads its former fields wherever it is written."""
-    return raw
-
-
-STEPS: Mapping[int, Callable[[Raw], Raw]] = {1: _from_1, 2: _from_2, 3: _from_3}
+# Schema 3 added to the environment what sets the speed of the same hardware, which has no value here. Schema 4 keeps
+# libraries by name; an environment reads its former fields wherever it is written.
+STEPS: Mapping[int, Callable[[Raw], Raw]] = {1: _from_1, 2: dict, 3: dict}

@@ -1,43 +1,31 @@
-"""Rows of the frame as boxes and columns of tables: a row a model, what was printed beside what was measured."""
+"""What tables are made of: rows of the frame and of recipes as boxes and columns, a table a source of a recipe."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 from visionquant.analysis import estimators, provenance, verdicts
 from visionquant.analysis.estimators import Estimate
 from visionquant.analysis.frame import ARITHMETIC, PUBLISHED
 from visionquant.analysis.published import PRECISIONS
-from visionquant.analysis.study import MachineSet, Study
+from visionquant.analysis.study import LOCAL, MachineSet, Study
 from visionquant.core.quantities import quantity as described
-from visionquant.report.items import (
-    MEASURED,
-    NUMBER,
-    TEXT,
-    Item,
-    fixed,
-    key_of,
-    missing,
-    number,
-    precision_label,
-    printed,
-)
-from visionquant.report.items import PUBLISHED as PRINTED
-from visionquant.report.table import Column
+from visionquant.records.outcomes import Recipe, Value
+from visionquant.report import items
+from visionquant.report.items import MEASURED, NUMBER, TEXT, Item, fixed, number, precision_label
+from visionquant.report.table import Column, Table, build, numbers
 
+Row = Mapping[str, Value]
 PRINTED_PRECISIONS = tuple(PRECISIONS.values())
 
 
 def estimate(found: Estimate) -> Item:
     """An estimate with its bounds, rounded as its quantity is; a verdict on it has its grounds in the tooltip."""
     note = f"n = {found.n}" if found.n else ""
-    if found.verdict:
-        note = f"{note}; {found.reason}"
-    return number(
-        found.value, described(found.quantity).decimals, found.reason, "", found.low, found.high, note, found.verdict,
-        found.status,
-    )  # fmt: skip
+    note += f"; {found.reason}" if found.verdict else ""
+    decimals, bounds = described(found.quantity).decimals, (found.low, found.high)
+    return number(found.value, decimals, found.reason, "", *bounds, note, found.verdict, found.status)
 
 
 def of_models(*blocks: Sequence[Column]) -> list[Column]:
@@ -64,22 +52,23 @@ def block(group: str, precisions: Iterable[str], of: Callable[[str, str], Any], 
     return [column(name) for name in precisions]
 
 
-def quantity(
+def columns_of(
     study: Study, source: str, group: str, name: str, precisions: Iterable[str] | None = None, batch_size: int = 1
 ) -> list[Column]:
     """A quantity of one source of the frame as a column a precision; what is published as it was printed."""
     names = study.precisions if precisions is None else tuple(precisions)
     if source == PUBLISHED:
         cells = study.published.cells
-        return block(group, names, lambda *pair: printed(cells.get((name, *pair))), PRINTED)
-    rows = study.pivot(source, name, names, batch_size)
+        return block(group, names, lambda *pair: items.printed(cells.get((name, *pair))), items.PUBLISHED)
+
+    rows, css = study.pivot(source, name, names, batch_size), MEASURED
     if source == ARITHMETIC:
-        rows = rows.map(lambda one: replace(one, n=0))
-    boxes, css = rows.map(estimate), NUMBER if source == ARITHMETIC else MEASURED
+        rows, css = rows.map(lambda row: replace(row, n=0)), NUMBER
+    boxes = rows.map(estimate)
     return block(group, names, lambda model, precision: boxes.at[model, precision], css)
 
 
-def of_pair(study: Study, run: MachineSet, heading: str, name: str, batch_size: int = 1) -> Column:
+def for_pair(study: Study, run: MachineSet, heading: str, name: str, batch_size: int = 1) -> Column:
     """A quantity of a set as the column of a table with a row a (model, precision)."""
     return Column(heading, lambda pair: estimate(study.row(run.source, pair[0], pair[1], batch_size, name)), MEASURED)
 
@@ -95,11 +84,10 @@ def counted_words(
 def median(values: dict[str, float], decimals: int, status: str = "not_measured", word: str = "") -> Item:
     """Median and range over models; ``word`` are the verdicts behind them, counted."""
     if not values:
-        return missing(status, "no model has a figure")
+        return items.missing(status, "no model has a figure")
     found = estimators.summary(list(values.values()))
-    bounds = " to ".join(fixed(found[name], decimals) for name in ("min", "max"))
-    middle = found["median"]
-    return Item(fixed(middle, decimals), key_of(middle), bounds, note=f"{len(values)} models", word=word)
+    middle, bounds = found["median"], " to ".join(fixed(found[name], decimals) for name in ("min", "max"))
+    return Item(fixed(middle, decimals), items.key_of(middle), bounds, note=f"{len(values)} models", word=word)
 
 
 def named(name: str, label: str, study: Study, run: MachineSet) -> tuple[str, str]:
@@ -115,3 +103,64 @@ def source(run: MachineSet, study: Study | None = None) -> str:
     setup = study.published.setup if study else {}
     machine = f"Published: {setup['gpu']}, torch {setup['torch']}. " if setup else ""
     return f"{machine}{described_[:1].upper()}{described_[1:]}."
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A table of a recipe, of the one named as its id by default; ``rows`` makes its rows of a run at a confidence."""
+
+    id: str
+    title: str
+    caption: str
+    columns: list[Column]
+    rows: Callable[[Recipe, float], Sequence[Any]] = lambda run, _: run.rows
+    filters: tuple[str, ...] = ()
+    recipe: str = ""
+
+
+def recipe_tables(study: Study, spec: Spec) -> tuple[Table, ...]:
+    """A table for each source of a recipe, this machine's first, or an empty one that says how to get it."""
+    recipe, tables = spec.recipe or spec.id, list[Table]()
+    for source_, run in _runs(study, recipe).items():
+        name = f"{spec.id}-{source_.replace(':', '-')}" if tables else spec.id
+        title = f"{spec.title}, {'this machine' if source_ == LOCAL else source_}"
+        rows = spec.rows(run, study.params.statistics.confidence)
+        below = f"{run.environment.title}; weights: {run.weights}; `{run.command}`, {run.elapsed_s:.0f} s."
+        tables.append(build(name, title, spec.caption, spec.columns, rows, below, filters=spec.filters))
+    stale = study.local.stale.get(f"recipes/{recipe}.json")
+    why = f"{f'Stale ({stale})' if stale else 'Not run'}: `visionquant recipe {recipe}`."
+    return tuple(tables) or (build(spec.id, spec.title, spec.caption, spec.columns, (), why),)
+
+
+def _runs(study: Study, recipe: str) -> dict[str, Recipe]:
+    """The runs of one recipe by source, this machine's first."""
+    machines = sorted(study.sets, key=lambda run: run.source != LOCAL)
+    return {run.source: run.recipes[recipe] for run in machines if recipe in run.recipes}
+
+
+def first_run(study: Study, recipe: str) -> Recipe | None:
+    """The run that figures show: this machine's, else the first that was recorded."""
+    return next(iter(_runs(study, recipe).values()), None)
+
+
+def value(row: Row, key: str) -> float | None:
+    """A number of a row, None where it has none."""
+    found = row.get(key)
+    return float(found) if isinstance(found, int | float) else None
+
+
+def why_missing(row: Row) -> str:
+    """Why a figure of a row is missing, where the row says so."""
+    return str(row.get("why_missing", "not measured"))
+
+
+def measures(
+    decimals: int = 0, group: str = "", why: Any = why_missing, factor: float = 1.0, **of: str
+) -> list[Column]:
+    """Measured numbers by key with heading, times ``factor``."""
+    return numbers(decimals, MEASURED, group, why, factor, **of)
+
+
+def labelled(key: str, heading: str, of: Callable[[str], str]) -> Column:
+    """Words of a row by key, in the spelling that ``of`` gives."""
+    return Column(heading, lambda row: of(str(row[key])), TEXT)

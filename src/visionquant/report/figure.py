@@ -21,7 +21,7 @@ from matplotlib.figure import Figure as Drawing
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from visionquant.analysis.study import Study
+from visionquant.analysis.study import MachineSet, Study
 from visionquant.core import files
 from visionquant.report.items import precision_label
 from visionquant.report.table import Displayed, render
@@ -31,25 +31,14 @@ INK = "#010203"
 STYLE = "<style>:root{color:#1f2328}@media(prefers-color-scheme:dark){:root{color:#e6edf3}}</style>"
 LETTERS = {"FASTER": "F", "SLOWER": "S", "SAME": "=", "UNDECIDED": "?"}
 LETTERED = "Letters are verdicts on the measured marks: F faster, S slower, = the same, ? undecided."
-RC: Any = {
+INKED = ("grid.color", "text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
+RC: Any = dict.fromkeys(INKED, INK) | {
+    **dict.fromkeys(("axes.facecolor", "figure.facecolor", "svg.fonttype"), "none"),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
+    **dict.fromkeys(("axes.grid", "axes.axisbelow"), True),
+    **dict.fromkeys(("font.size", "axes.titlesize"), 9.0),
     "svg.hashsalt": "visionquant",
-    "svg.fonttype": "none",
-    "font.size": 9.0,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
     "grid.alpha": 0.18,
-    "grid.color": INK,
-    "text.color": INK,
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "axes.titlesize": 9.0,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "axes.facecolor": "none",
-    "figure.facecolor": "none",
-    "legend.frameon": False,
 }
 
 
@@ -105,11 +94,7 @@ class Figure:
     svg: str
 
     def save(self, folder: str) -> Displayed:
-        """Write the file into ``folder`` and show it as ``../figures/ID.svg`` with caption and provenance.
-
-        Page and notebook show the same file; the link carries its sha256, by which a figure of another run is found
-        out.
-        """
+        """Write the file into ``folder`` and show it as ``../figures/ID.svg`` with caption, provenance and sha256."""
         files.save(Path(folder) / f"{self.id}.svg", self.svg)
         return Displayed(render("figure", self, hashlib.sha256(self.svg.encode()).hexdigest()))
 
@@ -123,10 +108,9 @@ def draw(
     labels: tuple[str, str] = ("", ""),
     **shared: Any,
 ) -> str:
-    """An SVG of ``size`` inches in the house style; the same drawing gives the same bytes.
+    """An SVG of ``size`` inches in the house style; ``on`` draws on the axes, or on an array of ``panels`` of them.
 
-    ``on`` draws on the axes, or on an array of them where there are several ``panels`` (rows, columns). ``keys`` is
-    the legend, ``labels`` are those below and beside all panels; ``shared`` goes to ``Figure.subplots``.
+    ``keys`` is the legend, ``labels`` stand below and beside all panels; ``shared`` goes to ``Figure.subplots``.
     """
     buffer = io.StringIO()
     with mpl.rc_context(RC):
@@ -157,7 +141,7 @@ def mark(
 
 @dataclass(frozen=True)
 class Dot:
-    """A mark in the row ``row`` of a dot plot with its interval, beside those of other ``by``."""
+    """A mark in a row of a dot plot with its interval, beside those of other ``by`` (a precision, mostly)."""
 
     row: str
     by: str
@@ -280,3 +264,16 @@ def key(look: Look, label: str, hollow: bool = False) -> Line2D:
 def keys_of(look: Looks, names: Iterable[str]) -> list[Line2D]:
     """A legend entry a precision."""
     return [key(look[name], precision_label(name)) for name in names]
+
+
+def keys_beside(
+    study: Study, run: MachineSet, precisions: Iterable[str], quantity: str, published: bool = True
+) -> list[Line2D]:
+    """Two legend entries a precision, measured and published, as far as there is something of it."""
+    own, keys = looks(study), []
+    for name in precisions:
+        if any(pair[1] == name for pair in run.records):
+            keys.append(key(own[name], f"{precision_label(name)} measured"))
+        if published and study.published.column(quantity, name):
+            keys.append(key(own[name], f"{precision_label(name)} published", hollow=True))
+    return keys

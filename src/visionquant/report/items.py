@@ -30,11 +30,10 @@ CODES = {
 
 @dataclass(frozen=True)
 class Item:
-    """One box of a table: ``text``, its bounds, a sort key, a CSS class, a tooltip; ``status`` where it is missing.
+    """One box of a table: ``text``, a sort key, its bounds, a tooltip; ``status`` where it is missing.
 
-    Without a class of its own it has its column's. ``word`` is a verdict on the number, e.g. FASTER, or several
-    counted. ``href`` is where the text leads, ``more`` what unfolds below it (line by line), ``anchor`` the id by which
-    a link finds the box.
+    ``css`` is its column's by default. ``word`` is a verdict on the number, e.g. FASTER, or several counted. ``href``
+    is where the text leads, ``more`` what unfolds below it (line by line), ``anchor`` the id by which a link finds it.
     """
 
     text: str
@@ -79,7 +78,7 @@ def number(
     """A number with fixed decimals and, where it has them, its bounds; None is missing for the reason ``why``."""
     if value is None:
         return missing(status, why)
-    bounds = "" if low is None or high is None else interval(low, high, decimals)
+    bounds = "" if low is None or high is None else f"{fixed(low, decimals)}–{fixed(high, decimals)}"  # noqa: RUF001
     return Item(fixed(value, decimals) + f" {unit}".rstrip(), key_of(value), bounds, note=note, word=word)
 
 
@@ -114,11 +113,6 @@ def fixed(value: float, decimals: int) -> str:
     """``value`` with so many decimals; a number that rounds to zero has no sign."""
     shown = f"{value:.{decimals}f}"
     return shown.lstrip("-") if float(shown) == 0 else shown
-
-
-def interval(low: float, high: float, decimals: int) -> str:
-    """Two bounds."""
-    return f"{fixed(low, decimals)}–{fixed(high, decimals)}"  # noqa: RUF001
 
 
 def joined(values: Iterable[str], empty: str = "none") -> str:

@@ -1,9 +1,8 @@
 """Notebooks run by papermill, each into a file that is there whole or not at all.
 
-An executed notebook carries time stamps, a random cell id and the path it was run from; they are taken out, so that two
-runs over the same records give the same bytes. It carries a stamp of the evidence, its cells and the code behind them;
-one whose stamp is what it would be again is not executed again. Where a notebook fails, the page's last good version
-stays, and the failed copy lies beside the progress files for a look.
+Time stamps, random ids and paths are taken out, so that two runs over the same records give the same bytes. An executed
+notebook carries a stamp of the evidence, its cells and the code behind them, and is not executed again while that is
+what it would be. Where one fails, its last good version stays, and the failed copy lies beside the progress files.
 """
 
 import ast
@@ -16,18 +15,17 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
-from visionquant.analysis import evidence_digest
+from visionquant.analysis import provenance
 from visionquant.core import files
 from visionquant.core.errors import StudyError
-from visionquant.core.files import sha256
-from visionquant.core.fingerprint import code_sha256
+from visionquant.core.files import code_sha256
 from visionquant.core.paths import PACKAGE, Project
 from visionquant.settings.params import Params
 
 TIMEOUT_S = 600
 
 
-def sources(project: Project) -> tuple[Path, ...]:
+def source_notebooks(project: Project) -> tuple[Path, ...]:
     """The notebooks of the study, in order.
 
     Raises:
@@ -50,11 +48,11 @@ def execute(project: Project, params: Params, names: Sequence[str] | None = None
     Raises:
         StudyError: a name is unknown, or a cell failed; says which, and where the failed copy is.
     """
-    known = {path.stem: path for path in sources(project)}
+    known = {path.stem: path for path in source_notebooks(project)}
     unknown = [name for name in names or () if name not in known]
     if unknown:
         raise StudyError(f"notebook {unknown[0]}", "there is none of that name", f"one of: {', '.join(known)}")
-    evidence = evidence_digest.of(project, params)
+    evidence = provenance.evidence_digest(project, params)
     project.figures.mkdir(parents=True, exist_ok=True)
     for name in names or known:
         expected = stamp(known[name], evidence)
@@ -67,7 +65,7 @@ def execute(project: Project, params: Params, names: Sequence[str] | None = None
 def stamp(source: Path, evidence: str) -> str:
     """The sha256 over the digest of the evidence, a notebook, the pieces of HTML, and the report's code behind it.
 
-    ``evidence`` (:func:`visionquant.analysis.evidence_digest.of`) stands for the packages below this one as well.
+    ``evidence`` (:func:`visionquant.analysis.provenance.evidence_digest`) stands for the packages below as well.
     """
     cells = [cell.source for cell in nbformat.read(source, as_version=4).cells if cell.cell_type == "code"]
     code = code_sha256(_imported("\n".join(cells)), PACKAGE)
@@ -78,9 +76,8 @@ def stamp(source: Path, evidence: str) -> str:
 def linked_figures(notebook: NotebookNode) -> dict[str, str]:
     """The figures that an executed notebook shows: file name to sha256."""
     images = _Images()
-    for cell in notebook.cells:
-        for output in cell.get("outputs", ()):
-            images.feed(output.get("data", {}).get("text/html", ""))
+    for output in (output for cell in notebook.cells for output in cell.get("outputs", ())):
+        images.feed(output.get("data", {}).get("text/html", ""))
     return images.figures
 
 
@@ -109,7 +106,7 @@ def _imported(code: str) -> set[Path]:
     return modules
 
 
-def _read(path: Path) -> NotebookNode | None:
+def read(path: Path) -> NotebookNode | None:
     """An executed notebook; None where it is missing or none."""
     try:
         return nbformat.read(path, as_version=4)
@@ -119,11 +116,11 @@ def _read(path: Path) -> NotebookNode | None:
 
 def _is_current(project: Project, source: Path, expected: str) -> bool:
     """Whether the executed copy is of this stamp and its figures are there."""
-    executed = _read(project.executed / source.name)
+    executed = read(project.executed / source.name)
     if executed is None or executed.metadata.get("evidence_sha256") != expected:
         return False
     figures = {project.figures / name: digest for name, digest in linked_figures(executed).items()}
-    return all(path.is_file() and sha256(path) == digest for path, digest in figures.items())
+    return all(path.is_file() and files.sha256(path) == digest for path, digest in figures.items())
 
 
 def _remove_strays(project: Project, names: set[str]) -> None:
@@ -132,7 +129,7 @@ def _remove_strays(project: Project, names: set[str]) -> None:
     for path in project.executed.glob("*.ipynb"):
         if path.name not in names:
             path.unlink()
-        elif executed := _read(path):
+        elif executed := read(path):
             shown |= set(linked_figures(executed))
     for path in project.figures.iterdir():
         if path.name not in shown:
@@ -166,10 +163,8 @@ def _execute(project: Project, path: Path, expected: str) -> None:
                 f"see {failed.relative_to(project.root)}, mend it and run `visionquant notebooks {path.stem}`",
             ) from None
         except (DeadKernelError, CellControlSignal, TimeoutError) as error:
-            why = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise StudyError(
-                f"notebook {path.name}", f"did not end: {why}", f"run `visionquant notebooks {path.stem}` again"
-            ) from None
+            why, remedy = str(error) or type(error).__name__, f"run `visionquant notebooks {path.stem}` again"
+            raise StudyError(f"notebook {path.name}", f"did not end: {why.splitlines()[0]}", remedy) from None
         done = nbformat.read(output, as_version=4)
         for figure in sorted(figures.glob("*.svg")):
             files.save(project.figures / figure.name, figure.read_bytes())
@@ -181,11 +176,7 @@ def normalised(notebook: NotebookNode, expected: str) -> NotebookNode:
     notebook.cells = [cell for cell in notebook.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number}"
-        cell.metadata = NotebookNode({"tags": list(cell.metadata.get("tags", []))} if cell.metadata.get("tags") else {})
-    notebook.metadata = NotebookNode(
-        {
-            "evidence_sha256": expected,
-            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-        }
-    )
+        cell.metadata = NotebookNode({"tags": list(cell.metadata.tags)} if cell.metadata.get("tags") else {})
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    notebook.metadata = NotebookNode(evidence_sha256=expected, kernelspec=kernel)
     return notebook

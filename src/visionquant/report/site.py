@@ -4,8 +4,8 @@ No page asks the network for anything: one style sheet, one script for sorting t
 """
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import nbformat
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -27,8 +27,7 @@ from visionquant.settings.params import Params
 ASSETS = ("style.css", "sort.js", "filter.js")
 
 
-@dataclass(frozen=True)
-class Section:
+class Section(NamedTuple):
     """A page beside the index: its name, its notebook's heading, and the sentence under that."""
 
     name: str
@@ -37,7 +36,7 @@ class Section:
     notebook: str
 
 
-def build(project: Project, params: Params) -> Path:
+def build_site(project: Project, params: Params) -> Path:
     """Write the index, a page a section, and the assets; return the index.
 
     Raises:
@@ -50,17 +49,18 @@ def build(project: Project, params: Params) -> Path:
 
 
 def contents(study: Study, checked: Ledger) -> dict[Path, str]:
-    """Every page and asset with what belongs into it; see :func:`build`."""
+    """Every page and asset with what belongs into it; see :func:`build_site`."""
     project = study.project
-    sources = notebooks.sources(project)
+    sources = notebooks.source_notebooks(project)
     sections = tuple(_section(path) for path in sources)
-    files = {project.reports / "assets" / name: (SHELL / name).read_text(encoding="utf-8") for name in ASSETS}
+    pages = {project.reports / "assets" / name: (SHELL / name).read_text(encoding="utf-8") for name in ASSETS}
     for path, section in zip(sources, sections, strict=True):
         body = Markup(fragment(project.executed / path.name))
-        page = _render("section.html", study, sections, section=section, body=body)
-        files[project.reports / f"{section.name}.html"] = page
-    files[project.reports / "index.html"] = _render("index.html", study, sections, **_index(study, checked))
-    return files
+        pages[project.reports / f"{section.name}.html"] = _render(
+            "section.html", study, sections, section=section, body=body
+        )
+    pages[project.reports / "index.html"] = _render("index.html", study, sections, **_index(study, checked))
+    return pages
 
 
 def fragment(path: Path) -> str:
@@ -71,12 +71,10 @@ def fragment(path: Path) -> str:
     """
     from nbconvert import HTMLExporter
 
-    if not path.is_file():
-        raise StudyError(f"reports/notebooks/{path.name}", "not executed yet", "run `visionquant notebooks`")
-    try:
-        notebook = nbformat.read(path, as_version=4)
-    except (nbformat.reader.NotJSONError, nbformat.ValidationError):
-        raise StudyError(f"reports/notebooks/{path.name}", "broken", "run `visionquant notebooks`") from None
+    notebook = notebooks.read(path)
+    if notebook is None:
+        state = "broken" if path.is_file() else "not executed yet"
+        raise StudyError(f"reports/notebooks/{path.name}", state, "run `visionquant notebooks`")
     exporter = HTMLExporter(template_name="basic", exclude_input=True, exclude_output_prompt=True)
     body, _ = exporter.from_notebook_node(notebook)
     return str(body).replace('src="../figures/', 'src="figures/')

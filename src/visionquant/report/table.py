@@ -47,34 +47,29 @@ class Column:
             AttributeError, LookupError: the row has nothing of that name.
         """
         if callable(self.of):
-            found = self.of(row)
+            shown = self.of(row)
         else:
             by_key = isinstance(self.of, int) or isinstance(row, Mapping)
-            found = row[self.of] if by_key else attrgetter(self.of)(row)
-        if isinstance(found, Item):
-            return found
-        if isinstance(found, str) or (self.css == TEXT and found is not None):
-            return text(str(found))
+            shown = row[self.of] if by_key else attrgetter(self.of)(row)
+        if isinstance(shown, Item):
+            return shown
+        if isinstance(shown, str) or (self.css == TEXT and shown is not None):
+            return text(str(shown))
         why = self.why(row) if callable(self.why) else self.why
-        return number(None if found is None else self.factor * found, self.decimals, why)
-
-    @property
-    def title(self) -> str:
-        """Group and heading."""
-        return f"{self.group} {self.heading}".strip()
+        return number(None if shown is None else self.factor * shown, self.decimals, why)
 
 
-def words(*headings: str, **of: str) -> list[Column]:
+def texts(*headings: str, **of: str) -> list[Column]:
     """Columns of words: those of a tuple in order, or by key or path (a double underscore for a dot) with heading."""
     placed = [Column(heading, i, TEXT) for i, heading in enumerate(headings)]
     return placed + [Column(heading, name.replace("__", "."), TEXT) for name, heading in of.items()]
 
 
 def numbers(
-    decimals: int = 0, css: str = NUMBER, group: str = "", why: Any = "not available", **of: str
+    decimals: int = 0, css: str = NUMBER, group: str = "", why: Any = "not available", factor: float = 1.0, **of: str
 ) -> list[Column]:
     """Columns of numbers by key or path (a double underscore for a dot) with heading."""
-    return [Column(heading, name.replace("__", "."), css, group, decimals, why) for name, heading in of.items()]
+    return [Column(heading, name.replace("__", "."), css, group, decimals, why, factor) for name, heading in of.items()]
 
 
 @dataclass(frozen=True)
@@ -128,15 +123,16 @@ class Table:
 
     @property
     def _grid(self) -> list[list[str]]:
-        return [[column.title for column in self.columns], *([item.flat for item in row] for row in self.rows)]
+        headings = [f"{column.group} {column.heading}".strip() for column in self.columns]
+        return [headings, *([item.flat for item in row] for row in self.rows)]
 
     @property
     def markdown(self) -> str:
-        """A pipe table with title, caption and legend."""
-        lines = [
-            "| " + " | ".join(re.sub(r"\n", " ", box).replace("|", "\\|") for box in row) + " |" for row in self._grid
-        ]
-        lines.insert(1, "|" + "|".join("---:" if "number" in column.css else "---" for column in self.columns) + "|")
+        """A pipe table with title, caption and legend, as the README shows it."""
+        boxes = [[box.replace("\n", " ").replace("|", "\\|") for box in row] for row in self._grid]
+        boxes.insert(1, ["---:" if "number" in column.css else "---" for column in self.columns])
+        lines = ["| " + " | ".join(row) + " |" for row in boxes]
+        lines[1] = lines[1].replace(" ", "")
         legend = [""] * bool(self.legend) + [f"- {line}" for line in self.legend]
         return "\n".join([f"**{self.title}.** {self.caption}".rstrip(), "", *lines, *legend]) + "\n"
 

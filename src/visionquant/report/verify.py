@@ -7,13 +7,12 @@ manifest, and this machine's ``dvc.lock``.
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import nbformat
 
-from visionquant.analysis import evidence_digest, frame_files
+from visionquant.analysis import frame_files, provenance
 from visionquant.analysis import study as evidence
 from visionquant.analysis.claims import ledger
 from visionquant.core import yaml12
@@ -26,11 +25,10 @@ from visionquant.report import notebooks, site
 from visionquant.settings.params import Params
 from visionquant.settings.precision import PrecisionRow
 from visionquant.weights import sources as weights
-from visionquant.weights.manifest import Manifest
+from visionquant.weights.sources import Manifest
 
 
-@dataclass(frozen=True)
-class Fault:
+class Fault(NamedTuple):
     """A file that does not belong, and why."""
 
     file: str
@@ -118,10 +116,9 @@ def _local(project: Project, params: Params, measuring_sha256: Callable[[Precisi
 def _locked(project: Project) -> dict[str, str]:
     """Output paths of the pipeline with the md5 that its last run wrote down."""
     path = project.root / "dvc.lock"
-    if not path.is_file():
-        return {}
-    stages: dict[str, dict[str, Any]] = (yaml12.read(path, "dvc.lock") or {}).get("stages", {})
-    return {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", ()) if "md5" in out}
+    lock = (yaml12.read(path, "dvc.lock") or {}) if path.is_file() else {}
+    outs = (out for stage in lock.get("stages", {}).values() for out in stage.get("outs", ()))
+    return {out["path"]: out["md5"] for out in outs if "md5" in out}
 
 
 def _same(project: Project, contents: dict[Path, str], folder: Path, pattern: str) -> Iterator[Fault]:
@@ -136,18 +133,16 @@ def _same(project: Project, contents: dict[Path, str], folder: Path, pattern: st
 
 
 def _executed(project: Project, params: Params) -> Iterator[Fault]:
-    sources = {path.name: path for path in notebooks.sources(project)}
-    digest = evidence_digest.of(project, params)
+    sources = {path.name: path for path in notebooks.source_notebooks(project)}
+    digest = provenance.evidence_digest(project, params)
     figures: dict[str, str] = {}
     for name, source in sources.items():
         path, shown = project.executed / name, f"reports/notebooks/{name}"
         if not path.is_file():
             yield Fault(shown, "missing")
             continue
-        text = path.read_text(encoding="utf-8", errors="replace")
-        try:
-            done = nbformat.reads(text, as_version=4)
-        except (nbformat.reader.NotJSONError, nbformat.ValidationError):
+        done = notebooks.read(path)
+        if done is None:
             yield Fault(shown, "broken: no notebook")
             continue
         figures |= notebooks.linked_figures(done)

@@ -13,12 +13,10 @@ from pydantic_core import to_jsonable_python
 
 from visionquant.core import yaml12
 from visionquant.core.errors import StudyError, checked, did_you_mean
-from visionquant.core.frozen import Count, InputSize, Name, Positive, Revision, Strict, height_width
+from visionquant.core.frozen import Count, InputSize, Name, Positive, Revision, Share, Strict, Unsigned, height_width
 from visionquant.core.paths import Project
-from visionquant.settings.costs import CostAssumptions, DecisionLimits, ReportChoice
-from visionquant.settings.labelled_images import EvaluationChoice
 from visionquant.settings.precision import FP32, Precision
-from visionquant.settings.trained_networks import Training
+from visionquant.settings.sections import CostAssumptions, DecisionLimits, EvaluationChoice, ReportChoice, Training
 
 
 class ModelSpec(Strict):
@@ -64,14 +62,14 @@ class Protocol(Strict):
 
     replicates: Annotated[int, Field(ge=1, le=100)]
     most_replicates: Annotated[int, Field(ge=2, le=100)] | None
-    goal: Annotated[float, Field(gt=0, lt=1)] | None
+    goal: Share | None
     warmup_iterations: Annotated[int, Field(ge=0)]
-    warmup_s: Annotated[float, Field(ge=0)]
+    warmup_s: Unsigned
     iterations: Count
     minimum_iterations: Count
     budget_s: Positive | None
     limit_s: Positive | None
-    throughput_share: Annotated[float, Field(gt=0, lt=1)]
+    throughput_share: Share
     fidelity_images: Annotated[int, Field(ge=2, le=32)]
     fidelity_gmacs: Positive
     attention: Literal["sdpa", "eager"]
@@ -138,17 +136,7 @@ class Params(Strict):
 
     @property
     def protocol(self) -> Protocol:
-        """The protocol in force."""
         return self.protocols[self.study.protocol]
-
-    def with_protocol(self, name: str | None) -> "Params":
-        """These settings with another protocol in force; None leaves the one that is.
-
-        Raises:
-            StudyError: there is no such protocol.
-        """
-        known("study.protocol", [name] if name else [], self.protocols)
-        return self.model_copy(update={"study": self.study.model_copy(update={"protocol": name})}) if name else self
 
     def pairs(self) -> tuple[tuple[str, str], ...]:
         """(model, precision) of the study, model by model."""
@@ -176,23 +164,23 @@ def load(project: Project, overrides: Iterable[str] = ()) -> Params:
 
 def _put(raw: dict[str, Any], override: str) -> None:
     key, given, text = override.partition("=")
-    if not given or not all(names := key.split(".")):
+    *parents, last = key.split(".")
+    if not given or not all((*parents, last)):
         raise StudyError(f"--set {override}", "no key and value", "write e.g. --set study.device=cuda")
     row = raw
-    for number, name in enumerate(names[:-1], 1):
+    for number, name in enumerate(parents, 1):
         row = row.setdefault(name, {})
         if not isinstance(row, dict):
-            whole = ".".join(names[:number])
-            raise StudyError(
-                f"--set {override}", f"{whole} has no keys of its own", f"give all of it: --set {whole}=..."
-            )
-    row[names[-1]] = yaml12.parse(text, f"--set {key}", "put it into quotes")
+            whole = ".".join(parents[:number])
+            remedy = f"give all of it: --set {whole}=..."
+            raise StudyError(f"--set {override}", f"{whole} has no keys of its own", remedy)
+    row[last] = yaml12.parse(text, f"--set {key}", "put it into quotes")
 
 
 def parse(raw: dict[str, Any]) -> Params:
     """Check settings that were read from YAML; see :func:`load`."""
     params = checked(Params, raw)
-    study, training = params.study, params.training
+    study, training, cost = params.study, params.training, params.cost
     if params.precisions.get("fp32", FP32) != FP32:
         wrong = "it is the baseline of every comparison and not plain float32"
         raise StudyError("params.yaml: precisions.fp32", wrong, "restore it")
@@ -202,8 +190,8 @@ def parse(raw: dict[str, Any]) -> Params:
     known("training.chosen", training.chosen, training.networks)
     known("training.also", training.also, params.precisions)
     known("training.run", map(str, training.run), map(str, range(training.folds)))
-    known("cost.model", [params.cost.model], params.models)
-    known("cost.precision", [params.cost.precision], params.precisions)
+    known("cost.model", [cost.model], params.models)
+    known("cost.precision", [cost.precision], params.precisions)
     for key in ("models", "precisions", "batch_sizes"):
         if doubled := _doubled(getattr(study, key)):
             raise StudyError(f"params.yaml: study.{key}", f"{', '.join(doubled)} stands there twice", "name each once")

@@ -11,12 +11,6 @@ from visionquant.core.machine import record_version_of
 Dtype = Literal["float32", "float16", "bfloat16"]
 Blocksize = Literal[64, 128, 256, 512, 1024, 2048, 4096]
 Threshold = Annotated[float, Field(ge=0.0)]
-FIELD_NAMES = ("fp32", "fp16", "bf16", "tf32", "int8", "nf4")
-
-
-def label_of(name: str) -> str:
-    """How a precision is written: the field's own names in capitals, others as in params.yaml."""
-    return name.upper() if name in FIELD_NAMES else name
 
 
 class PrecisionRow(Strict):
@@ -34,11 +28,6 @@ class PrecisionRow(Strict):
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
         record_version_of(*cls.libraries)
-
-    @property
-    def quantizes(self) -> bool:
-        """Whether any weight is in fewer than 16 bits."""
-        return self.family != "float"
 
     @property
     def uses_tf32(self) -> bool:
@@ -133,17 +122,13 @@ class MixedPrecision(PrecisionRow):
     double_quantization: bool = False
 
     @property
-    def quantizes(self) -> bool:
-        return any(rule.to in ("int8", "nf4") for rule in self.rules)
-
-    @property
     def quantized_rows(self) -> dict[str, Int8Precision | Nf4Precision]:
         """The rows of the layers that a rule sends to INT8 or to NF4."""
-        dtypes: dict[str, Any] = {"dtype": self.dtype, "cpu_dtype": self.cpu_dtype}
-        scales: dict[str, Any] = {"blocksize": self.blocksize, "double_quantization": self.double_quantization}
+        knobs: dict[str, Any] = self.model_dump(include={"dtype", "cpu_dtype"})
+        scales = self.model_dump(include={"blocksize", "double_quantization"})
         return {
-            "int8": Int8Precision(method="bitsandbytes_int8", threshold=self.threshold, **dtypes),
-            "nf4": Nf4Precision(method="bitsandbytes_nf4", **scales, **dtypes),
+            "int8": Int8Precision(method="bitsandbytes_int8", threshold=self.threshold, **knobs),
+            "nf4": Nf4Precision(method="bitsandbytes_nf4", **scales, **knobs),
         }
 
 
@@ -163,10 +148,6 @@ class OnnxRuntimePrecision(PrecisionRow):
     reduce_range: bool
     graph_optimization: Literal["disable", "basic", "extended", "all"]
     execution_mode: Literal["sequential", "parallel"]
-
-    @property
-    def quantizes(self) -> bool:
-        return self.weights == "int8"
 
     def dtype_on(self, device: str) -> Dtype:
         return "float32"

@@ -7,20 +7,16 @@ own cache (``HF_HOME``, ``HF_HUB_CACHE``).
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from visionquant.core import files
 from visionquant.core.errors import StudyError
 from visionquant.core.paths import Project
 from visionquant.records.record import sha256_of
 from visionquant.settings.params import ModelSpec, Params
-from visionquant.weights import architectures, hub, hub_cache, sources
-from visionquant.weights.manifest import HubFile, Manifest
-from visionquant.weights.sources import CONFIG, PREPROCESSOR, PROCESSOR
-
-if TYPE_CHECKING:
-    from huggingface_hub.hf_api import RepoSibling
+from visionquant.weights import architectures, hub
+from visionquant.weights.sources import CONFIG, PREPROCESSOR, PROCESSOR, HubFile, Manifest, local_files
 
 # Weight files in order of preference; the index names the shards.
 SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
@@ -38,7 +34,11 @@ def download(project: Project, params: Params, model: str) -> Manifest:
     if wanted == "seeded":
         manifest = _seeded(project, model, "study.weights: seeded")
     elif spec.path is not None:
-        manifest = _from_folder(project, model, spec.path)
+        folder = project.root / spec.path
+        if not folder.is_dir():
+            raise StudyError(f"params.yaml: models.{model}.path", f"no folder {spec.path}", "correct the path")
+        _choose(model, _sizes(folder), folder.joinpath, pickles=False)
+        manifest = _pretrained(model, spec, f"local folder {spec.path}", folder, local_files(folder))
     else:
         try:
             manifest = _from_hub(model, spec)
@@ -61,50 +61,44 @@ def _seeded(project: Project, model: str, reason: str) -> Manifest:
     return Manifest(model=model, weights="seeded", source=f"seeded from {folder}", config_sha256=digest, reason=reason)
 
 
-def _from_folder(project: Project, model: str, path: str) -> Manifest:
-    folder = project.root / path
-    if not folder.is_dir():
-        raise StudyError(f"params.yaml: models.{model}.path", f"no folder {path}", "correct the path")
-    _choose(model, _sizes(folder), _reader(folder), pickles=False)
-    return _manifest(model, _described(folder, sources.local_files(folder)), f"local folder {path}", path=path)
+def _pretrained(model: str, spec: ModelSpec, source: str, folder: Path, names: list[str]) -> Manifest:
+    paths = {name: folder / name for name in names}
+    return Manifest(
+        model=model,
+        weights="pretrained",
+        source=source,
+        repo_id=spec.repo_id,
+        revision=spec.revision,
+        path=spec.path,
+        files=tuple(
+            HubFile(name=name, bytes=path.stat().st_size, sha256=files.sha256(path)) for name, path in paths.items()
+        ),
+        config_sha256=files.sha256(paths[CONFIG]),
+    )
 
 
 def _from_hub(model: str, spec: ModelSpec) -> Manifest:
     """Fetch what is lacking; without a connection, what the cache holds if that is all."""
     repo_id, revision = spec.repo_id or "", spec.revision or ""
+    folder = hub.folder(repo_id, revision)
     try:
-        hub_files = _fetched(model, repo_id, revision)
+        names = _fetched(model, repo_id, revision)
     except hub.Unreachable:
-        cached = _cached(model, hub_cache.folder(repo_id, revision))
-        if cached is None:
+        names = _cached(model, folder)
+        if not names:
             raise
-        hub_files = cached
-    return _manifest(model, hub_files, f"{repo_id}@{revision[:12]}", repo_id=repo_id, revision=revision)
-
-
-def _manifest(model: str, hub_files: tuple[HubFile, ...], source: str, **where: Any) -> Manifest:
-    config = next(file.sha256 for file in hub_files if file.name == CONFIG)
-    return Manifest(model=model, weights="pretrained", source=source, files=hub_files, config_sha256=config, **where)
+    return _pretrained(model, spec, f"{repo_id}@{revision[:12]}", folder, names)
 
 
 def _sizes(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file()}
 
 
-def _reader(folder: Path) -> Callable[[str], str]:
-    return lambda name: (folder / name).read_text(encoding="utf-8")
-
-
-def _described(folder: Path, names: list[str]) -> tuple[HubFile, ...]:
-    paths = [folder / name for name in names]
-    return tuple(HubFile(name=path.name, bytes=path.stat().st_size, sha256=files.sha256(path)) for path in paths)
-
-
-def _choose(model: str, present: Mapping[str, int | None], read: Callable[[str], str], pickles: bool) -> list[str]:
+def _choose(model: str, present: Mapping[str, int | None], fetch: Callable[[str], Path], pickles: bool) -> list[str]:
     """Names of the files to use: config, preprocessing, and the weights, safetensors first.
 
     Args:
-        read: gives the text of a small file by name.
+        fetch: says where a small file is, by name.
         pickles: whether ``.bin`` files will do (they are loaded weights-only, from pinned revisions alone).
 
     Raises:
@@ -119,7 +113,7 @@ def _choose(model: str, present: Mapping[str, int | None], read: Callable[[str],
             return [*names, single]
         if index in present:
             try:
-                shards = sorted(set(json.loads(read(index))["weight_map"].values()))
+                shards = sorted(set(json.loads(fetch(index).read_bytes())["weight_map"].values()))
             except (ValueError, KeyError, AttributeError):
                 raise StudyError(asked, f"{index} is broken", complete) from None
             if absent := [name for name in shards if name not in present]:
@@ -129,45 +123,41 @@ def _choose(model: str, present: Mapping[str, int | None], read: Callable[[str],
     raise StudyError(asked, f"no model.safetensors among its files{only}", "convert it to safetensors")
 
 
-def _cached(model: str, folder: Path) -> tuple[HubFile, ...] | None:
-    """What the cache holds of the pinned revision, if that is a whole checkpoint with right hashes."""
+def _cached(model: str, folder: Path) -> list[str]:
+    """What the cache holds of the pinned revision, nothing unless that is a whole checkpoint with right hashes."""
     try:
-        names = _choose(model, _sizes(folder), _reader(folder), pickles=True)
+        names = _choose(model, _sizes(folder), folder.joinpath, pickles=True)
     except (StudyError, OSError):
-        return None
-    return _described(folder, names) if all(hub_cache.is_blob(folder / name) for name in names) else None
+        return []
+    return names if all(hub.is_blob(folder / name) for name in names) else []
 
 
-def _fetched(model: str, repo_id: str, revision: str) -> tuple[HubFile, ...]:
-    asked = f"weights of {model}: {repo_id}@{revision[:12]}"
-    listed = hub.listing(asked, repo_id, revision)
+def _fetched(model: str, repo_id: str, revision: str) -> list[str]:
+    asked, folder = f"weights of {model}: {repo_id}@{revision[:12]}", hub.folder(repo_id, revision)
+    fetch, listed = partial(hub.fetch, asked, repo_id, revision), hub.listing(asked, repo_id, revision)
     sizes = {name: sibling.size for name, sibling in listed.items()}
-
-    def read(name: str) -> str:
-        return hub.fetch(asked, repo_id, revision, name).read_text(encoding="utf-8")
-
-    names = _choose(model, sizes, read, pickles=True)
-    folder = hub_cache.folder(repo_id, revision)
+    names = _choose(model, sizes, fetch, pickles=True)
     _require_space(asked, sum(sizes[name] or 0 for name in names if not (folder / name).exists()))
     for name in names:
-        _fetch_right(asked, repo_id, revision, listed[name])
-    return _described(folder, names)
+        large = listed[name].lfs
+        announced = large.sha256 if large else listed[name].blob_id
+        if not (_fetched_right(fetch, name, announced) or _fetched_right(fetch, name, announced)):
+            wrong = f"{name} has another hash than the hub announced ({announced})"
+            raise StudyError(asked, wrong, "run again later, or pin another revision")
+    return names
 
 
-def _fetch_right(asked: str, repo_id: str, revision: str, listed: "RepoSibling") -> None:
-    """Fetch a file and compare it with what the hub said of it; a wrong one is thrown away and fetched once more."""
-    name, expected = listed.rfilename, listed.lfs.sha256 if listed.lfs else listed.blob_id
-    for _ in range(2):
-        path = hub.fetch(asked, repo_id, revision, name)
-        if expected is None or hub_cache.matches_etag(path, expected):
-            return
-        hub_cache.discard(path)
-    wrong = f"{name} has another hash than the hub announced ({expected})"
-    raise StudyError(asked, wrong, "run again later, or pin another revision")
+def _fetched_right(fetch: Callable[[str], Path], name: str, announced: str | None) -> bool:
+    """Fetch a file and compare it with what the hub said of it; a wrong one is thrown away."""
+    path = fetch(name)
+    right = announced is None or hub.matches_etag(path, announced)
+    if not right:
+        hub.discard(path)
+    return right
 
 
 def _require_space(asked: str, needed: int) -> None:
-    root = hub_cache.root()
+    root = hub.cache()
     free = shutil.disk_usage(next(folder for folder in (root, *root.parents) if folder.exists())).free
     if free < needed:
         lack = f"{needed / 1e6:.0f} MB to download, {free / 1e6:.0f} MB free for the cache {root}"

@@ -1,19 +1,20 @@
 """The one client of a store that speaks the hub's protocol: list, fetch, push, and what can go wrong on the way.
 
-The store is ``HF_ENDPOINT`` (the public hub by default); files stay in the hub's own cache. A dropped connection is
-taken up where it broke off. The token comes from ``HF_TOKEN`` or ``hf auth login`` and is no argument anywhere, for
-arguments show in process lists and shell histories. Nothing here imports torch.
+The store is ``HF_ENDPOINT`` (the public hub by default); files stay in the hub's own cache on disk. A dropped
+connection is taken up where it broke off. The token comes from ``HF_TOKEN`` or ``hf auth login`` and is no argument
+anywhere, for arguments show in process lists and shell histories. Nothing here imports torch.
 """
 
+import hashlib
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING, Any
 
 from visionquant.core.errors import StudyError
-from visionquant.weights import hub_cache
+from visionquant.core.files import sha256
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
@@ -28,11 +29,47 @@ class Unreachable(StudyError):
     """No connection to the hub."""
 
 
+class NoSuchFile(StudyError):
+    """The repository has no file of that name at that revision."""
+
+
 def endpoint() -> str:
     """Where the store is, as the environment has it now."""
     from huggingface_hub import constants
 
     return (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
+
+
+def cache() -> Path:
+    """Where the cache is, as the environment has it now (``HF_HUB_CACHE``, ``HF_HOME``)."""
+    if "HF_HUB_CACHE" in os.environ:
+        return Path(os.environ["HF_HUB_CACHE"]).expanduser()
+    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "huggingface")
+    return Path(home, "hub").expanduser()
+
+
+def folder(repo_id: str, revision: str) -> Path:
+    """Where the files of a revision (40 hex digits) lie in the cache, if they do."""
+    return cache() / f"models--{repo_id.replace('/', '--')}" / "snapshots" / revision
+
+
+def matches_etag(path: Path, etag: str) -> bool:
+    """Whether a file has the hash that the hub gives it: sha256 of a large file, git's sha1 of a small one."""
+    if len(etag) == 64:
+        return sha256(path) == etag
+    content = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest() == etag
+
+
+def is_blob(path: Path) -> bool:
+    """Whether a file has the hash by which the cache calls its blob; a plain copy of a cache has none to tell by."""
+    return not path.is_symlink() or matches_etag(path, path.resolve().name)
+
+
+def discard(path: Path) -> None:
+    """Remove a broken file from the cache, the link and what it points to."""
+    path.resolve().unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
 
 
 def listing(asked: str, repo_id: str, revision: str) -> dict[str, "RepoSibling"]:
@@ -58,29 +95,20 @@ def listing(asked: str, repo_id: str, revision: str) -> dict[str, "RepoSibling"]
     return {sibling.rfilename: sibling for sibling in info.siblings or []}
 
 
-@overload
-def fetch(asked: str, repo_id: str, revision: str, name: str, optional: Literal[False] = False) -> Path: ...
-@overload
-def fetch(asked: str, repo_id: str, revision: str, name: str, optional: bool) -> Path | None: ...
-def fetch(asked: str, repo_id: str, revision: str, name: str, optional: bool = False) -> Path | None:
+def fetch(asked: str, repo_id: str, revision: str, name: str) -> Path:
     """One file of a model's repository, in the cache; what is there already is not fetched again.
 
-    Args:
-        optional: give None where the repository has no such file.
-
     Raises:
-        StudyError: it is not there, the store can't be reached or refuses, the download broke off, or the disk is full.
+        NoSuchFile: the repository does not have it.
+        StudyError: the store can't be reached or refuses, the download broke off, or the disk is full.
     """
     from huggingface_hub import errors, hf_hub_download
 
     with _explained(asked, f"the download of {name} broke off", f"{AGAIN}, finished files are kept"):
         try:
-            path = hf_hub_download(repo_id, name, revision=revision, endpoint=endpoint(), cache_dir=hub_cache.root())
+            return Path(hf_hub_download(repo_id, name, revision=revision, endpoint=endpoint(), cache_dir=cache()))
         except errors.RemoteEntryNotFoundError:
-            if optional:
-                return None
-            raise StudyError(asked, f"{name} is not there", "name another revision") from None
-    return Path(path)
+            raise NoSuchFile(asked, f"{name} is not there", "name another revision") from None
 
 
 def snapshot(asked: str, repo_id: str, revision: str, pattern: str | None = None) -> Path:
@@ -92,21 +120,13 @@ def snapshot(asked: str, repo_id: str, revision: str, pattern: str | None = None
     from huggingface_hub import snapshot_download
 
     with _explained(asked, "could not be fetched", "connect and run again, or name a folder"):
-        folder = Path(
-            snapshot_download(
-                repo_id,
-                repo_type="dataset",
-                revision=revision,
-                allow_patterns=pattern,
-                endpoint=endpoint(),
-                cache_dir=hub_cache.root(),
-            )
-        )
-    for path in folder.rglob("*"):
-        if path.is_file() and not hub_cache.is_blob(path):
-            hub_cache.discard(path)
+        where: dict[str, Any] = {"endpoint": endpoint(), "cache_dir": cache(), "allow_patterns": pattern}
+        snapshot_folder = Path(snapshot_download(repo_id, repo_type="dataset", revision=revision, **where))
+    for path in snapshot_folder.rglob("*"):
+        if path.is_file() and not is_blob(path):
+            discard(path)
             raise StudyError(asked, f"{path.name} has another hash than the hub says", "run again to fetch it anew")
-    return folder
+    return snapshot_folder
 
 
 def push(asked: str, folder: Path, repo_id: str, names: Sequence[str], message: str, *, public: bool = False) -> str:
@@ -124,10 +144,8 @@ def push(asked: str, folder: Path, repo_id: str, names: Sequence[str], message: 
     with _explained(asked, "broke off", f"check HF_ENDPOINT and {AGAIN}"):
         api = HfApi(endpoint=endpoint())
         api.create_repo(repo_id, private=not public, exist_ok=True)
-        commit = api.upload_folder(
-            repo_id=repo_id, folder_path=folder, allow_patterns=list(names), commit_message=message
-        )
-    return str(commit.oid)
+        what: dict[str, Any] = {"folder_path": folder, "allow_patterns": list(names), "commit_message": message}
+        return str(api.upload_folder(repo_id=repo_id, **what).oid)
 
 
 @contextmanager

@@ -1,21 +1,71 @@
-"""The files behind a model's weights: where they are, and whether they still are those that its manifest names.
+"""Which weights a model has, which files they are in, and whether these still are what the download stage found.
 
 Whoever uses the files goes through :func:`resolve`, which checks every byte again.
 """
 
 from pathlib import Path
+from typing import Literal
 
 from visionquant.core import files
 from visionquant.core.errors import StudyError
+from visionquant.core.frozen import Frozen
 from visionquant.core.paths import Project
 from visionquant.records.record import sha256_of
 from visionquant.settings.params import Params
-from visionquant.weights import hub_cache
-from visionquant.weights.manifest import Manifest
+from visionquant.weights import hub
 
-AS_DOWNLOADED = "as downloaded"
+AS_DOWNLOADED, MISSING = "as downloaded", "missing"
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 PROCESSOR = "processor_config.json"  # where a model has a tokenizer as well; it goes before the other
+
+
+class HubFile(Frozen):
+    """One file of a checkpoint."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+    def fault_in(self, folder: Path) -> str:
+        """What is wrong with the file of this name in ``folder``; empty for the right one."""
+        path = folder / self.name
+        if not path.is_file():
+            return MISSING
+        if (size := path.stat().st_size) != self.bytes:
+            return f"has {size} bytes, {self.bytes} expected (cut short?)"
+        return "" if files.sha256(path) == self.sha256 else "has another sha256 than its manifest (altered?)"
+
+
+class Manifest(Frozen):
+    """Which weights a model has. ``reason`` says why they are seeded; ``config_sha256`` is that of the architecture."""
+
+    schema_version: Literal[1] = 1
+    model: str
+    weights: Literal["pretrained", "seeded"]
+    source: str
+    repo_id: str | None = None
+    revision: str | None = None
+    path: str | None = None
+    files: tuple[HubFile, ...] = ()
+    config_sha256: str
+    reason: str = ""
+
+    def sha256(self) -> str:
+        """The digest of all that decides the weights."""
+        return sha256_of(self.model_dump(mode="json", exclude={"reason"}))
+
+    @classmethod
+    def load(cls, path: Path, source: tuple[str | None, str | None, str | None]) -> "Manifest":
+        """Read a manifest that was made for ``source``: repository, revision and path of the model's row.
+
+        Raises:
+            StudyError: it is missing, broken, or the row names another source since.
+        """
+        remedy = f"run `visionquant download --model {path.stem}`"
+        manifest = files.load(path, cls, remedy)
+        if manifest.weights == "pretrained" and (manifest.repo_id, manifest.revision, manifest.path) != source:
+            raise StudyError(files.shown(path), f"holds {manifest.source}, the row names another", remedy)
+        return manifest
 
 
 def resolve(project: Project, manifest: Manifest) -> Path:
@@ -24,9 +74,8 @@ def resolve(project: Project, manifest: Manifest) -> Path:
     Raises:
         StudyError: a file is missing, cut or altered, or a local folder has one more.
     """
-    place = folder_of(project, manifest)
-    _refuse(manifest, _wrong(project, manifest))
-    return place
+    _refuse(manifest, _faults(project, manifest))
+    return _folder(project, manifest)
 
 
 def manifest_of(project: Project, params: Params, model: str) -> Manifest:
@@ -67,32 +116,30 @@ def _source(project: Project, params: Params, model: str) -> str:
 
 def altered(project: Project, manifest: Manifest) -> dict[str, str]:
     """What is wrong with the files of a pretrained model, by name; one that the hub's cache has lost is not."""
-    wrong = _wrong(project, manifest)
-    return {name: why for name, why in wrong.items() if why != hub_cache.MISSING or manifest.path is not None}
+    faults = _faults(project, manifest)
+    return {name: why for name, why in faults.items() if why != MISSING or manifest.path is not None}
 
 
-def _wrong(project: Project, manifest: Manifest) -> dict[str, str]:
-    place = folder_of(project, manifest)
-    wrong = {file.name: hub_cache.why_wrong(place / file.name, file.bytes, file.sha256) for file in manifest.files}
+def _faults(project: Project, manifest: Manifest) -> dict[str, str]:
+    place = _folder(project, manifest)
+    faults = {file.name: file.fault_in(place) for file in manifest.files}
     beside = local_files(place) if manifest.path is not None else []
-    wrong |= {name: "not in its manifest" for name in beside if name not in wrong}
-    return {name: why for name, why in wrong.items() if why}
+    faults |= {name: "not in its manifest" for name in beside if name not in faults}
+    return {name: why for name, why in faults.items() if why}
 
 
-def _refuse(manifest: Manifest, wrong: dict[str, str]) -> None:
-    for name, why in wrong.items():
+def _refuse(manifest: Manifest, faults: dict[str, str]) -> None:
+    for name, why in faults.items():
         raise StudyError(f"{manifest.model}: {name}", why, f"run `visionquant download --model {manifest.model}`")
+
+
+def _folder(project: Project, manifest: Manifest) -> Path:
+    if manifest.path is None:
+        return hub.folder(manifest.repo_id or "", manifest.revision or "")
+    return project.root / manifest.path
 
 
 def local_files(place: Path) -> list[str]:
     """The files of a model's folder that whoever loads it may read: configuration and weights, by name."""
-    present = place.iterdir() if place.is_dir() else ()
-    kinds = (".json", ".safetensors")
-    return sorted(path.name for path in present if path.is_file() and path.suffix in kinds and path.name[0] != ".")
-
-
-def folder_of(project: Project, manifest: Manifest) -> Path:
-    """Where the files of a pretrained model lie, if they do."""
-    if manifest.path is None:
-        return hub_cache.folder(manifest.repo_id or "", manifest.revision or "")
-    return project.root / manifest.path
+    present = place.glob("[!.]*")
+    return sorted(path.name for path in present if path.is_file() and path.suffix in (".json", ".safetensors"))

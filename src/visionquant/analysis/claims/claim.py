@@ -5,16 +5,16 @@ from the CSV file and never copied. An entry without is a sentence, or a figure 
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, NonNegativeFloat
 
 from visionquant.analysis.claims.formula import Names
 from visionquant.analysis.claims.interval import Bounded, rounded
 from visionquant.analysis.published import Printed
 from visionquant.core import yaml12
 from visionquant.core.errors import StudyError, checked
-from visionquant.core.frozen import Strict
+from visionquant.core.frozen import Count, Strict
 from visionquant.core.paths import Project
 
 Kind = Literal[
@@ -23,12 +23,16 @@ Kind = Literal[
 FILE = "data/supplement/claims.yaml"
 
 
+def _named(formula: Any) -> Any:
+    return {"": formula} if isinstance(formula, str) else formula
+
+
 class Tolerance(Strict):
     """How far from the printed figure a value may lie, in the figure's unit or as a share of it, and why."""
 
-    below: Annotated[float, Field(ge=0)] = 0.0
-    above: Annotated[float, Field(ge=0)] = 0.0
-    share: Annotated[float, Field(ge=0)] = 0.0
+    below: NonNegativeFloat = 0.0
+    above: NonNegativeFloat = 0.0
+    share: NonNegativeFloat = 0.0
     why: str
 
 
@@ -38,7 +42,7 @@ class SectionRow(Strict):
     id: str
     heading: str
     page: str
-    claims: Annotated[int, Field(ge=1)]
+    claims: Count
 
 
 class Entry(Strict):
@@ -58,7 +62,7 @@ class Entry(Strict):
     column: str = ""
     only: tuple[str, ...] = ()
     printed: str = ""
-    formula: str | dict[str, str] = ""
+    formula: Annotated[dict[str, str], BeforeValidator(_named)] = Field(default={})
     requires: str = ""
     tolerance: Tolerance | None = None
     measures: dict[str, str | tuple[str, ...]] = Field(default={})
@@ -83,9 +87,9 @@ class Claim:
 
     id: str
     entry: Entry
-    row: str
-    printed: Printed | None
-    figure: Bounded | None
+    row: str = ""
+    printed: Printed | None = None
+    figure: Bounded | None = None
 
     @property
     def says(self) -> str:
@@ -98,30 +102,20 @@ class Claim:
         return f"{entry.table}.csv, {self.row}, {entry.column}" if entry.table else "in the text"
 
     @property
-    def readings(self) -> tuple[tuple[str, str], ...]:
-        """(name, formula) of every reading; the name is empty where there is one."""
-        formula = self.entry.formula
-        return tuple(({"": formula} if formula else {}).items() if isinstance(formula, str) else formula.items())
+    def allowed(self) -> Bounded | None:
+        """The figure with its rounding and its tolerance."""
+        figure, tolerance = self.figure, self.entry.tolerance
+        if figure is None or tolerance is None:
+            return figure
+        share = abs(figure.value) * tolerance.share
+        # The value may lie below or above the arithmetic: a figure that exceeds it by `above` still fits.
+        return Bounded(figure.value, figure.low - tolerance.above - share, figure.high + tolerance.below + share)
 
     @property
     def counted(self) -> bool:
         """Whether what it measures is bytes or parameters, which are the same on every machine."""
         words = " ".join(map(str, self.entry.measures.values()))
         return any(word in words for word in ("memory", "bytes", "smaller", "parameters"))
-
-    @property
-    def allowed(self) -> Bounded:
-        """The printed figure with its rounding and its tolerance.
-
-        Raises:
-            ValueError: it is a sentence without a figure.
-        """
-        if self.figure is None:
-            raise ValueError(f"{self.id} has no figure")
-        figure, tolerance = self.figure, self.entry.tolerance or Tolerance(why="")
-        share = abs(figure.value) * tolerance.share
-        # The value may lie below or above the arithmetic: a figure that exceeds it by `above` still fits.
-        return Bounded(figure.value, figure.low - tolerance.above - share, figure.high + tolerance.below + share)
 
 
 def load_claims(project: Project, names: Names) -> tuple[tuple[SectionRow, ...], tuple[Claim, ...]]:

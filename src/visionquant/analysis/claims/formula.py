@@ -57,12 +57,7 @@ class Names:
         return replace(self, table=table, row=row, used={})
 
     def column(self, table: str, column: str, rows: Sequence[str] | None = None) -> BoundedColumn:
-        """A column, or ``rows`` of it.
-
-        Raises:
-            CountsMissing: counts of a model are not committed.
-            Refused: nothing has that name.
-        """
+        """A column, or ``rows`` of it; ``CountsMissing`` or ``Refused`` if there is none."""
         numbers = self.numbers.get((table, column), {})
         cells = {row: number for row, number in numbers.items() if rows is None or row in rows}
         if not cells and table == "counts":
@@ -111,7 +106,7 @@ def _counts(project: Project, published: Published, workspace_mib: float) -> Ite
         columns = {"parameters_millions": facts.parameters / 1e6, "head_millions": head_millions(config or {})}
         for precision, stored in facts.model_bytes.items():
             columns[f"{precision}_mib"] = stored / MIB + workspace_mib
-            columns[f"{precision}_floor_ms"] = published.peaks.floor_ms(facts.macs, stored, precision)
+            columns[f"{precision}_floor_ms"] = published.floor_ms(facts.macs, stored, precision)
         yield from (("counts", model, column, f"{value:.6g}", value, 0.0) for column, value in columns.items())
 
 
@@ -127,7 +122,7 @@ def evaluate(text: str, names: Names) -> Value:
     Raises:
         interval.Contradiction: its inputs can't hold together.
         CountsMissing: counts that it needs are not committed.
-        StudyError: the formula holds something that is not allowed, or a name that nothing has; says which.
+        StudyError: it holds something that is not allowed, or a name that nothing has; says which.
     """
     try:
         return _value(ast.parse(text, mode="eval").body, names)
@@ -137,46 +132,36 @@ def evaluate(text: str, names: Names) -> Value:
 
 def _value(node: ast.AST, names: Names) -> Any:
     match node:
-        case ast.Constant(value=str() as text):
+        case ast.Constant(str() as text):
             return text
-        case ast.Constant(value=int() | float() as number) if not isinstance(number, bool):
+        case ast.Constant(int() | float() as number) if not isinstance(number, bool):
             return interval.exact(float(number))
-        case ast.Attribute(value=ast.Name(id="row"), attr=column):
+        case ast.Attribute(ast.Name("row"), column):
             return names.cell("", column)
-        case ast.Attribute(value=ast.Attribute(value=ast.Name(id="row"), attr=table), attr=column):
+        case ast.Attribute(ast.Attribute(ast.Name("row"), table), column):
             return names.cell(table, column)
-        case ast.Attribute(value=ast.Name(id=table), attr=column):
+        case ast.Attribute(ast.Name(table), column):
             return names.column(table, column)
-        case ast.Subscript(
-            value=ast.Attribute(value=ast.Name(id=table), attr=column), slice=ast.Constant(value=str() as row)
-        ):
+        case ast.Subscript(ast.Attribute(ast.Name(table), column), ast.Constant(str() as row)):
             return names.cell(table, column, row)
-        case ast.Call(
-            func=ast.Name(id="among"),
-            args=[ast.Attribute(value=ast.Name(id=table), attr=column), ast.Constant(value=str() as group)],
-            keywords=[],
-        ):
+        case ast.Call(ast.Name("among"), [ast.Attribute(ast.Name(table), column), ast.Constant(str() as group)], []):
             return names.among(table, column, group)
-        case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]):
+        case ast.Call(ast.Name(name), arguments, []):
             return _called(name, [_value(argument, names) for argument in arguments])
-        case ast.BinOp() | ast.Compare(ops=[_]):
-            op = type(node.op if isinstance(node, ast.BinOp) else node.ops[0])
-            right = node.right if isinstance(node, ast.BinOp) else node.comparators[0]
-            if op in OPERATORS:
-                return _by_row(OPERATORS[op], _value(node.left, names), _value(right, names))
-        case ast.BoolOp(op=ast.And(), values=values):
+        case ast.BinOp(left, op, right) | ast.Compare(left, [op], [right]) if type(op) in OPERATORS:
+            return _by_row(OPERATORS[type(op)], _value(left, names), _value(right, names))
+        case ast.BoolOp(ast.And(), values):
             return _decided(BoundedColumn({str(i): _value(part, names) for i, part in enumerate(values)}), by=False)
     raise Refused(f"{ast.unparse(node)!r} is not allowed in a formula")
 
 
-def _called(name: str, arguments: list[Any]) -> Value:
+def _called(name: str, arguments: list[Any]) -> Any:
     if name not in FUNCTIONS:
         raise Refused(f"no function {name}")
     function, *kinds = FUNCTIONS[name]
     if list(map(type, arguments)) != kinds:
         raise Refused(f"{name} takes {', '.join(KINDS[kind] for kind in kinds)}")
-    value: Value = function(*arguments)
-    return value
+    return function(*arguments)
 
 
 def _by_row(act: Callable[[Bounded, Bounded], Any], left: Any, right: Any) -> Any:

@@ -103,13 +103,10 @@ def spread_of_all(
 ) -> Bounded:
     """``spread`` over ``count`` values of which only ``printed`` are known, and the ``mean`` of all.
 
-    The mean bounds the sum of the others, which lie in [low, high]. At a given sum they spread least where they are
-    equal, most where all but one stand at an end of the range. Both variances are convex in the sum, the second
-    between the sums at which all stand at an end: so the least lies at the printed rows' own mean or beside it, the
-    greatest at one of those sums or at an end.
-
-    Raises:
-        Contradiction: no values in the range give that mean.
+    The mean bounds the sum of the others, which lie in [low, high], or is a ``Contradiction``. At a given sum they
+    spread least where they are equal, most where all but one stand at an end of the range. Both variances are convex in
+    the sum, the second between the sums at which all stand at an end: so the least lies at the printed rows' own mean
+    or beside it, the greatest at one of those sums or at an end.
     """
     missing, known = count - len(printed), np.asarray([value.value for value in printed])
     if not missing:

@@ -1,26 +1,53 @@
 """Every claim with its verdicts: one internal, one for each set of records; as rows of a CSV file.
 
-The columns are fixed: id, section, kind, published, recomputed, low, high, internal, reproduction, why. Where several
-sets of records are shown, ``reproduction`` joins "source: word" for each.
+Internal: does a claim follow from what the supplement itself prints, with the bounds that rounding leaves? "follows":
+the figure and what its formula gives overlap within rounding and the claim's tolerance, or the sentence holds.
+"contradicted": they can't both be true. "underdetermined": both may be, because a row that is needed is not printed,
+because rounding leaves it open, or because nothing printed bears on it. A claim with several readings follows if one of
+them does and is contradicted only if all are.
 """
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 
-from visionquant.analysis import study as studies
 from visionquant.analysis.claims import claim as claims
 from visionquant.analysis.claims import formula
-from visionquant.analysis.claims.claim import Claim, SectionRow
-from visionquant.analysis.claims.internal import InternalCheck, check_internally
+from visionquant.analysis.claims.claim import FILE, Claim, SectionRow
+from visionquant.analysis.claims.formula import CountsMissing, Key, Names
+from visionquant.analysis.claims.interval import Bounded, Contradiction
 from visionquant.analysis.claims.reproduction import Evidence, Reproduction
 from visionquant.analysis.study import Study
-from visionquant.core import files
-from visionquant.core.paths import Project
-from visionquant.settings.params import Params
+from visionquant.core.errors import StudyError
+
+InternalWord = Literal["follows", "contradicted", "underdetermined"]
+SENTENCES: dict[bool | None, tuple[InternalWord, str]] = {
+    True: ("follows", "holds"),
+    False: ("contradicted", "does not hold"),
+    None: ("underdetermined", "is left open by rounding or missing rows"),
+}
+BEST_FIRST: tuple[InternalWord, ...] = ("follows", "underdetermined", "contradicted")
+
+
+@dataclass(frozen=True)
+class InternalCheck:
+    """The verdict; ``value`` is what the formula gives, with its bounds, ``inputs`` the cells it used with their texts.
+
+    ``gap`` is how far apart, as a share of the printed figure: 0 where there is no contradiction, None where a sentence
+    is contradicted.
+    """
+
+    word: InternalWord
+    why: str
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    gap: float | None = 0.0
+    inputs: tuple[tuple[Key, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -40,22 +67,6 @@ class CheckedClaim:
     def reproduction(self) -> str:
         """The word of the set behind the "measured" columns."""
         return self.reproductions[0].word
-
-    @property
-    def row(self) -> dict[str, str]:
-        """Its row in ``claims.csv``."""
-        claim, check = self.claim, self.internal
-        figures = {"recomputed": check.value, "low": check.low, "high": check.high}
-        return {
-            "id": claim.id,
-            "section": claim.entry.section,
-            "kind": claim.entry.kind,
-            "published": claim.printed.text if claim.printed else "",
-            **{name: "" if value is None else repr(float(f"{value:.9g}")) for name, value in figures.items()},
-            "internal": check.word,
-            "reproduction": "; ".join(f"{found.source}: {found.word}" for found in self.reproductions),
-            "why": check.why,
-        }
 
 
 @dataclass(frozen=True)
@@ -88,27 +99,96 @@ def check_claims(study: Study) -> Ledger:
     """
     names = formula.all_names(study.project, study.published, study.params.report.workspace_mib)
     sections, loaded = claims.load_claims(study.project, names)
-    checked = []
-    for claim in loaded:
-        reproductions = tuple(Evidence(study, machine_set, claim).reproduce() for machine_set in study.shown)
-        checked.append(CheckedClaim(claim, check_internally(claim, names), reproductions))
-    return Ledger(sections, tuple(checked))
-
-
-def write_claims(project: Project, params: Params) -> Ledger:
-    """Write ``reports/tables/claims.csv``.
-
-    Raises:
-        StudyError: claims.yaml, a record or a published table is broken, or the folder can't be written.
-    """
-    study = studies.gather(project, params)
-    ledger = check_claims(study)
-    for path, content in contents(study, ledger).items():
-        files.save(path, content)
-    return ledger
+    sets = study.shown
+    reproductions = [tuple(Evidence(study, machine_set, claim).reproduce() for machine_set in sets) for claim in loaded]
+    internal = [check_internally(claim, names) for claim in loaded]
+    return Ledger(sections, tuple(map(CheckedClaim, loaded, internal, reproductions)))
 
 
 def contents(study: Study, ledger: Ledger) -> dict[Path, str]:
-    """The file of this module with what belongs into it."""
-    rows = pd.DataFrame([checked.row for checked in ledger.claims])
-    return {study.project.tables / "claims.csv": rows.to_csv(index=False, lineterminator="\n")}
+    """``claims.csv`` with what belongs into it; where several sets are shown, "source: word" of each is joined."""
+    rows = [
+        {
+            "id": one.claim.id,
+            "section": one.claim.entry.section,
+            "kind": one.claim.entry.kind,
+            "published": one.claim.printed.text if one.claim.printed else "",
+            "recomputed": _nine_digits(one.internal.value),
+            "low": _nine_digits(one.internal.low),
+            "high": _nine_digits(one.internal.high),
+            "internal": one.internal.word,
+            "reproduction": "; ".join(f"{found.source}: {found.word}" for found in one.reproductions),
+            "why": one.internal.why,
+        }
+        for one in ledger.claims
+    ]
+    return {study.project.tables / "claims.csv": pd.DataFrame(rows).to_csv(index=False, lineterminator="\n")}
+
+
+def check_internally(claim: Claim, names: Names) -> InternalCheck:
+    """Check one claim on the published tables and on counts; no measurement is looked at.
+
+    Raises:
+        StudyError: its formula is broken, or names what is not there.
+    """
+    names = names.of(claim.entry.table, claim.row)
+    if claim.entry.table:
+        names.cell(claim.entry.table, claim.entry.column)
+    return replace(_checked(claim, names), inputs=tuple(names.used.items()))
+
+
+def _checked(claim: Claim, names: Names) -> InternalCheck:
+    entry = claim.entry
+    if entry.outcome:
+        fails = entry.outcome == "fails"
+        return InternalCheck("contradicted" if fails else "follows", entry.why, gap=None if fails else 0.0)
+    try:
+        if entry.requires and formula.evaluate(entry.requires, names) is False:
+            return InternalCheck("contradicted", f"not possible: {entry.requires} does not hold", gap=None)
+    except CountsMissing as error:
+        return InternalCheck("underdetermined", str(error))
+    if not entry.formula:
+        return InternalCheck("underdetermined", entry.why or "a measurement: nothing else that is printed implies it")
+    checks = [_reading(claim, f"{name}: " if name else "", text, names) for name, text in entry.formula.items()]
+    best = min(checks, key=lambda check: BEST_FIRST.index(check.word))
+    why = best.why
+    if len(checks) > 1 and best.word == "contradicted":
+        best = min(checks, key=lambda check: math.inf if check.gap is None else check.gap)
+        why = "; ".join(check.why for check in checks)
+    return replace(best, why=f"{why}. {entry.why}" if entry.why else why)
+
+
+def _reading(claim: Claim, label: str, text: str, names: Names) -> InternalCheck:
+    try:
+        value = formula.evaluate(text, names)
+    except CountsMissing as error:
+        return InternalCheck("underdetermined", f"{label}{error}")
+    except Contradiction as error:
+        return InternalCheck("contradicted", f"{label}{error}", gap=None)
+    if value is None or isinstance(value, bool):
+        word, sentence = SENTENCES[value]
+        return InternalCheck(word, f"{label}{sentence}", gap=None if value is False else 0.0)
+    allowed, printed = claim.allowed, claim.printed
+    if allowed is None or printed is None or not isinstance(value, Bounded):
+        found = "no truth, which a sentence needs" if isinstance(value, Bounded) else "a column, no figure"
+        raise StudyError(f"{FILE}: {claim.id}", f"{text!r} gives {found}", "mend the formula")
+    low, high = (side if math.isfinite(side) else None for side in (value.low, value.high))
+    figures = f"{label}{number(value.value)}" + (
+        f" ({number(value.low)} to {number(value.high)})" if low is not None else ""
+    )
+    if not allowed.overlaps(value):
+        off = allowed.low - value.high if value.high < allowed.low else value.low - allowed.high
+        gap = off / abs(printed.value) if printed.value else None
+        return InternalCheck("contradicted", f"{figures}, printed {printed.text}", value.value, low, high, gap)
+    if value.open:
+        return InternalCheck("underdetermined", f"{figures}, which leaves it open", value.value, low, high)
+    return InternalCheck("follows", figures, value.value, low, high)
+
+
+def number(value: float) -> str:
+    """A figure for a sentence: six digits, no exponent below a million."""
+    return f"{value:.6g}" if abs(value) < 1e6 else f"{value:,.0f}"
+
+
+def _nine_digits(value: float | None) -> str:
+    return "" if value is None else repr(float(f"{value:.9g}"))

@@ -13,14 +13,16 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from statistics import fmean
 from typing import Literal
 
+import numpy as np
 from pydantic import ValidationError, validate_call
 
 from visionquant.analysis.claims import formula, interval
 from visionquant.analysis.claims.claim import FILE, Claim
 from visionquant.analysis.claims.interval import Bounded
-from visionquant.analysis.estimators import ONE_PROCESS, Estimate, summary
+from visionquant.analysis.estimators import ONE_PROCESS, PERCENTILE_METHODS, Estimate
 from visionquant.analysis.published import SUBJECTS
 from visionquant.analysis.study import BASELINE, MachineSet, Study
 from visionquant.core.errors import StudyError
@@ -29,13 +31,14 @@ from visionquant.weights import architectures
 ReproductionWord = Literal["supported", "refuted", "undecided", "not comparable", "not measured"]
 Precision = Literal["fp32", "fp16", "int8", "nf4"]
 Group = Literal["foundation", "production", "edge"]
+Where = Literal["", "anywhere"]
 BEST_FIRST: tuple[ReproductionWord, ...] = ("supported", "undecided", "not comparable", "refuted", "not measured")
 SHARE = 0.05  # a measured time within so much of the published one supports it: the supplement's own tolerance
 SLACK_MIB = 4.0  # what an allocator keeps beside weights and workspace, in blocks of 2 MiB
 BYTES = (
     "bytes of the stored weights and the workspace, the same on every machine; the allocator may keep up to 4 MiB more"
 )
-ALLOCATED = f"allocated after the run; an allocator's blocks differ by up to {SLACK_MIB:g} MiB"
+ALLOCATED = "allocated after the run; an allocator's blocks differ by up to 4 MiB"
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Reproduction:
 
 @dataclass(frozen=True)
 class Evidence:
-    """One set of records, and the claim that it is to support."""
+    """One set of records, and the claim that it is to support: on :meth:`reproduce`, by the measures that follow."""
 
     study: Study
     machine: MachineSet
@@ -64,11 +67,11 @@ class Evidence:
         Raises:
             StudyError: it measures something that is not known here.
         """
-        entry = self.claim.entry
-        if entry.outcome or not entry.measures:
+        entry, arguments = self.claim.entry, dict(self.claim.entry.measures)
+        if entry.outcome or not arguments:
             run = f"decided by a run: {entry.shown_by}" if entry.outcome else "no measurement here bears on it"
             return self._says("not measured", run)[0]
-        what, arguments = str(entry.measures.get("what")), {k: v for k, v in entry.measures.items() if k != "what"}
+        what = str(arguments.pop("what", None))
         asked = f"{FILE}: {self.claim.id} measures {what}"
         if what not in MEASURES:
             raise StudyError(asked, "unknown", f"known: {', '.join(MEASURES)}")
@@ -80,60 +83,61 @@ class Evidence:
         return min(readings, key=lambda reading: BEST_FIRST.index(reading.word))
 
     def cell(
-        self, quantity: Literal["latency_median", "speedup", "throughput", "throughput_change"], precision: Precision,
+        self,
+        quantity: Literal["latency_median", "speedup", "throughput", "throughput_change"],
+        precision: Precision,
         model: str = "",
-    ) -> list[Reproduction]:  # fmt: skip
+    ) -> list[Reproduction]:
         """A cell of the claim's own row, or of ``model``, at batch size 1."""
         return [self._compared(self._estimate(quantity, model or self.claim.row, precision))]
 
     def memory(self, precision: Precision) -> list[Reproduction]:
         """Weights by their bytes, with the workspace."""
         slack, why = (0.0, BYTES) if self._why_not else (SLACK_MIB, ALLOCATED)
-        estimate = self._estimate(self._allocated, self.claim.row, precision)
-        return [self._compared(estimate, why, anywhere=True, slack=slack)]
+        return [self._compared(self._estimate(self._allocated, self.claim.row, precision), why, True, slack)]
 
     def memory_reduction(self, precision: Precision) -> list[Reproduction]:
         """Memory saved against FP32."""
-        saved = self._reductions(precision, (self.claim.row,))
-        if saved:
+        if saved := self._reductions(precision, (self.claim.row,)):
             return [self._compared(saved[self.claim.row], BYTES, anywhere=True)]
         reason = self._estimate("memory_stored_weights", self.claim.row, precision).reason
         return self._says("not measured", reason or "no FP32 size to compare with")
 
     def parameters(self) -> list[Reproduction]:
         """Parameters of the network as built, in millions."""
-        record = self.machine.records.get((self.claim.row, BASELINE))
+        model = self.claim.row
+        record = self.machine.records.get((model, BASELINE))
         if record is None or record.size is None:
-            return self._says("not measured", self.machine.state(self.claim.row, BASELINE, 1).reason)
+            return self._says("not measured", self.machine.state(model, BASELINE, 1).reason)
         bare, built = record.size.parameters / 1e6, "parameters of the network as built"
-        head = formula.head_millions(architectures.config(self.study.project, self.claim.row) or {})
+        head = formula.head_millions(architectures.config(self.study.project, model) or {})
         readings = {f"{built}, without a head": bare, f"{built} and a head of 1000 classes": bare + head}
-        return [self._compared(Estimate("parameters", value), why, anywhere=True) for why, value in readings.items()]
+        return [self._compared(Estimate("parameters", value), why, True) for why, value in readings.items()]
 
     def over(
-        self, subject: Literal["fp16_speedup", "fp16_memory_reduction", "int8_memory_reduction"],
-        statistic: Literal["mean", "median", "std", "min", "max", "p95"], group: Group | None = None,
+        self,
+        subject: Literal["fp16_speedup", "fp16_memory_reduction", "int8_memory_reduction"],
+        statistic: Literal["mean", "median", "std", "min", "max", "p95"],
+        group: Group | None = None,
         scale: Literal["percent", "one"] = "percent",
-    ) -> list[Reproduction]:  # fmt: skip
+    ) -> list[Reproduction]:
         """A statistic over models: every reading of the group, and of a spread or a percentile every definition.
 
         On a scale of "one" it is the validation protocol's own metric, which is of the published card alone.
         """
-        quantity, precision, _ = SUBJECTS[subject]
-        saved, readings = quantity == "memory_reduction", []
-        groups = self.study.published.readings(group) if group else {"": self._models}
-        for reading, models in groups.items():
+        (quantity, precision, _), readings = SUBJECTS[subject], []
+        saved, divisor = quantity == "memory_reduction", interval.exact(100.0 if scale == "one" else 1.0)
+        for reading, models in (self.study.published.readings(group) if group else {"": self._models}).items():
             values = self._reductions(precision, models) if saved else self._bounded(quantity, precision, models)
-            missing = [model for model in models if model not in values]
+            missing, total = [model for model in models if model not in values], len(models)
             if missing:
-                why = f"{len(missing)} of {len(models)} models have no figure, e.g. {missing[0]}"
+                why = f"{len(missing)} of {total} models have no figure, e.g. {missing[0]}"
                 readings += self._says("not measured", why)
                 continue
-            why = f"over {len(models)} models" + (f", {reading}" if reading else "") + (f"; {BYTES}" if saved else "")
+            why = f"over {total} models" + (f", {reading}" if reading else "") + (f"; {BYTES}" if saved else "")
             for name, figure in _definitions(statistic, tuple(values.values())).items():
-                scaled = figure / interval.exact(100.0 if scale == "one" else 1.0)
                 named = why if name == statistic else f"{why}; {name}"
-                readings.append(self._compared(scaled, named, anywhere=saved and scale != "one"))
+                readings.append(self._compared(figure / divisor, named, anywhere=saved and scale != "one"))
         return readings
 
     def energy(self, precision: Precision) -> list[Reproduction]:
@@ -144,15 +148,14 @@ class Evidence:
             return self._says("not measured", "no counter of energy was read on this machine")
         by_model = f"{min(saved):.3g} to {max(saved):.3g} % by model; one reading a cell: no interval"
         why = f"energy an image above idle, over {len(saved)} models, {by_model}"
-        return [self._compared(Estimate("energy_per_image", sum(saved) / len(saved)), why)]
+        return [self._compared(Estimate("energy_per_image", fmean(saved)), why)]
 
     def published_bytes(self, precision: Precision) -> list[Reproduction]:
         """Every model's published memory against that precision's bytes."""
         printed = self.study.published.column("memory_published", precision)
         measured = self._column(self._allocated, precision, tuple(printed))
         off = {model: abs(printed[model] - value) for model, value in measured.items()}
-        far = [model for model in measured if off[model] > SLACK_MIB]
-        if far:
+        if far := [model for model in measured if off[model] > SLACK_MIB]:
             worst = max(far, key=off.__getitem__)
             shown = f"measured {measured[worst]:.2f}, published {printed[worst]:.2f} MiB"
             return self._says("refuted", f"{len(far)} of {len(measured)} models, e.g. {worst}: {shown}")
@@ -162,9 +165,7 @@ class Evidence:
             return self._says("undecided", f"{len(measured)} of {len(printed)} models have a figure, and fit")
         return self._says("supported", f"all {len(printed)} models")
 
-    def faster_everywhere(
-        self, precisions: tuple[Precision, ...], where: Literal["", "anywhere"] = ""
-    ) -> list[Reproduction]:
+    def faster_everywhere(self, precisions: tuple[Precision, ...], where: Where = "") -> list[Reproduction]:
         """Every model in each of ``precisions`` against FP32, by verdicts; "anywhere" if no machine is meant."""
         counts, total = Counter(self._speeds(precisions, self._models).values()), len(precisions) * len(self._models)
         words = [f"{word} {counts[word]}" for word in ("FASTER", "SLOWER", "SAME", "UNDECIDED") if counts[word]]
@@ -180,7 +181,7 @@ class Evidence:
 
     def faster_somewhere(self, precision: Precision, group: Group) -> list[Reproduction]:
         """At least one model of a group, by its rule, against FP32, by verdicts."""
-        models = self.study.published.group_by_rule(group)
+        models = self.study.published.readings(group)["by its rule"]
         words = self._speeds((precision,), models)
         faster, of_all = [model for (model, _), word in words.items() if word == "FASTER"], f"of {len(models)}"
         if not words:
@@ -196,12 +197,11 @@ class Evidence:
         """Stored weights against those of FP16, and FP16's against FP32's."""
         other, total = BASELINE if precision == "fp16" else "fp16", len(self._models)
         sizes, base = (self._column("memory_stored_weights", name, self._models) for name in (precision, other))
-        both = [model for model in sizes if model in base]
-        if len(both) < total:
-            return self._says("not measured", f"{total - len(both)} of {total} models have no figure")
-        larger = [model for model in both if sizes[model] >= base[model]]
-        if larger:
-            return self._says("refuted", f"not smaller than {other} on {', '.join(larger)}")
+        larger = {model: sizes[model] >= base[model] for model in sizes if model in base}
+        if len(larger) < total:
+            return self._says("not measured", f"{total - len(larger)} of {total} models have no figure")
+        if any(larger.values()):
+            return self._says("refuted", f"not smaller than {other} on {', '.join(filter(larger.get, larger))}")
         return self._says("supported", f"bytes of the stored weights below {other}'s on all {total} models")
 
     @property
@@ -263,13 +263,14 @@ class Evidence:
         """
         value, low, high = figure.value, figure.low, figure.high
         verdict = partial(Reproduction, self.machine.source, value=value, low=low, high=high)
-        if value is None or self.claim.printed is None:
+        allowed, printed = self.claim.allowed, self.claim.printed
+        if value is None or allowed is None or printed is None:
             return verdict("not measured", figure.reason if isinstance(figure, Estimate) else why)
         if not anywhere and self._why_not:
             return verdict("not comparable", self._why_not)
         if not anywhere and low is None:
             return verdict("undecided", why or ONE_PROCESS)
-        allowed, more = self.claim.allowed, slack + (0.0 if anywhere else SHARE * abs(self.claim.printed.value))
+        more = slack + (0.0 if anywhere else SHARE * abs(printed.value))
         least, most = allowed.low - more, allowed.high + more
         low, high = (value if low is None else low), (value if high is None else high)
         if high < least or low > most:
@@ -283,11 +284,10 @@ def _definitions(statistic: str, values: tuple[Bounded, ...]) -> dict[str, Bound
     """A statistic under each of its definitions."""
     if statistic == "std":
         return {"std, n - 1": interval.spread(1, values), "std, n": interval.spread(0, values)}
-
-    def defined(name: str) -> Bounded:
-        return interval.rising(lambda data: summary(list(data))[name], values)
-
-    return {name: defined(name) for name in summary([1.0, 2.0]) if name.split("_")[0] == statistic}
+    if statistic == "p95":
+        rules = {f"p95_{rule}": partial(np.percentile, q=95, method=rule) for rule in PERCENTILE_METHODS}
+        return {name: interval.rising(rule, values) for name, rule in rules.items()}
+    return {statistic: interval.rising(getattr(np, statistic), values)}
 
 
 MEASURES: dict[str, Callable[..., list[Reproduction]]] = {method.__name__: validate_call(method) for method in (

@@ -1,24 +1,41 @@
-"""bitsandbytes: its layers made from Linear layers, with the weights of these, and what such a layer really is.
+"""bitsandbytes: its layers made from Linear layers, what such a layer really is, and which code it really runs.
 
-Weights are wrapped in bitsandbytes' own parameter classes, and quantised by the move to the device.
+Weights are wrapped in bitsandbytes' own parameter classes, and quantised by the move to the device. The library chooses
+kernels by device, instruction set, shape, type and mode, and falls back without an error. So what it calls, and what
+torch's own products are called for, is noted while a layer runs; nothing is derived from what it should do.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, suppress
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from visionquant.bench import device as devices
-from visionquant.bench import kernels, outliers
+from visionquant.bench import outliers
 from visionquant.bench.backends import convert
 from visionquant.bench.backends.eager import Eager
-from visionquant.bench.kernels import QUANTISED
 from visionquant.core.errors import StudyError
 from visionquant.settings.precision import Int8Precision, Nf4Precision
 
 LAYERS = "visionquant.bench.backends.bnb_layers"
+QUANTISED = {"Linear8bitLt": "INT8", "Linear4bit": "NF4"}  # by name, so that others do not wait for the library
+HUB = "gemm_4bit_forward"
+PRODUCTS = ((torch, "_int_mm"), (torch, "matmul"), (nn.functional, "linear"))
+# What was called decides, the first that fits; the rest is preparation, such as the quantisation of the input.
+WORDS = (
+    (HUB, "fused, a kernel of the hub"),
+    ("gemv_4bit_inference_cpu", "fused, weights repacked"),
+    ("cgemm_4bit", "fused"),
+    ("cigemmlt", "an INT8 product"),
+    ("torch._int_mm", "an INT8 product"),
+    ("torch.matmul", "codes multiplied in FP32"),
+    ("torch.linear", "dequantised, then a product in floats"),
+)
 
 
 class BitsAndBytes(Eager):
@@ -78,10 +95,12 @@ class BitsAndBytes(Eager):
                 net(image)
 
     def watch(self, net: nn.Module) -> AbstractContextManager[Callable[[], dict[str, int]]]:
-        return kernels.watched(net)
+        return _watched(self.quantised_layers(net))
 
     def outlier_layers(self, net: nn.Module) -> int | None:
-        return outliers.layers_meeting(net)
+        states: list[Any] = [one.state for one in net.modules() if type(one).__name__ == "Linear8bitLt"]
+        met = [state.idx is not None and state.idx.numel() > 0 for state in states if state.threshold > 0]
+        return sum(met) if met else None
 
     def stored_tensors(self, net: nn.Module) -> Iterator[torch.Tensor]:
         """Also what bitsandbytes hangs beside its parameters."""
@@ -108,26 +127,21 @@ def quantised(linear: nn.Module, precision: Int8Precision | Nf4Precision, dtype:
     from visionquant.bench.backends import bnb_layers
 
     assert isinstance(linear, nn.Linear)
-    shape: dict[str, Any] = {
-        "input_features": linear.in_features,
-        "output_features": linear.out_features,
-        "bias": linear.bias is not None,
-        "device": "meta",
-    }
+    weight, has_bias = linear.weight.data, linear.bias is not None
+    shape: dict[str, Any] = {"input_features": linear.in_features, "output_features": linear.out_features}
+    shape |= {"bias": has_bias, "device": "meta"}
     layer: nn.Module
     if isinstance(precision, Int8Precision):
         layer = bnb_layers.Linear8bitLt(**shape, has_fp16_weights=False, threshold=precision.threshold)
-        layer.weight = bnb.nn.Int8Params(linear.weight.data, requires_grad=False, has_fp16_weights=False)
+        layer.weight = bnb.nn.Int8Params(weight, requires_grad=False, has_fp16_weights=False)
     else:
+        size = precision.blocksize
         kind: dict[str, Any] = {"compress_statistics": precision.double_quantization, "quant_type": "nf4"}
         layer = bnb_layers.Linear4bit(**shape, **kind, compute_dtype=dtype)
-        layer.weight = bnb.nn.Params4bit(
-            linear.weight.data, requires_grad=False, blocksize=precision.blocksize, module=layer, **kind
-        )
+        layer.weight = bnb.nn.Params4bit(weight, requires_grad=False, blocksize=size, module=layer, **kind)
         # The repacked CPU kernel wants whole blocks in a row, and rows by 32. Repacking also takes the quantisation of
         # the scales back, for good: that would be another precision than the row's.
-        ragged = linear.in_features % max(32, precision.blocksize) or linear.out_features % 32
-        if ragged or precision.double_quantization:
+        if linear.in_features % max(32, size) or linear.out_features % 32 or precision.double_quantization:
             layer.support_avx512bf16_for_cpu = False
     layer.bias = linear.bias
     return layer.eval()
@@ -162,6 +176,66 @@ def kind_of(layer: Any) -> str:
 
 def _nf4(kind: str, blocksize: int, double: bool) -> str:
     return f"{kind} in blocks of {blocksize}, scales {'quantised' if double else 'not quantised'}"
+
+
+@contextmanager
+def _watched(layers: dict[str, nn.Module]) -> Iterator[Callable[[], dict[str, int]]]:
+    """Note meanwhile what ``layers`` call; gives in how many each kernel ran, by :func:`label`, and "not run"."""
+    ran: dict[str, set[str]] = defaultdict(set)
+    called: list[list[str]] = []  # of the layer that runs now
+
+    def note(function: str) -> None:
+        if called and function not in called[-1]:
+            called[-1].append(function)
+
+    def noting(function: str, real: Callable[..., Any], *args: Any, **more: Any) -> Any:
+        note(function)
+        return real(*args, **more)
+
+    def before(*_: Any) -> None:
+        called[:] = [[]]
+
+    def after(name: str, layer: nn.Module, *_: Any) -> None:
+        ran[label(type(layer).__name__, called.pop())].add(name)
+
+    def counted() -> dict[str, int]:
+        idle = len(layers.keys() - set().union(*ran.values()))
+        return {kernel: len(names) for kernel, names in sorted(ran.items())} | ({"not run": idle} if idle else {})
+
+    with ExitStack() as undo:
+
+        def put(place: Any, name: str, new: Any) -> None:
+            undo.callback(setattr, place, name, getattr(place, name))
+            setattr(place, name, new)
+
+        for name, layer in layers.items():
+            undo.enter_context(layer.register_forward_pre_hook(before))
+            undo.enter_context(layer.register_forward_hook(partial(after, name)))
+        for place, product in PRODUCTS if layers else ():
+            put(place, product, partial(noting, f"torch.{product}", getattr(place, product)))
+        for backend in [sys.modules[name] for name in sys.modules if name.startswith("bitsandbytes.backends.")]:
+            if layers and hasattr(backend, "lib"):
+                put(backend, "lib", _Library(backend.lib, note))
+            if layers and (forward := getattr(backend, "gemm_4bit_forward_kernel", None)):
+                put(backend, "gemm_4bit_forward_kernel", partial(noting, HUB, forward))
+        yield counted
+
+
+class _Library:
+    """Stands for a native library and tells which of its functions are asked for."""
+
+    def __init__(self, real: Any, note: Callable[[str], None]) -> None:
+        self._real, self._note = real, note
+
+    def __getattr__(self, name: str) -> Any:
+        self._note(name)
+        return getattr(self._real, name)
+
+
+def label(layer: str, called: Sequence[str]) -> str:
+    """A kernel's name: the kind of ``layer``, how it multiplies, and what was ``called`` for that, in order."""
+    words = next((text for start, text in WORDS if any(function.startswith(start) for function in called)), "unknown")
+    return f"{QUANTISED[layer]}, {words} ({', '.join(called) or 'nothing known was called'})"
 
 
 ENGINE = BitsAndBytes()

@@ -36,11 +36,7 @@ class Linear4bit(bnb.nn.Linear4bit):
         return answer
 
     def _save_to_state_dict(self, *args: Any) -> None:
-        """The library's own would repack the layer as it stands, its scales rounded and in another order.
-
-        Raises:
-            StudyError: the layer was repacked.
-        """
+        """A StudyError where the layer was repacked: its scales are rounded and in another order then."""
         if getattr(self.weight.quant_state, "packing_format_for_cpu", False):
             found = "it has run on this CPU, which repacked its NF4 layers and rounded their scales"
             raise StudyError("state of the model", found, "convert it anew and take that one's")

@@ -52,17 +52,18 @@ class Backend:
         """What a converted network really is; errors as of :func:`prove`."""
         raise NotImplementedError
 
+    def proved(self, net: nn.Module, row: PrecisionRow, device: str, shape: Shape | None) -> Converted:
+        """:meth:`convert` and :meth:`prove`."""
+        converted = self.convert(net, row, device, shape)
+        return Converted(converted, None if device == "meta" else self.prove(converted, row, device))
+
     def builder(self, net: nn.Module, row: PrecisionRow, device: str, shape: Shape) -> Callable[[], Converted]:
         """How a replicate gets the network: inherited where a fork may, else cast once here and made in each."""
         if devices.of(device).forks_warm:
-            converted = self._proved(net, row, device, shape)
+            converted = self.proved(net, row, device, shape)
             return lambda: converted
         self.cast(net, row, device)
-        return lambda: self._proved(net, row, device, shape)
-
-    def _proved(self, net: nn.Module, row: PrecisionRow, device: str, shape: Shape | None) -> Converted:
-        converted = self.convert(net, row, device, shape)
-        return Converted(converted, None if device == "meta" else self.prove(converted, row, device))
+        return lambda: self.proved(net, row, device, shape)
 
     def settle(self, build: Callable[[], Converted], image: torch.Tensor) -> None:
         """Let an inherited network do once, on this thread, what each replicate would do at its first pass."""
@@ -79,12 +80,8 @@ class Backend:
         """In how many layers the last pass met outlier columns; None where none are looked for."""
         return None
 
-    def stored_bytes(self, net: nn.Module) -> int:
-        """Bytes that must be kept to run the network, each storage once."""
-        raise NotImplementedError
-
-    def file_bytes(self, net: nn.Module) -> int:
-        """Bytes of its weights as a file."""
+    def bytes_of(self, net: nn.Module) -> tuple[int, int]:
+        """Bytes that must be kept to run the network, each storage once, and of its weights' file; before any pass."""
         raise NotImplementedError
 
 
@@ -101,6 +98,11 @@ def dtype_of(precision: PrecisionRow, device: str) -> torch.dtype:
     return dtype
 
 
+def type_name(dtype: torch.dtype) -> str:
+    """A type without torch's own name."""
+    return str(dtype).removeprefix("torch.")
+
+
 def proved(model: nn.Module, precision: PrecisionRow, device: str, shape: Shape | None = None) -> Converted:
     """Put ``model`` (FP32, on the CPU) into ``precision`` on ``device``; the model is changed, proved and returned.
 
@@ -113,7 +115,7 @@ def proved(model: nn.Module, precision: PrecisionRow, device: str, shape: Shape 
     backend = backend_of(precision.engine)
     if why := backend.unsupported(device):
         raise StudyError(subject_of(precision), why, "leave the precision out")
-    return backend._proved(model, precision, device, shape)
+    return backend.proved(model, precision, device, shape)
 
 
 def convert(model: nn.Module, precision: PrecisionRow, device: str, shape: Shape | None = None) -> nn.Module:
@@ -122,11 +124,7 @@ def convert(model: nn.Module, precision: PrecisionRow, device: str, shape: Shape
 
 
 def prove(model: nn.Module, precision: PrecisionRow, device: str) -> Conversion:
-    """What the parameters of a converted model really are; it is in evaluation mode, which decides what code runs.
-
-    Raises:
-        StudyError: the model is not what ``precision`` says; names the part that differs and both values.
-    """
+    """What the parameters of a converted, evaluating model really are; a StudyError names what is not as asked."""
     return backend_of(precision.engine).prove(model, precision, device)
 
 
@@ -136,13 +134,8 @@ def subject_of(precision: PrecisionRow) -> str:
 
 
 def require_all(subject: str, parts: Iterable[tuple[str, str, str]]) -> None:
-    """Insist that of each (name, what it is, what was asked) the last two agree.
-
-    Raises:
-        StudyError: names the first that differs, both values, and how many do.
-    """
-    wrong = [(name, is_, wanted) for name, is_, wanted in parts if is_ != wanted]
-    if wrong:
+    """Insist that of each (name, what it is, what was asked) the last two agree; StudyError: the first that differs."""
+    if wrong := [part for part in parts if part[1] != part[2]]:
         name, is_, wanted = wrong[0]
         more = f" (and so on, {len(wrong)} in all)" if len(wrong) > 1 else ""
         raise StudyError(subject, f"{name} is {is_}, asked was {wanted}{more}", "report this defect")

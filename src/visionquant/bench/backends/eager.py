@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from visionquant.bench import device as devices
-from visionquant.bench import model_size
+from visionquant.bench import op_count
 from visionquant.bench.backends import convert
+from visionquant.bench.backends.convert import type_name
 from visionquant.core.errors import StudyError
 from visionquant.records.record import Conversion
 
@@ -28,18 +29,16 @@ class Eager(convert.Backend):
 
     def prove(self, net: nn.Module, row: Any, device: str) -> Conversion:
         subject, plain = convert.subject_of(row), row.dtype_on(device)
-        training = next((name for name, module in net.named_modules() if module.training), None)
-        if training is not None:
-            what = f"{training or 'the model'} is in training mode"
-            raise StudyError(subject, f"{what}, where other code runs", "call .eval() on the model")
-        quantised = self.quantised_layers(net)
-        modules = self.types_of_modules(net, row)
+        if training := [name or "the model" for name, module in net.named_modules() if module.training]:
+            found = f"{training[0]} is in training mode, where other code runs"
+            raise StudyError(subject, found, "call .eval() on the model")
+        quantised, modules = self.quantised_layers(net), self.types_of_modules(net, row)
         convert.require_all(subject, self.parts(net, row, plain))
         weights = sum(layer.in_features * layer.out_features for layer in quantised.values())
         others = sum(one.numel() for one in net.parameters() if type(one) is nn.Parameter)
         dtypes: Counter[str] = Counter()
         for parameter in net.parameters():
-            dtypes[type_name(parameter)] += parameter.numel()
+            dtypes[type_name(parameter.dtype)] += parameter.numel()
         attention = str(getattr(getattr(net, "config", None), "_attn_implementation", "unknown"))
         knobs = {"class": type(net).__name__, "method": row.method, "dtype": plain, "attention": attention}
         return Conversion(
@@ -64,7 +63,7 @@ class Eager(convert.Backend):
             if type(parameter) is not nn.Parameter:
                 yield name, f"quantised ({type(parameter).__name__})", plain
             elif parameter.is_floating_point():
-                yield name, type_name(parameter), plain
+                yield name, type_name(parameter.dtype), plain
 
     def types_of_modules(self, net: nn.Module, row: Any) -> dict[str, str] | None:
         """Of each module with parameters of its own, where a row decides by module."""
@@ -83,17 +82,10 @@ class Eager(convert.Backend):
         yield from net.parameters()
         yield from net.buffers()
 
-    def stored_bytes(self, net: nn.Module) -> int:
+    def bytes_of(self, net: nn.Module) -> tuple[int, int]:
         storages = (tensor.untyped_storage() for tensor in self.stored_tensors(net))
-        return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
-
-    def file_bytes(self, net: nn.Module) -> int:
-        return model_size.safetensors_bytes(net)
-
-
-def type_name(tensor: torch.Tensor) -> str:
-    """A tensor's type without torch's own name."""
-    return str(tensor.dtype).removeprefix("torch.")
+        stored = sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+        return stored, op_count.safetensors_bytes(net)
 
 
 ENGINE = Eager()

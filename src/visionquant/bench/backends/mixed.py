@@ -12,6 +12,7 @@ without converting what flows between them.
 
 import re
 from collections.abc import Iterator
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -19,8 +20,8 @@ from torch import nn
 from torch.utils._pytree import tree_map
 
 from visionquant.bench.backends import bnb
-from visionquant.bench.backends.eager import type_name
-from visionquant.bench.kernels import QUANTISED
+from visionquant.bench.backends.bnb import QUANTISED
+from visionquant.bench.backends.convert import type_name
 from visionquant.core.errors import StudyError
 from visionquant.settings.precision import MixedPrecision
 
@@ -56,7 +57,8 @@ class Mixed(bnb.BitsAndBytes):
             if own := list(module.parameters(recurse=False)):
                 kind = kinds[name]
                 is_ = bnb.kind_of(module) if type(module).__name__ in QUANTISED else _types(own)
-                yield name, is_, bnb.asked(rows[kind]) if kind in rows else _name_of(kind, plain)
+                dtype = type_name(FLOATS[kind]) if kind in FLOATS else plain
+                yield name, is_, bnb.asked(rows[kind]) if kind in rows else dtype
 
     def types_of_modules(self, net: nn.Module, row: Any) -> dict[str, str] | None:
         kinds, quantised = assign(net, row), row.quantized_rows
@@ -69,23 +71,15 @@ class Mixed(bnb.BitsAndBytes):
 
 
 def assign(model: nn.Module, precision: MixedPrecision) -> dict[str, str]:
-    """What the rules make of each module by its dotted name: "fp32", "fp16", "bf16", "int8", "nf4", or "" for none.
-
-    Raises:
-        StudyError: a rule takes no module, because none has such a name or earlier rules took them all.
-    """
-    kinds: dict[str, str] = {"": ""}
+    """Of each module by dotted name "fp32", "fp16", "bf16", "int8", "nf4", or ""; a StudyError if a rule takes none."""
+    kinds: dict[str, str] = {}
     taken = [0] * len(precision.rules)
     for name, module in model.named_modules():
-        if not name:
-            continue
-        parent = name.rpartition(".")[0]
-        if isinstance(model.get_submodule(parent), nn.MultiheadAttention):
+        kinds[name], parent = "", name.rpartition(".")[0]
+        if name and isinstance(model.get_submodule(parent), nn.MultiheadAttention):
             kinds[name] = kinds[parent]  # which reads the weights of this layer and never calls it
             continue
-        parts = name.split(".")
-        around = [".".join(parts[:i]) for i in range(1, len(parts) + 1)]
-        kinds[name] = ""
+        around = list(accumulate(name.split("."), "{}.{}".format)) if name else []
         for number, rule in enumerate(precision.rules):
             if rule.to not in FLOATS and not isinstance(module, nn.Linear):
                 continue
@@ -98,11 +92,9 @@ def assign(model: nn.Module, precision: MixedPrecision) -> dict[str, str]:
             what = "module with parameters" if rule.to in FLOATS else "Linear layer"
             linear = (name for name, module in model.named_modules() if isinstance(module, nn.Linear))
             example = next(linear, next(name for name, _ in model.named_parameters()).rpartition(".")[0])
-            raise StudyError(
-                f"precision rule {rule.modules!r}",
-                f"no {what} of this model matches it, or earlier rules take all that do",
-                f"correct it in params.yaml; a name here is {example}",
-            )
+            found = f"no {what} of this model matches it, or earlier rules take all that do"
+            remedy = f"correct it in params.yaml; a name here is {example}"
+            raise StudyError(f"precision rule {rule.modules!r}", found, remedy)
     return kinds
 
 
@@ -116,14 +108,8 @@ def _type_around(model: nn.Module, name: str, kinds: dict[str, str], dtype: torc
 
 
 def _border(module: nn.Module, own: torch.dtype, around: torch.dtype) -> None:
-    def inwards(_: nn.Module, args: Any, kwargs: Any) -> Any:
-        return _to(args, own), _to(kwargs, own)
-
-    def outwards(_: nn.Module, __: Any, output: Any) -> Any:
-        return _to(output, around)
-
-    module.register_forward_pre_hook(inwards, with_kwargs=True)
-    module.register_forward_hook(outwards)
+    module.register_forward_pre_hook(lambda _, args, kwargs: (_to(args, own), _to(kwargs, own)), with_kwargs=True)
+    module.register_forward_hook(lambda _, __, output: _to(output, around))
 
 
 def _to(values: Any, dtype: torch.dtype) -> Any:
@@ -133,12 +119,8 @@ def _to(values: Any, dtype: torch.dtype) -> Any:
     return tree_map(converted, values)
 
 
-def _name_of(kind: str, plain: str) -> str:
-    return str(FLOATS[kind]).removeprefix("torch.") if kind in FLOATS else plain
-
-
 def _types(own: list[nn.Parameter]) -> str:
-    return "+".join(sorted({type_name(parameter) for parameter in own}))
+    return "+".join(sorted({type_name(parameter.dtype) for parameter in own}))
 
 
 ENGINE = Mixed()

@@ -49,16 +49,6 @@ class Graph:
     outputs: tuple[str, ...]
     attention: str
 
-    @property
-    def file_bytes(self) -> int:
-        """Bytes of the graph's file and of that of its weights."""
-        return len(self.proto) + self.weights.nbytes
-
-    @property
-    def stored_bytes(self) -> int:
-        """Bytes of all initialisers."""
-        return sum(array.nbytes for array in self.initialisers().values())
-
     def message(self) -> Any:
         """The graph as onnx parses it, a ``ModelProto`` without its larger initialisers."""
         import onnx
@@ -83,10 +73,7 @@ class Graph:
 
 
 def export(net: nn.Module, precision: OnnxRuntimePrecision, images: torch.Tensor) -> Graph:
-    """The graph of ``net`` (FP32, on the CPU), quantised where ``precision`` says so.
-
-    Args:
-        images: two of the size that the graph will take, shape (2, channels, height, width).
+    """The graph of ``net`` (FP32, on the CPU) for two ``images`` like these, quantised where ``precision`` says so.
 
     Raises:
         worker.Failed: memory ran out, or an operation has no counterpart in ONNX.
@@ -128,18 +115,11 @@ def _export(net: nn.Module, precision: OnnxRuntimePrecision, images: torch.Tenso
         outputs = tuple(name for name, value in net(images).items() if isinstance(value, torch.Tensor))
     path = folder / "exported" / MODEL
     path.parent.mkdir()
+    names: dict[str, Any] = {"input_names": [INPUT], "output_names": list(outputs)}
+    names["dynamic_axes"] = {name: {0: "batch"} for name in (INPUT, *outputs)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that the exporter is the older one, and that shapes become constants
-        torch.onnx.export(
-            _Tensors(net),
-            (images,),
-            str(path),
-            dynamo=False,
-            opset_version=OPSET,
-            input_names=[INPUT],
-            output_names=list(outputs),
-            dynamic_axes={name: {0: "batch"} for name in (INPUT, *outputs)},
-        )
+        torch.onnx.export(_Tensors(net), (images,), str(path), dynamo=False, opset_version=OPSET, **names)
     if precision.weights == "int8":
         path = _quantised(path, precision, folder)
     onnx.save_model(onnx.load(path), folder / MODEL, save_as_external_data=True, location=WEIGHTS, size_threshold=APART)
@@ -152,17 +132,11 @@ def _quantised(path: Path, precision: OnnxRuntimePrecision, folder: Path) -> Pat
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     prepared, quantised = folder / "prepared" / MODEL, folder / "quantised" / MODEL
-    for place in (prepared, quantised):
-        place.parent.mkdir()
-    quant_pre_process(
-        str(path),
-        str(prepared),
-        skip_symbolic_shape=True,
-        save_as_external_data=True,
-        all_tensors_to_one_file=True,
-        external_data_location=WEIGHTS,
-        external_data_size_threshold=APART,
-    )
+    prepared.parent.mkdir()
+    quantised.parent.mkdir()
+    apart: dict[str, Any] = {"external_data_location": WEIGHTS, "external_data_size_threshold": APART}
+    apart |= {"save_as_external_data": True, "all_tensors_to_one_file": True}
+    quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True, **apart)
     quantize_dynamic(
         prepared,
         quantised,

@@ -53,9 +53,8 @@ class Options:
 
 def options_of(precision: OnnxRuntimePrecision) -> Options:
     """What a row asks for, with as many threads as torch has in this process."""
-    threads = torch.get_num_threads()
-    branches = threads if precision.execution_mode == "parallel" else 1
-    return Options(threads, branches, precision.execution_mode, precision.graph_optimization)
+    threads, mode = torch.get_num_threads(), precision.execution_mode
+    return Options(threads, threads if mode == "parallel" else 1, mode, precision.graph_optimization)
 
 
 class Network(nn.Module):
@@ -94,10 +93,8 @@ def _session(graph: Graph, options: Options) -> Any:
     from onnxruntime.capi.onnxruntime_pybind11_state import Fail, NotImplemented, RuntimeException
 
     wanted = ort.SessionOptions()
-    wanted.intra_op_num_threads = options.threads
-    wanted.inter_op_num_threads = options.branches
-    parallel = options.execution_mode == "parallel"
-    wanted.execution_mode = ort.ExecutionMode.ORT_PARALLEL if parallel else ort.ExecutionMode.ORT_SEQUENTIAL
+    wanted.intra_op_num_threads, wanted.inter_op_num_threads = options.threads, options.branches
+    wanted.execution_mode = getattr(ort.ExecutionMode, f"ORT_{options.execution_mode.upper()}")
     wanted.graph_optimization_level = getattr(ort.GraphOptimizationLevel, f"ORT_{LEVELS[options.graph_optimization]}")
     for pool in ("intra_op", "inter_op"):
         wanted.add_session_config_entry(f"session.{pool}.allow_spinning", str(int(options.spinning)))
@@ -139,15 +136,11 @@ class OnnxRuntime(Backend):
         assert isinstance(net, Network)
         return net.kernels(image).total()
 
-    def stored_bytes(self, net: nn.Module) -> int:
-        """Of all initialisers."""
+    def bytes_of(self, net: nn.Module) -> tuple[int, int]:
+        """Of all initialisers; of the graph's file and that of its weights."""
         assert isinstance(net, Network)
-        return net.graph.stored_bytes
-
-    def file_bytes(self, net: nn.Module) -> int:
-        """Of the graph's file and that of its weights."""
-        assert isinstance(net, Network)
-        return net.graph.file_bytes
+        stored = sum(array.nbytes for array in net.graph.initialisers().values())
+        return stored, len(net.graph.proto) + net.graph.weights.nbytes
 
 
 def _installed(name: str) -> bool:

@@ -1,59 +1,142 @@
-"""Top-1 of the trained networks in every precision, what was trained, and models with pretrained weights."""
+"""How far outputs are from FP32's, which is no accuracy, and top-1 against labels, which is."""
 
-from visionquant.analysis.estimators import Estimate
+from typing import Any
+
+from matplotlib.axes import Axes
+
+from visionquant.analysis import estimators
 from visionquant.analysis.study import LOCAL, MachineSet, Study
-from visionquant.records.labelled import counted
+from visionquant.records.outcomes import counted
 from visionquant.report import figure
-from visionquant.report.columns import of_pairs
+from visionquant.report.columns import columns_of, of_models, of_pairs, source
 from visionquant.report.figure import Dot, Figure
 from visionquant.report.items import MEASURED, Item, missing, number
-from visionquant.report.table import Column, Table, build
+from visionquant.report.table import Column, Table, build, texts
 
 TRAINED = "weights trained here"
+
+
+def agreement(study: Study, run: MachineSet) -> Table:
+    """Features: cosine and signal to noise."""
+    caption = f"Last hidden state on crops of photographs; signal to quantisation noise in decibels. {_weights(run)}"
+    shown = of_models(
+        columns_of(study, run.source, "cosine", "cosine", study.compared),
+        columns_of(study, run.source, "SQNR, dB", "sqnr", study.compared),
+    )
+    return build("agreement", "Features against FP32", caption, shown, study.models, source(run))
+
+
+def decisions(study: Study, run: MachineSet) -> Table:
+    """Logits: how often the same class wins, and how far the distributions are apart."""
+    proven = [record.fidelity for record in run.records.values() if record.fidelity]
+    through = " or ".join(sorted({fidelity.logits_from for fidelity in proven})) or "a head"
+    counts = sorted({fidelity.images for fidelity in proven})
+    images = f"{counts[0]} to {counts[-1]} images a model, the fewer the larger it is" if counts else "no images yet"
+    caption = f"Logits through {through}, over {images}. KL: Kullback-Leibler divergence. {_weights(run)}"
+    shown = of_models(
+        columns_of(study, run.source, "top-1 agreement, %", "top1_agreement", study.compared),
+        columns_of(study, run.source, "KL, nats", "kl_divergence", study.compared),
+    )
+    title = "Accuracy simulation: decisions against FP32"
+    return build("decisions", title, caption, shown, study.models, source(run))
+
+
+def _weights(run: MachineSet) -> str:
+    if "seeded" in run.weights:
+        return "Seeded weights: this shows that the conversion is right, and nothing about accuracy."
+    return "Pretrained weights; agreement with FP32, not accuracy against labels."
+
+
+def traced(study: Study) -> MachineSet:
+    """The set that tells of noise by block for the most pairs; the measured one where none does."""
+    return max((study.measured, *study.sets), key=lambda run: len(estimators.block_ratios(run.records)))
+
+
+def depth(study: Study, run: MachineSet) -> Table:
+    """Where noise enters: after the first block, after the last, and the block that costs most."""
+    caption = f"Of the first photograph; and the block after which it falls most. {_weights(run)}"
+    shown = of_pairs(
+        Column("blocks", lambda row: len(row[2])),
+        Column("after the first", lambda row: row[2][0], MEASURED, "SQNR, dB", 1, "equal to FP32"),
+        Column("after the last", lambda row: row[2][-1], MEASURED, "SQNR, dB", 1, "equal to FP32"),
+        Column("largest fall, dB", 4, MEASURED, "", 1, "no block lowers it"),
+        Column("at block", 3, MEASURED, why="no block lowers it"),
+    )
+    ratios = estimators.block_ratios(run.records)
+    names = dict.fromkeys(name for _, name in ratios)
+    traced_pairs = [(model, name) for model in study.models for name in names if (model, name) in ratios]
+    rows = [(*pair, ratios[pair], *estimators.steepest(ratios[pair])) for pair in traced_pairs]
+    title, filters = "Where the error enters", ("Model", "Precision")
+    return build("noise-depth", title, caption, shown, rows, source(run), filters=filters)
+
+
+def agreement_figure(study: Study, run: MachineSet) -> Figure:
+    """Signal to quantisation noise by model and precision."""
+    weights, names, looks = run.weights or "no", study.compared, figure.looks(study)
+    seeded = " It shows that conversions are right; it is no accuracy." if "seeded" in weights else ""
+    caption = f"On crops of real photographs, {weights} weights.{seeded}"
+    alt = "A row a model with a mark a precision on a scale of decibels."
+    values = {name: study.column(run.source, "sqnr", name) for name in names}
+    dots = [Dot(model, name, ratio, size=6) for name in names for model, ratio in values[name].items()]
+    label = "signal to quantisation noise of the features, dB (more is closer to FP32)"
+    svg = figure.dot_plot(dots, study.models, names, looks, label, 5.6, step=0)
+    return Figure("fidelity", "Agreement with FP32", caption, alt, source(run), svg)
+
+
+def depth_figure(study: Study, run: MachineSet) -> Figure:
+    """Signal to noise after every block: a panel a model, a line a precision."""
+    caption = f"Of the first photograph. A MobileViT's blocks are its five stages. Weights: {run.weights or 'none'}."
+    alt = "A panel a model with a line a precision from the first block to the last; higher is closer to FP32."
+    ratios, looks = estimators.block_ratios(run.records), figure.looks(study)
+    names = dict.fromkeys(name for _, name in ratios)
+    models = [model for model in study.models if any((model, name) in ratios for name in names)]
+
+    def panel(axes: Axes, model: str) -> None:
+        for name in names:
+            after = enumerate(ratios.get((model, name), ()), 1)
+            points = {block: ratio for block, ratio in after if ratio is not None}
+            style: Any = {"color": looks[name].colour, "marker": looks[name].marker}
+            axes.plot(list(points), list(points.values()), linewidth=1.0, markersize=2.5, **style)
+        axes.set_title(model, fontsize=7)
+
+    keys, labels = figure.keys_of(looks, names), ("after block", "signal to noise, dB")
+    svg = figure.grid(models, panel, (9.0, 1.7), keys, labels, above=0.9, sharey=True)
+    return Figure("noise-by-block", "Signal to noise after every block", caption, alt, source(run), svg)
 
 
 def top1(study: Study) -> tuple[Table, ...]:
     """One table a source: the share of images named rightly, against FP32 on the same images."""
     caption = (
         "Percent of held-out images, with the Wilson interval. LOWER or HIGHER than FP32 by McNemar's exact test, "
-        "corrected (Holm) over the table; UNDECIDED: these images don't tell the two apart. Calibration: expected "
-        "calibration error over ten bins."
+        "corrected (Holm) over the table; UNDECIDED: these images don't tell. Calibration error: expected, ten bins."
     )
-    title, tables = "Top-1 of the trained networks", list[Table]()
+    tables = list[Table]()
     for run in _evaluated(study) or [study.local]:
         scores = tuple(run.accuracy.values())
         where, below = "", "No network was evaluated: `make accuracy`."
         if scores:
             where = f", {'this machine' if run.source == LOCAL else run.source}, {len(scores[0].labels)} images"
             below = f"{scores[0].environment.title}; {TRAINED}, {', '.join(result.network for result in scores)}."
-
-        def of(heading: str, name: str, group: str = "", decimals: int = 0, source: str = run.source) -> Column:
-            def value(pair: tuple[str, str]) -> float | None:
-                return study.value(source, *pair, 0, name)
-
-            return Column(heading, value, MEASURED, group, decimals, "FP32 itself")
-
         shown = of_pairs(
             _share(study, run.source, "top-1, %", "top1"),
-            of("right in FP32 alone", "right_in_fp32_alone", "images"),
-            of("right here alone", "right_here_alone", "images"),
-            of("p", "mcnemar_p", "", 3),
-            of("calibration error, %", "calibration_error", "", 2),
+            _figure(study, run.source, "right in FP32 alone", "right_in_fp32_alone", "images"),
+            _figure(study, run.source, "right here alone", "right_here_alone", "images"),
+            _figure(study, run.source, "p", "mcnemar_p", "", 3),
+            _figure(study, run.source, "calibration error, %", "calibration_error", "", 2),
             first="Network",
         )
         rows = [(result.network, precision) for result in scores for precision in result.precisions]
         name = f"accuracy-{run.source.replace(':', '-')}" if tables else "accuracy"
-        tables.append(build(name, f"{title}{where}", caption, shown, rows, below))
+        tables.append(build(name, f"Top-1 of the trained networks{where}", caption, shown, rows, below))
     return tuple(tables)
 
 
-def pretrained(study: Study) -> Table:
+def pretrained_models(study: Study) -> Table:
     """Models of the study with pretrained weights on the reader's labelled images."""
     caption = (
-        "Images of `evaluation.images` in params.yaml. Top-1 and top-5 through the checkpoint's own head; LOWER or "
-        "HIGHER than FP32 by McNemar's exact test, corrected (Holm) over the table. Also the "
-        "share of images that their nearest neighbours by features name rightly, how often that is the class that "
-        "FP32's features give, and linear CKA with FP32's features."
+        "Images of `evaluation.images`. Top-1 and top-5 through the checkpoint's own head; LOWER or HIGHER than FP32 "
+        "by McNemar's exact test, corrected (Holm) over the table. Then: the share that neighbours by features name "
+        "rightly, how often that is the class that FP32's features give, and linear CKA with FP32's features."
     )
     labelled, below = study.local.labelled, "data/machines/local/labelled.json."
     judged = labelled.judged if labelled else ()
@@ -71,27 +154,21 @@ def pretrained(study: Study) -> Table:
 
         return Column(column.heading, item, MEASURED)
 
-    def plain(heading: str, name: str, decimals: int) -> Column:
-        return Column(heading, lambda row: study.value(LOCAL, row[0], row[1], 0, name), MEASURED, decimals=decimals)
-
-    shown = of_pairs(
-        of(_share(study, LOCAL, "top-1, %", "top1")),
-        of(_share(study, LOCAL, "top-5, %", "top5")),
-        of(_share(study, LOCAL, "neighbours, %", "knn_top1")),
-        of(plain("same as FP32's, %", "knn_agreement", 2)),
-        of(plain("CKA", "cka", 4)),
+    columns = (
+        _share(study, LOCAL, "top-1, %", "top1"),
+        _share(study, LOCAL, "top-5, %", "top5"),
+        _share(study, LOCAL, "neighbours, %", "knn_top1"),
+        _figure(study, LOCAL, "same as FP32's, %", "knn_agreement", "", 2, "not available"),
+        _figure(study, LOCAL, "CKA", "cka", "", 4, "not available"),
     )
     rows = [(result.model, precision) for result in judged for precision in result.precisions]
     rows += [(model, "all") for model in absent]
-    return build("pretrained", "Models with pretrained weights", caption, shown, rows, below)
+    return build("pretrained", "Models with pretrained weights", caption, of_pairs(*map(of, columns)), rows, below)
 
 
-def trained(study: Study) -> Table:
+def trained_networks(study: Study) -> Table:
     """The networks: family, sizes, images learned from and held out."""
-    caption = (
-        "Small networks on a small task: scikit-learn's 1,797 handwritten digits, 8 x 8 pixels scaled up. An image is "
-        "named by the network that has not learned from it."
-    )
+    caption = "Of 1,797 handwritten digits (scikit-learn); the network that names one has not learned from it."
     shown = [
         Column("Network", lambda row: row[1].network, "text"),
         Column("Family", lambda row: row[1].spec.family, "text"),
@@ -99,7 +176,7 @@ def trained(study: Study) -> Table:
         Column("epochs", lambda row: row[1].spec.epochs),
         Column("folds", lambda row: f"{len(row[1].folds)} of {row[1].training.folds}"),
         Column("images named", lambda row: len(row[1].labels)),
-        Column("Source", 0, "text"),
+        *texts("Source"),
     ]
     rows = [(run.source, result) for run in _evaluated(study) for result in run.accuracy.values()]
     return build("trained", "What was trained", caption, shown, rows, "data/machines/*/accuracy.")
@@ -107,13 +184,9 @@ def trained(study: Study) -> Table:
 
 def top1_figure(study: Study) -> Figure:
     """The source with the most images."""
-    caption = (
-        "Wilson intervals; the precisions name the same images, so overlapping intervals are no proof of equality: "
-        "the table has the exact test."
-    )
-    alt = "A row a network with a mark and an interval a precision."
-    runs = _evaluated(study)
-    run = max(runs, key=lambda result: len(next(iter(result.accuracy.values())).labels)) if runs else study.local
+    caption = "Wilson intervals, of the same images: overlap is no proof of equality; the table has the exact test."
+    alt, runs = "A row a network with a mark and an interval a precision.", _evaluated(study)
+    run = max(runs, key=lambda run: len(next(iter(run.accuracy.values())).labels), default=study.local)
     rows = [(result.network, precision) for result in run.accuracy.values() for precision in result.precisions]
     names, precisions = (tuple(dict.fromkeys(row[i] for row in rows)) for i in (0, 1))
     shares = {row: study.row(run.source, *row, 0, "top1") for row in rows}
@@ -133,8 +206,14 @@ def _share(study: Study, source: str, heading: str, name: str) -> Column:
     """A share of images in percent, with its interval, how many they are, and the verdict on it."""
 
     def of(pair: tuple[str, str]) -> Item:
-        found: Estimate = study.row(source, *pair, 0, name)
-        note = f"{round((found.value or 0.0) * found.n / 100)} of {found.n}"
-        return number(found.value, 2, "it has no head", "", found.low, found.high, note, found.verdict)
+        share = study.row(source, *pair, 0, name)
+        note = f"{round((share.value or 0.0) * share.n / 100)} of {share.n}"
+        return number(share.value, 2, "it has no head", "", share.low, share.high, note, share.verdict)
 
     return Column(heading, of, MEASURED)
+
+
+def _figure(
+    study: Study, source: str, heading: str, name: str, group: str = "", decimals: int = 0, why: str = "FP32 itself"
+) -> Column:
+    return Column(heading, lambda row: study.value(source, row[0], row[1], 0, name), MEASURED, group, decimals, why)

@@ -1,7 +1,7 @@
 """The supplement's claims: how many follow, which are contradicted, each with its evidence, and the figures behind."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -9,9 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from visionquant.analysis.claims.claim import Kind
-from visionquant.analysis.claims.internal import InternalWord
-from visionquant.analysis.claims.internal import number as shown_number
-from visionquant.analysis.claims.ledger import CheckedClaim, Ledger
+from visionquant.analysis.claims.ledger import CheckedClaim, InternalWord, Ledger
+from visionquant.analysis.claims.ledger import number as shown_number
 from visionquant.analysis.claims.reproduction import ReproductionWord
 from visionquant.analysis.frame import ARITHMETIC
 from visionquant.analysis.study import BASELINE, MachineSet, Study
@@ -19,7 +18,7 @@ from visionquant.report import figure
 from visionquant.report.columns import PRINTED_PRECISIONS, block, of_models, source
 from visionquant.report.figure import Dot, Figure
 from visionquant.report.items import PUBLISHED, TEXT, Item, key_of, number, printed, text
-from visionquant.report.table import Column, Table, build, say, words
+from visionquant.report.table import Column, Table, build, say, texts
 
 CASES = 5  # of each of the three answers
 
@@ -45,13 +44,11 @@ def story(ledger: Ledger) -> tuple[StoryPart, ...]:
         "runs": outcomes.total(),
         "counted": sum(row.claim.counted for row in supported),
     }
+    untested = [row for row in ledger.claims if row.reproduction == "not comparable"]
     cases = {
         "What holds": ("holds", [row for row in supported if row.internal.word == "follows"]),
         "What doesn't": ("fails", ledger.contradictions()),
-        "What could not be tested": (
-            "untested",
-            [row for row in ledger.claims if row.reproduction == "not comparable"],
-        ),
+        "What could not be tested": ("untested", untested),
     }
     return tuple(StoryPart(heading, say(name, values), _cases(claims)) for heading, (name, claims) in cases.items())
 
@@ -71,26 +68,23 @@ def _cases(claims: Iterable[CheckedClaim]) -> tuple[tuple[str, str], ...]:
     return tuple(cases)
 
 
-def counts(study: Study, ledger: Ledger) -> Table:
+def claim_counts(study: Study, ledger: Ledger) -> Table:
     """Claims by the kind of evidence they take, and by verdict."""
     caption = (
-        "Internal: does the claim follow from what the supplement itself prints? Reproduction: what the set of records "
-        "behind the measured columns says; times compare with the published card only, bytes on every machine."
+        "Internal: does it follow from what the supplement prints? Reproduction: what the measured set says; times "
+        "compare with the published card only, bytes on every machine."
     )
     members = {kind: [row for row in ledger.claims if row.claim.entry.kind == kind] for kind in get_args(Kind)}
     members["all"] = list(ledger.claims)
 
-    def internal(word: str) -> Column:
-        return Column(word, lambda kind: sum(row.internal.word == word for row in members[kind]), group="internal")
-
-    def measured(word: str) -> Column:
-        return Column(word, lambda kind: sum(row.reproduction == word for row in members[kind]), group="reproduction")
+    def count(group: str, word: str, of: Callable[[CheckedClaim], str]) -> Column:
+        return Column(word, lambda kind: sum(of(row) == word for row in members[kind]), group=group)
 
     shown = [
         Column("Evidence that it takes", lambda kind: text(kind, "text strong" if kind == "all" else ""), TEXT),
         Column("claims", lambda kind: len(members[kind])),
-        *map(internal, get_args(InternalWord)),
-        *map(measured, get_args(ReproductionWord)),
+        *(count("internal", word, lambda row: row.internal.word) for word in get_args(InternalWord)),
+        *(count("reproduction", word, lambda row: row.reproduction) for word in get_args(ReproductionWord)),
     ]
     return build("claims-counts", "Claims by kind and by verdict", caption, shown, members, source(study.measured))
 
@@ -100,14 +94,13 @@ def contradictions(study: Study, ledger: Ledger) -> Table:
     caption = "Apart: how far the nearest figure that the formula allows lies from the printed one, as a share of it."
 
     def apart(row: CheckedClaim) -> Item | str:
-        gap = row.internal.gap
-        return "a sentence" if gap is None else number(100 * gap, 1, unit="%")
+        return "a sentence" if row.internal.gap is None else number(100 * row.internal.gap, 1, unit="%")
 
     shown = [
         Column("Claim", _linked, TEXT),
         Column("printed", lambda row: printed(row.claim.printed) if row.claim.printed else "", PUBLISHED),
         Column("apart", apart),
-        *words(internal__why="the arithmetic"),
+        *texts(internal__why="the arithmetic"),
     ]
     below = "Published figures, counts of the committed architectures, data/supplement/releases.csv."
     title = "Contradicted, strongest first"
@@ -141,7 +134,7 @@ def every(study: Study, ledger: Ledger) -> Table:
     shown = [
         Column("Claim", lambda row: Item(row.claim.says, row.claim.id, more=_folded(row), anchor=row.anchor), TEXT),
         Column("Section", section, TEXT),
-        *words(claim__entry__kind="Evidence"),
+        *texts(claim__entry__kind="Evidence"),
         Column("published", lambda row: printed(row.claim.printed) if row.claim.printed else "a sentence", PUBLISHED),
         Column("recomputed", recomputed),
         Column("Internal", lambda row: verdict(row.internal.word), TEXT),
@@ -154,14 +147,11 @@ def every(study: Study, ledger: Ledger) -> Table:
 def listings(ledger: Ledger) -> Table:
     """The code listings, run for real."""
 
-    def outcome(row: CheckedClaim) -> Item:
-        found = row.claim.entry.outcome
-        return Item(found, css="good" if found == "works" else "bad")
-
+    css = {"works": "good"}
     shown = [
         Column("Claim", _linked, TEXT),
-        Column("outcome", outcome, TEXT),
-        *words(claim__entry__why="what happens"),
+        Column("outcome", lambda row: Item(row.claim.entry.outcome, css=css.get(row.claim.entry.outcome, "bad")), TEXT),
+        *texts(claim__entry__why="what happens"),
         Column("test", lambda row: row.claim.entry.shown_by.rpartition("::")[2], TEXT),
     ]
     caption = "Each is restated in its pattern and run by a test, which fails if the outcome is another."
@@ -171,10 +161,7 @@ def listings(ledger: Ledger) -> Table:
 
 def unprinted(study: Study, run: MachineSet) -> Table:
     """The rows that the memory and throughput tables leave out, and what they must have been."""
-    caption = (
-        "Memory saved as bytes and workspace give it, without what the allocator keeps beside them; throughput as one "
-        "over the printed latency. The statistics of the supplement speak of all sixteen models."
-    )
+    caption = "From bytes and workspace, and as one over the printed latency; the statistics speak of all sixteen."
     memory, rate = (study.published.column(name, BASELINE) for name in ("memory_published", "throughput"))
 
     def reduction(model: str, precision: str) -> Item | str:
@@ -200,7 +187,7 @@ def _folded(row: CheckedClaim) -> tuple[str, ...]:
     """The lines that a claim unfolds into."""
     claim, check, tolerance = row.claim, row.internal, row.claim.entry.tolerance
     lines = [f"Place: {claim.place}; id `{claim.id}`"]
-    lines += [f"Formula{f' ({name})' if name else ''}: `{formula}`" for name, formula in claim.readings]
+    lines += [f"Formula{f' ({name})' if name else ''}: `{formula}`" for name, formula in claim.entry.formula.items()]
     lines += [f"Must hold: `{claim.entry.requires}`"] if claim.entry.requires else []
     if tolerance:
         parts = [f"{100 * tolerance.share:g} %"] if tolerance.share else []
@@ -222,12 +209,11 @@ def _folded(row: CheckedClaim) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def memory_figure(study: Study, run: MachineSet) -> Figure:
+def memory_model_figure(study: Study, run: MachineSet) -> Figure:
     """Published memory less weights and workspace by arithmetic, a mark a cell; INT4 against NF4 and against INT8."""
     caption = (
-        f"Weights by their bytes and {study.params.report.workspace_mib:g} MiB of workspace; the band is what "
-        "an allocator may keep beside them. FP32, FP16 and INT8 fit. The INT4 column does not fit NF4 (filled) and "
-        "does fit INT8 (hollow)."
+        f"Weights by their bytes and {study.params.report.workspace_mib:g} MiB of workspace; the band is what an "
+        "allocator may keep beside them. FP32, FP16 and INT8 fit; the INT4 column fits INT8 (hollow), not NF4 (filled)."
     )
     alt = "A row a model: marks of FP32, FP16 and INT8 within a narrow band, the filled INT4 marks far to the right."
     models, looks, dots = tuple(study.published.column("memory_published", BASELINE)), figure.looks(study), []
@@ -250,7 +236,7 @@ def memory_figure(study: Study, run: MachineSet) -> Figure:
     return Figure("memory-model", "Published memory against arithmetic", caption, alt, source(run, study), svg)
 
 
-def linear_layers(study: Study, run: MachineSet) -> Figure:
+def linear_layers_figure(study: Study, run: MachineSet) -> Figure:
     """Published INT8 latency against the number of Linear layers, with the line through the origin."""
     points = [
         (facts.linear_layers, ms)
@@ -263,10 +249,7 @@ def linear_layers(study: Study, run: MachineSet) -> Figure:
         per_layer, most = float(np.median(times / layers)), float(layers.max())
         r = float(np.corrcoef(layers, times)[0, 1])
         line = f" The line: {1e3 * per_layer:.0f} microseconds a layer (the median); correlation {r:.2f}."
-    caption = (
-        "The published INT8 time rises with the number of Linear layers (a pooler, which stays as it is, included)."
-        f"{line}"
-    )
+    caption = f"Linear layers include a pooler, which stays as it is.{line}"
     alt = "Published INT8 milliseconds rising with the number of Linear layers along a line."
 
     def on(axes: Axes) -> None:
@@ -282,7 +265,7 @@ def linear_layers(study: Study, run: MachineSet) -> Figure:
     return Figure("linear-layers", title, caption, alt, source(run, study), svg)
 
 
-def throughput_figure(study: Study, run: MachineSet) -> Figure:
+def throughput_model_figure(study: Study, run: MachineSet) -> Figure:
     """Published throughput over 1000 / published latency, a mark a cell."""
     caption = (
         "Bars: what the rounding of the milliseconds leaves open. The throughput column carries no information of "

@@ -19,50 +19,47 @@ from visionquant.report import figure
 from visionquant.report.columns import of_pairs, source
 from visionquant.report.figure import Dot, Figure
 from visionquant.report.items import MEASURED, TEXT, Item, fixed, joined, key_of, number, precision_label, text
-from visionquant.report.table import Column, Table, build, words
+from visionquant.report.table import Column, Table, build, texts
 
 NOT_RECORDED = "not recorded"
-Numbers = Iterable[float | None]
 
 
-def quiet(study: Study, run: MachineSet) -> Table:
+def machine_conditions(study: Study, run: MachineSet) -> Table:
     """The conditions of a set, counted over its replicates and cells."""
     machine = run.environment
-    unrecorded = ", ".join(LABELS[name] for name in machine.unrecorded) if machine else ""
-    if unrecorded:
-        unrecorded = f" Not recorded by the version that measured, and so equal to no other set's: {unrecorded}."
-    caption = f"Recorded beside every replicate. Limits of the instruction set: {processors.DEAF}.{unrecorded}"
+    caption = f"Recorded beside every replicate. Limits of the instruction set: {processors.DEAF}."
+    if machine and machine.unrecorded:
+        names = ", ".join(LABELS[name] for name in machine.unrecorded)
+        caption += f" Not recorded by the version that measured, and so equal to no other set's: {names}."
     cells = [cell for record in run.records.values() for cell in record.cells if cell.replicates]
-    replicates = [one for cell in cells for one in cell.replicates]
-    loads = [one.conditions for one in replicates]
+    replicates = [replicate for cell in cells for replicate in cell.replicates]
+    loads = [replicate.conditions for replicate in replicates]
     gpus = [load.gpu for load in loads if load.gpu]
     moved = [cell for cell in cells if cell.earlier]
     again = "nothing measured"
     if cells:
         again = f"{len(moved)} of {len(cells)}, {sum(len(cell.earlier) for cell in moved)} attempts given up"
     tell = {True: "yes", False: "no", None: "too short to tell"}
-    settled = _counted(tell[one.settled] for one in replicates)
+    settled = _counted(tell[replicate.settled] for replicate in replicates)
     throttled = _counted(reason for gpu in gpus for reason in gpu.throttle_reasons or ("none",))
     sampler = [None if gpu.sampler_share is None else 100 * gpu.sampler_share for gpu in gpus]
     order = _counted("in turns" if cell.interleaved_with else "one pair at a time" for cell in cells)
     noise = [100 * drift.noise(cell.calibration_ms, floor=0.0) for cell in cells if cell.calibration_ms]
     noisy = f"{_span(noise, 1)} %" if noise else "not measured"
-    measured = sum(cell.energy is not None for cell in cells)
-    energy = f"{measured} cells"
-    if measured < len(cells):
-        energy += f"; not available: {_counted((cell.energy_reason or None for cell in cells), plain=True)}"
+    reasons, measured = [cell.energy_reason or None for cell in cells], sum(cell.energy is not None for cell in cells)
+    energy = f"{measured} cells" + (f"; not available: {_plain(reasons)}" if measured < len(cells) else "")
     rows = [
         ("Cells measured", str(len(cells)), "with at least one timed pass"),
         ("Isolation", _counted(cell.isolation for cell in cells), "by cell: clean, busy (others at work), unknown"),
-        ("Others' share of all cores", _span(one.others_share for one in loads), "middle, lowest to highest"),
-        ("Load, 1 minute", _span(one.load_1m for one in loads), "middle, lowest to highest"),
-        ("CPU clock, MHz", _span((one.frequency_mhz for one in loads), 0), "as the kernel tells it"),
-        ("CPU threads", _counted((str(one.threads) for one in replicates), plain=True), "of every timed process"),
+        ("Others' share of all cores", _span(load.others_share for load in loads), "middle, lowest to highest"),
+        ("Load, 1 minute", _span(load.load_1m for load in loads), "middle, lowest to highest"),
+        ("CPU clock, MHz", _span((load.frequency_mhz for load in loads), 0), "as the kernel tells it"),
+        ("CPU threads", _plain(str(replicate.threads) for replicate in replicates), "of every timed process"),
         ("What sets the speed", machine.speed if machine else "nothing measured", "beside the hardware"),
-        ("OMP_WAIT_POLICY", _counted((one.omp_wait_policy for one in loads), plain=True), ""),
-        ("GPU clock, MHz", _span((one.sm_mhz_median for one in gpus), 0), "NVML"),
-        ("GPU temperature, C", _span((one.temperature_c_high for one in gpus), 0), "NVML"),
-        ("GPU power, W", _span((one.power_w_median for one in gpus), 0), "NVML"),
+        ("OMP_WAIT_POLICY", _plain(load.omp_wait_policy for load in loads), ""),
+        ("GPU clock, MHz", _span((gpu.sm_mhz_median for gpu in gpus), 0), "NVML"),
+        ("GPU temperature, C", _span((gpu.temperature_c_high for gpu in gpus), 0), "NVML"),
+        ("GPU power, W", _span((gpu.power_w_median for gpu in gpus), 0), "NVML"),
         ("Throttling", throttled if gpus else "not available", "reasons that NVML gave"),
         ("Sampler's own cost, % of a core", _span(sampler), "it may be 0.5 at most"),
         ("Order", order, "turns: replicates of a model's precisions alternate, in seeded order"),
@@ -73,24 +70,23 @@ def quiet(study: Study, run: MachineSet) -> Table:
         ("Timing ended by", _counted(cell.stopped_by for cell in cells), "count, budget of seconds, or goal"),
         ("Energy", energy, "windows of at least 5 s"),
     ]
-    return build("quiet", "Was the machine quiet?", caption, words("What", run.label, "meaning"), rows, source(run))
+    return build("quiet", "Was the machine quiet?", caption, texts("What", run.label, "meaning"), rows, source(run))
 
 
 def audit(study: Study, run: MachineSet) -> Table:
     """By pair: the worst of its cells' audits."""
     caption = (
-        "Some timed passes keep their outputs, which must be those of the fidelity pass: relative distance of an "
-        "image's features, at most what the precision itself costs. Batch: the same image alone and in the largest "
-        "measured batch. Repeat: time of a batch just passed over that of a new one (the lowest of the pair's "
-        "cells); a ratio surely below 0.9 would mean that something was remembered."
+        "Some timed passes keep their outputs: relative distance of an image's features from the fidelity pass's, at "
+        "most what the precision itself costs. Batch: an image alone and in the largest measured batch. Repeat: time "
+        "of a batch just passed over that of a new one, the lowest of the cells: surely below 0.9, it remembers."
     )
     names = dict.fromkeys((*study.precisions, *study.bracket))
     rows = [(model, name) for model in study.models for name in names if (model, name) in run.records]
     audits = {pair: {cell.batch_size: cell.audit for cell in run.records[pair].cells if cell.audit} for pair in rows}
 
     def values(pair: tuple[str, str], name: str) -> dict[int, Any]:
-        found = {size: getattr(audited, name) for size, audited in audits[pair].items()}
-        return {size: value for size, value in found.items() if value is not None}
+        by_size = {size: getattr(audited, name) for size, audited in audits[pair].items()}
+        return {size: value for size, value in by_size.items() if value is not None}
 
     def largest(name: str, heading: str, why: str) -> Column:
         def of(pair: tuple[str, str]) -> Item | None:
@@ -99,9 +95,7 @@ def audit(study: Study, run: MachineSet) -> Table:
 
         return Column(heading, of, why=why)
 
-    def lowest(pair: tuple[str, str]) -> float | None:
-        return min(values(pair, "repeat_ratio").values(), default=None)
-
+    lowest = lambda pair: min(values(pair, "repeat_ratio").values(), default=None)  # noqa: E731
     shown = of_pairs(
         Column("passes kept", lambda pair: sum(values(pair, "kept").values())),
         Column("images compared", lambda pair: sum(values(pair, "images").values())),
@@ -133,7 +127,7 @@ def repeated(study: Study, run: MachineSet) -> Table:
         return number(cell.ratio, 3, cell.why, low=cell.low, high=cell.high, status="not_measured")
 
     shown = [
-        *words(model="Model"),
+        *texts(model="Model"),
         Column("Precision", lambda cell: precision_label(cell.precision), TEXT),
         Column("first / second", ratio, MEASURED),
         Column("verdict", lambda cell: text(cell.word, css.get(cell.word, "")), TEXT),
@@ -141,12 +135,9 @@ def repeated(study: Study, run: MachineSet) -> Table:
     return build("aa", "The same cell twice", caption, shown, outcome.cells if outcome else (), source(run))
 
 
-def kernels(study: Study, run: MachineSet) -> Table:
+def library_kernels(study: Study, run: MachineSet) -> Table:
     """By precision: each kernel that ran in a quantised layer, in how many layers of how many models."""
-    caption = (
-        "Seen in the fidelity pass, not derived: native functions of bitsandbytes and products of torch that each "
-        "layer called. A layer that ran two kernels, at one image and at several, counts in both rows."
-    )
+    caption = "As layers called them in the fidelity pass, at one image and at several; one that ran two counts twice."
     models, layers = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
     for (_, precision), record in run.records.items():
         proven = record.conversion
@@ -165,12 +156,9 @@ def kernels(study: Study, run: MachineSet) -> Table:
     return build("kernels", "Kernels of quantised layers", caption, shown, sorted(models), source(run))
 
 
-def messages(study: Study, run: MachineSet) -> Table:
+def library_messages(study: Study, run: MachineSet) -> Table:
     """Each text that a library warned of or logged while pairs were prepared, with how often and for which."""
-    caption = (
-        "Warnings and log records of torch, transformers and bitsandbytes while a pair was prepared; timed passes are "
-        "silent. A slower way that a library falls back to is told here."
-    )
+    caption = "Warnings and log records of torch, transformers and bitsandbytes while a pair was prepared."
     times, pairs, precisions = Counter[str](), Counter[str](), dict[str, dict[str, None]]()
     for (_, precision), record in run.records.items():
         logged = record.conversion.messages if record.conversion else None
@@ -191,15 +179,11 @@ def messages(study: Study, run: MachineSet) -> Table:
 def repeated_figure(study: Study, run: MachineSet) -> Figure:
     """The A/A run: first pass over second, with intervals, a mark a cell."""
     margin = study.params.statistics.equivalence_margin
-    caption = (
-        "Ratio of the two passes with its interval over processes; the band is the margin within which speeds are "
-        f"called the same ({100 * margin:g} %)."
-    )
+    caption = f"With intervals over processes; the band is the margin of what is called the same ({100 * margin:g} %)."
     alt = "A row a model with a mark and an interval a precision, around the line of no difference."
     cells = comparison.repeated_run(study, run).cells if run.aa else ()
-    dots = [
-        Dot(cell.model, cell.precision, cell.ratio, cell.low, cell.high) for cell in cells if cell.ratio is not None
-    ]
+    known = [cell for cell in cells if cell.ratio is not None]
+    dots = [Dot(cell.model, cell.precision, cell.ratio or 0.0, cell.low, cell.high) for cell in known]
     models, precisions = (tuple(dict.fromkeys(getattr(dot, name) for dot in dots)) for name in ("row", "by"))
     label, height = "latency of the first pass over that of the second", 1.0 + 0.5 * max(3, len(models))
     look: Any = {"line": 1.0, "band": (1 / (1 + margin), 1 + margin), "scale": figure.log_scale}
@@ -209,10 +193,7 @@ def repeated_figure(study: Study, run: MachineSet) -> Figure:
 
 def machine_figure(study: Study, run: MachineSet) -> Figure:
     """Every reading of the reference kernel over the time of the measurement, as a share of the set's median."""
-    caption = (
-        "Two readings of a fixed matrix product beside every replicate; the band is what they scatter by chance. "
-        "Cells in which it moved further were measured again."
-    )
+    caption = "Two readings beside every replicate; the band is chance; cells beyond it were measured again."
     alt = "Points around one over the minutes of the measurement, most of them inside a grey band."
     cells = [cell for record in run.records.values() for cell in record.cells]
     points = sorted(
@@ -240,16 +221,20 @@ def machine_figure(study: Study, run: MachineSet) -> Figure:
     return Figure("machine", "The machine over time", caption, alt, source(run), figure.draw((9.0, 3.2), on))
 
 
-def _counted(found: Iterable[str | None], plain: bool = False) -> str:
-    counts = Counter(word for word in found if word is not None)
-    if plain and len(counts) == 1:
-        return next(iter(counts))
+def _counted(words: Iterable[str | None]) -> str:
+    counts = Counter(word for word in words if word is not None)
     return ", ".join(f"{word} {count}" for word, count in counts.most_common()) or "nothing measured"
 
 
-def _span(found: Numbers, decimals: int = 2) -> str:
+def _plain(words: Iterable[str | None]) -> str:
+    """The one word that all say, or each with how often."""
+    known = [word for word in words if word is not None]
+    return known[0] if len({*known}) == 1 else _counted(known)
+
+
+def _span(numbers: Iterable[float | None], decimals: int = 2) -> str:
     """The middle with the lowest and the highest."""
-    values = [value for value in found if value is not None]
+    values = [value for value in numbers if value is not None]
     if not values:
         return "not available"
     middle, low, high = (fixed(value, decimals) for value in (median(values), min(values), max(values)))

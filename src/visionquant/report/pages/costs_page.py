@@ -1,143 +1,181 @@
-"""The published cost and edge figures, what they imply, and a cost model over measured throughput in their place."""
+"""Which precision to take for which model, the published cost figures, and a cost model over measured throughput."""
 
 from collections.abc import Callable
 from typing import Any
 
 from matplotlib.axes import Axes
 
-from visionquant.analysis import cost, estimators, subjects
-from visionquant.analysis.cost import Bill, Capacity, Swing
-from visionquant.analysis.published import CostRow
+from visionquant.analysis import decision
+from visionquant.analysis.decision import Advice, Bill, Candidate, Capacity, Swing
+from visionquant.analysis.published import Row
 from visionquant.analysis.study import BASELINE, MachineSet, Study
-from visionquant.report import figure
-from visionquant.report.columns import block, of_models, source
+from visionquant.report import figure, items
+from visionquant.report.columns import block, estimate, of_models, of_pairs, source
 from visionquant.report.figure import Figure
-from visionquant.report.items import (
-    MEASURED,
-    PUBLISHED,
-    TEXT,
-    Item,
-    grouped,
-    missing,
-    number,
-    precision_label,
-    printed,
-    yes,
-)
-from visionquant.report.table import Column, Table, build, numbers, words
+from visionquant.report.items import MEASURED, PUBLISHED, TEXT, Item, grouped, missing, number, precision_label, text
+from visionquant.report.table import Column, Table, build, numbers, texts
 
 MISFIT = "cost.instance is of another kind than the measured machine: one has a GPU, the other has none"
 MONTH_HOURS = 730
+ARITHMETIC = "Published figures and arithmetic on them"
 
 
-def instances(study: Study) -> Table:
+def advice(study: Study, run: MachineSet) -> tuple[Advice, ...]:
+    """The answers under the limits of params.yaml."""
+    return decision.recommend(study, run, study.models, study.params.decision)
+
+
+def recommended(study: Study, run: MachineSet, advised: tuple[Advice, ...]) -> Table:
+    """One row a model: the precision to take, with its figures and the record behind them."""
+
+    def chosen(heading: str, of: Callable[[Candidate], Item], css: str = MEASURED) -> Column:
+        return Column(heading, lambda row: of(row.chosen) if row.chosen else missing("not_available", row.why), css)
+
+    shown = [
+        *texts(model="Model"),
+        chosen("take", lambda candidate: text(precision_label(candidate.precision), "text strong"), TEXT),
+        chosen("latency, ms", lambda candidate: estimate(candidate.latency)),
+        chosen(f"{_memory(run)}, MiB", lambda candidate: estimate(candidate.memory)),
+        chosen("cosine to FP32", lambda candidate: estimate(candidate.cosine)),
+        *texts(why="because"),
+        Column("record", lambda row: row.chosen.record if row.chosen else "", TEXT),
+    ]
+    limits = study.params.decision
+    caption = f"Batch size {limits.batch_size}"
+    caption += "" if limits.latency_limit_ms is None else f", at most {limits.latency_limit_ms:g} ms"
+    caption += "" if limits.memory_limit_mib is None else f", at most {limits.memory_limit_mib:g} MiB"
+    caption += "" if limits.fidelity_floor is None else f", cosine to FP32 at least {limits.fidelity_floor:g}"
+    caption += ". The fastest within the limits by its median."
+    return build("recommend", "Which precision for which model", caption, shown, advised, source(run))
+
+
+def candidates(study: Study, run: MachineSet, advised: tuple[Advice, ...]) -> Table:
+    """Every precision of every model, with its place: taken, on the front, beaten, or outside the limits."""
+
+    def place(row: Any) -> Item:
+        candidate, taken = row[2:]
+        if candidate is taken:
+            return text("taken", "good")
+        if candidate.known and candidate.misses:
+            return text("; ".join(candidate.misses), "text bad")
+        return text(("on the front" if candidate.front else "beaten by another") if candidate.known else "not measured")
+
+    caption = "On the front: no other precision of the model is better in latency, memory and fidelity at once."
+    shown = of_pairs(
+        Column("latency, ms", lambda row: estimate(row[2].latency), MEASURED),
+        Column(f"{_memory(run)}, MiB", lambda row: estimate(row[2].memory), MEASURED),
+        Column("cosine to FP32", lambda row: estimate(row[2].cosine), MEASURED),
+        Column("Place", place, TEXT),
+    )
+    rows = [(row.model, candidate.precision, candidate, row.chosen) for row in advised for candidate in row.candidates]
+    return build("candidates", "Every precision", caption, shown, rows, source(run), filters=("Model", "Precision"))
+
+
+def pareto(study: Study, run: MachineSet, advised: tuple[Advice, ...]) -> Figure:
+    """Latency against memory, a panel a model; filled marks keep within the limits."""
+    caption = (
+        "Large mark: taken. Hollow: outside the limits. The small figure is the cosine to FP32; beaten: another "
+        "precision is better in latency, memory and fidelity at once. Bars are 95 % intervals of latency."
+    )
+    alt = "A panel a model with a mark a precision; lower left is better."
+    looks, by_model = figure.looks(study), {row.model: row for row in advised}
+
+    def panel(axes: Axes, model: str) -> None:
+        known = [candidate for candidate in by_model[model].candidates if candidate.known]
+        for candidate in known:
+            time, size, look = candidate.latency.value or 0.0, candidate.memory.value or 0.0, looks[candidate.precision]
+            large, interval = candidate is by_model[model].chosen, (candidate.latency.low, candidate.latency.high)
+            figure.mark(axes, time, size, look, 9 if large else 5, bool(candidate.misses), interval)
+            if candidate.cosine.value is not None:
+                label = f"{candidate.cosine.value:.4f}" + ("" if candidate.front else " beaten")
+                axes.annotate(label, (time, size), (0, 7), textcoords="offset points", fontsize=6.5, ha="center")
+        figure.log_scale(axes, "x", "y")
+        axes.margins(0.16)
+        if known:
+            for name, ticks in (("latency", axes.set_xticks), ("memory", axes.set_yticks)):
+                values = [getattr(candidate, name).value for candidate in known]
+                ends = [min(values), max(values)]
+                ticks(ends, [f"{value:.0f}" if value >= 100 else f"{value:.3g}" for value in ends])
+            axes.minorticks_off()
+        axes.set_title(model)
+
+    keys = figure.keys_of(looks, dict.fromkeys(candidate.precision for row in advised for candidate in row.candidates))
+    labels = ("latency, ms (log scale)", f"{_memory(run)}, MiB (log scale)")
+    svg = figure.grid(tuple(by_model), panel, (10.0, 2.3), keys, labels)
+    return Figure("pareto", "Latency against memory", caption, alt, source(run), svg)
+
+
+def _memory(run: MachineSet) -> str:
+    """What stands for memory: on a GPU its peak, elsewhere the stored weights."""
+    return "peak memory" if run.on_cuda else "stored weights"
+
+
+def published_instances(study: Study) -> Table:
     """The instance table and the price that it implies."""
     caption = (
-        "US dollars. The last columns are what the printed figures imply: the throughput ratio that lets so "
-        f"many fall away at the least, and the price of the instances that fall away (a month of {MONTH_HOURS} hours)."
+        "US dollars. Implied: the throughput ratio that lets so many instances fall away at the least, and the price "
+        f"of those that do (a month of {MONTH_HOURS} hours)."
     )
     given, implied = "published", "implied"
+    least = lambda row: (row.fp32_instances - 1) / row.fp16_instances  # noqa: E731
     shown = [
-        *words(instance="Instance"),
+        *texts(instance="Instance"),
         *numbers(0, PUBLISHED, given, fp32_instances="FP32 instances", fp16_instances="FP16 instances"),
         Column("saved a month", lambda row: grouped(row.monthly_usd), PUBLISHED, given),
         Column("saved a year", lambda row: grouped(row.annual_usd), PUBLISHED, given),
-        Column("year = 12 months", lambda row: yes(row.annual_usd == 12 * row.monthly_usd), TEXT, implied),
-        Column(
-            "throughput ratio, above", lambda row: (row.fp32_instances - 1) / row.fp16_instances, "number", implied, 2
-        ),
+        Column("year = 12 months", lambda row: items.yes(row.annual_usd == 12 * row.monthly_usd), TEXT, implied),
+        Column("throughput ratio, above", least, group=implied, decimals=2),
         Column("a month, each", lambda row: grouped(_monthly(row)), group=implied),
         Column("an hour, each", lambda row: _monthly(row) / MONTH_HOURS, group=implied, decimals=2),
     ]
-    below = "Published figures and arithmetic on them; list prices stand below."
+    below = f"{ARITHMETIC}; list prices stand below."
     return build("costs", "Instances and savings, as published", caption, shown, study.published.costs, below)
 
 
-def _least_ratio(row: CostRow) -> float:
-    return (row.fp32_instances - 1) / row.fp16_instances
-
-
-def _monthly(row: CostRow) -> float:
+def _monthly(row: Row) -> float:
     return row.monthly_usd / (row.fp32_instances - row.fp16_instances)
 
 
 def ownership(study: Study) -> Table:
     """The three-year figures, and the return that they imply."""
-    figures = {row.item: row.printed.value for row in study.published.ownership}
+    figures = {row.subject: row.printed.value for row in study.published.ownership}
     saved, spent = figures["years"] * figures["deployment_reduction_per_year"], figures["development_cost"]
-    implied = {"roi": (100 * (saved - spent) / spent, "(saved - spent) / spent")}
-
-    def computed(row: Any) -> Item | str:
-        return grouped(implied[row.item][0], row.unit) if row.item in implied else "an input"
-
+    implied, formula = 100 * (saved - spent) / spent, "(saved - spent) / spent"
     shown = [
-        *words(statement="Statement"),
+        *texts(statement="Statement"),
         Column("published", lambda row: grouped(row.printed.value, row.unit), PUBLISHED),
-        Column("implied by the inputs", computed),
-        Column("formula", lambda row: implied.get(row.item, (0, ""))[1], TEXT),
+        Column("implied by the inputs", lambda row: grouped(implied, row.unit) if row.subject == "roi" else "an input"),
+        Column("formula", lambda row: formula if row.subject == "roi" else "", TEXT),
     ]
-    caption, below = (
-        "What the printed inputs imply for the printed result.",
-        "Published figures and arithmetic on them.",
-    )
-    return build("ownership", "Total cost of ownership, as published", caption, shown, study.published.ownership, below)
-
-
-def edge(study: Study, run: MachineSet) -> Table:
-    """The edge claims, with the measured figure where there is one."""
-    models = study.published.group("edge")
-    speedups = subjects.measured_values(study, run, "fp16_speedup", models)
-    reductions = subjects.measured_values(study, run, "int8_memory_reduction", models)
-    cuts = [100 * (1 - 1 / value) for value in speedups.values()]
-    measured = {
-        "memory_reduction_int8": ([*reductions.values()], "median memory reduction of the edge models"),
-        "compute_reduction_fp16": (cuts, "median cut of the edge models' latency in FP16 (below zero: longer)"),
-    }
-
-    def middle(row: Any) -> Item:
-        if row.item not in measured:
-            return missing("not_available", "nothing here measures it")
-        return number(estimators.summary(measured[row.item][0]).get("median"), 1, "no model has a figure", "%")
-
-    shown = [
-        *words(statement="Statement"),
-        Column("published", lambda row: printed(row.printed, row.unit), PUBLISHED),
-        Column("measured", middle, MEASURED),
-        Column("what was measured", lambda row: measured.get(row.item, ("", "not measured by this study"))[1], TEXT),
-    ]
-    caption = "Beside each claim the nearest figure that was measured, where there is one."
-    return build("edge", "Edge deployment, as published", caption, shown, study.published.edge, source(run))
+    caption, title = "What the printed inputs imply for the printed result.", "Total cost of ownership, as published"
+    return build("ownership", title, caption, shown, study.published.ownership, f"{ARITHMETIC}.")
 
 
 def listed(study: Study) -> Table:
     """What an hour costs by list, beside what the published savings imply."""
     implied = {row.instance: _monthly(row) / MONTH_HOURS for row in study.published.costs}
-    caption = (
-        "US dollars. Implied: the printed monthly saving over the instances that fall away, in a month of "
-        f"{MONTH_HOURS} hours."
-    )
+    caption = "US dollars. Implied: the printed monthly saving over the instances that fall away, as above."
     shown = [
-        *words(instance="Instance"),
+        *texts(instance="Instance"),
         Column("implied", lambda row: implied.get(row.instance), PUBLISHED, "", 2, "not in the published table"),
         *numbers(4, before="list, until mid-2025", now="list, since"),
-        *words(date="as of"),
+        *texts(date="as of"),
         Column("GPUs", lambda row: f"{row.gpus} x {row.gpu}" if row.gpus else "none", TEXT),
         Column("region and terms", lambda row: f"{row.region}, {row.terms}", TEXT),
-        *words(source="source"),
+        *texts(source="source"),
     ]
-    rows = study.published.prices.values()
-    return build("prices", "An hour of each instance", caption, shown, rows, "data/supplement/prices.csv.")
+    prices = study.published.prices.values()
+    return build("prices", "An hour of each instance", caption, shown, prices, "data/supplement/prices.csv.")
 
 
 def cards(study: Study) -> Table:
     """Instances from the published latencies at batch size 1; the published card is for hire nowhere, so no money."""
-
-    def count(model: str, precision: str) -> Item:
-        return _count(study, cost.published(study, model, precision))
-
     caption = f"{_assumed(study)} Throughput is one over the published latency."
-    shown = of_models(block("cards for the load", study.precisions, count))
-    title = "Cards needed by the published latencies"
+    of = lambda model, precision: _count(study, decision.published_capacity(study, model, precision))  # noqa: E731
+    shown, title = (
+        of_models(block("cards for the load", study.precisions, of)),
+        "Cards needed by the published latencies",
+    )
     return build("bills-published", title, caption, shown, study.models, source(study.measured, study))
 
 
@@ -150,9 +188,7 @@ def bills(study: Study, run: MachineSet) -> Table:
     )
 
     def count(precision: str) -> Column:
-        def of(model: str) -> Item:
-            return _count(study, cost.measured(study, run, model, precision))
-
+        of = lambda model: _count(study, decision.measured_capacity(study, run, model, precision))  # noqa: E731
         return Column("instances", of, group=precision_label(precision))
 
     def money(heading: str, precision: str, of: Callable[[Bill], Item]) -> Column:
@@ -160,11 +196,8 @@ def bills(study: Study, run: MachineSet) -> Table:
 
     shown = [count(BASELINE)]
     for name in study.compared:
-        shown += [
-            count(name),
-            money("saved a month, USD", name, lambda bill: grouped(bill.saved_monthly)),
-            money("break-even, months", name, _break_even),
-        ]
+        saved = money("saved a month, USD", name, lambda bill: grouped(bill.saved_monthly))
+        shown += [count(name), saved, money("break-even, months", name, _break_even)]
     return build("bills", "The bill of the measured machine", caption, of_models(shown), study.models, source(run))
 
 
@@ -192,11 +225,13 @@ def tornado(study: Study, run: MachineSet) -> Figure:
     """What all years save, net of development, when one assumption moves by the spread."""
     assumed = study.params.cost
     price = study.published.price(assumed.instance)
-    base, other = (cost.measured(study, run, assumed.model, name) for name in (BASELINE, assumed.precision))
+    base, other = (
+        decision.measured_capacity(study, run, assumed.model, name) for name in (BASELINE, assumed.precision)
+    )
     result = "no measured throughput of both precisions within the limits, or a price of another kind of machine"
     middle, swings = 0.0, tuple[Swing, ...]()
-    if base.images_per_s is not None and other.images_per_s is not None and cost.fits(run, price):
-        middle, swings = cost.swings(assumed, price.now, base, other)
+    if base.images_per_s is not None and other.images_per_s is not None and decision.fits(run, price):
+        middle, swings = decision.swings(assumed, price.now, base, other)
         result = f"in the middle {middle:,.0f} dollars"
     caption = (
         f"Blue: the assumption {100 * assumed.spread:g} % lower; red: higher, its value at the end of each bar; "
@@ -228,14 +263,14 @@ def tornado(study: Study, run: MachineSet) -> Figure:
 
 def _money(study: Study, run: MachineSet, model: str, precision: str, of: Callable[[Bill], Item]) -> Item:
     """A figure of the bill of a model in a precision beside FP32's, or why there is none."""
-    assumed = study.params.cost
-    price = study.published.price(assumed.instance)
-    base, own = (cost.measured(study, run, model, name) for name in (BASELINE, precision))
-    if not cost.fits(run, price):
+    price = study.published.price(study.params.cost.instance)
+    base, own = (decision.measured_capacity(study, run, model, name) for name in (BASELINE, precision))
+    if not decision.fits(run, price):
         return missing("not_available", MISFIT)
     if base.images_per_s is None or own.images_per_s is None:
         return missing("not_available", own.why or base.why or "no FP32 to compare with")
-    return of(cost.bill(base.images_per_s, own.images_per_s, price.now, assumed, base=precision == BASELINE))
+    is_base = precision == BASELINE
+    return of(decision.bill(base.images_per_s, own.images_per_s, price.now, study.params.cost, base=is_base))
 
 
 def _break_even(bill: Bill) -> Item:
@@ -245,7 +280,7 @@ def _break_even(bill: Bill) -> Item:
 def _count(study: Study, capacity: Capacity) -> Item:
     if capacity.images_per_s is None:
         return missing("not_available", capacity.why)
-    count = cost.instances(study.params.cost, capacity.images_per_s)
+    count = decision.instances(study.params.cost, capacity.images_per_s)
     return Item(f"{count:,}", count, note=f"{capacity.images_per_s:.2f} images/s at batch {capacity.batch_size}")
 
 

@@ -1,16 +1,17 @@
 """The implementation guide as measured: server, ONNX Runtime, half precision, stored models, compile, checkpoints."""
 
 import re
+from itertools import product
 from typing import Any
 
 from matplotlib.axes import Axes
 
 from visionquant.analysis.study import Study
 from visionquant.report import figure
+from visionquant.report.columns import Row, Spec, first_run, labelled, measures, value
 from visionquant.report.figure import Figure
 from visionquant.report.items import MEASURED, TEXT, Item, missing, number, precision_label, text
-from visionquant.report.recipe_tables import Row, Spec, figures, first, labelled, value
-from visionquant.report.table import Column, numbers, words
+from visionquant.report.table import Column, numbers, texts
 
 NO_SESSION, NOT_FINITE = "torch has no such option", "the outputs hold NaN or infinity"
 FORMATS = {"bfloat16": "BF16", "float16": "FP16"}
@@ -18,12 +19,9 @@ FORMATS = {"bfloat16": "BF16", "float16": "FP16"}
 
 def serving_figure(study: Study) -> Figure:
     """Latency against throughput of the server, a line a precision and mode; a load without both has no mark."""
-    caption = (
-        "The number at a mark is that of the clients. Further right is more throughput, further down a shorter "
-        "wait; hollow marks and dotted lines: batching off."
-    )
+    caption = "At a mark: the number of clients. Hollow marks and dotted lines: batching off."
     alt = "A line a precision and batching mode through marks for rising numbers of clients."
-    run, looks, modes = first(study, "serving"), figure.looks(study), {"on": "-", "off": ":"}
+    run, looks, modes = first_run(study, "serving"), figure.looks(study), {"on": "-", "off": ":"}
     loads = [row for row in run.rows if row["case"] == "load"] if run else []
     precisions = tuple(dict.fromkeys(str(row["precision"]) for row in loads))
 
@@ -42,11 +40,8 @@ def serving_figure(study: Study) -> Figure:
         figure.log_scale(axes, "y")
         axes.set(xlabel="images per second", ylabel="p99 latency, ms")
 
-    keys = [
-        figure.key(looks[name], f"{precision_label(name)}, batching {mode}", hollow=mode == "off")
-        for name in precisions
-        for mode in modes
-    ]
+    pairs = product(precisions, modes)
+    keys = [figure.key(looks[name], f"{precision_label(name)}, batching {on_}", on_ == "off") for name, on_ in pairs]
     source = "nothing was served: `visionquant recipe serving`"
     if run:
         source = f"{run.environment.title}; {run.rows[0]['model']}, {run.weights} weights."
@@ -57,7 +52,7 @@ def onnxruntime_figure(study: Study) -> Figure:
     """The first source: a row a variant, the smallest batch size filled and the others hollow."""
     caption = "A ratio is the median over rounds in which all contestants took turns."
     alt = "A row a contestant with a mark a batch size; colours and shapes are those of the precisions."
-    run, looks = first(study, "onnxruntime"), figure.looks(study)
+    run, looks = first_run(study, "onnxruntime"), figure.looks(study)
     rows = run.rows if run else ()
     names = tuple(dict.fromkeys(_variant(row) for row in rows))
     sizes = sorted({int(row["batch_size"] or 0) for row in rows})
@@ -129,128 +124,110 @@ def _what_served(row: Row) -> str:
 HALF = Spec(
     "half",
     "FP32 and half precision",
-    "Training: a small network on scikit-learn's digits, weights in FP32, one fold held out, fewer epochs than on "
-    "the accuracy page, so it is not fully trained; the seconds were not taken in turns. Inference: medians and "
-    "paired speedups over FP32 of runs in turns; FP32 is eager, the only FP32 of this run (a compiled one is in "
-    "the table of torch.compile). Half weights convert the model; autocast converts within each operation and "
-    "keeps weights in FP32.",
+    "Training: a small network on scikit-learn's digits, weights in FP32, one fold held out, fewer epochs than on the "
+    "accuracy page; the seconds were not taken in turns. Inference: medians and paired speedups over eager FP32, in "
+    "turns. Half weights convert the model; autocast converts within each operation and keeps weights in FP32.",
     [
-        *words(part="Part", weights="Weights", model="Model"),
+        *texts(part="Part", weights="Weights", model="Model"),
         labelled("way", "Way", _way),
         *numbers(batch_size="batch"),
-        *figures(1, "training", seconds="seconds"),
-        *figures(0, "training", right="right", held_out="held out"),
-        *figures(1, "inference", median_ms="ms"),
-        *figures(2, "inference", speedup="speedup, x"),
-        *figures(5, "inference", cosine="cosine to FP32"),
+        *measures(1, "training", seconds="seconds"),
+        *measures(0, "training", right="right", held_out="held out"),
+        *measures(1, "inference", median_ms="ms"),
+        *measures(2, "inference", speedup="speedup, x"),
+        *measures(5, "inference", cosine="cosine to FP32"),
     ],
 )
-
-
 STORAGE = Spec(
     "storage",
     "Stored models",
-    "Folders of `visionquant export`. To the first answer: from folder to one image's features, all precisions in "
-    "turns, files in the page cache and hashes checked before. Identical: features equal the converted model's to "
-    "the last bit.",
+    "Folders of `visionquant export`. To the first answer: from folder to one image's features, in turns, files in the "
+    "page cache and hashes checked before. Identical: to the converted model's features, to the last bit.",
     [
-        *words(model="Model"),
+        *texts(model="Model"),
         labelled("precision", "Precision", _way),
-        *figures(2, factor=2**-20, file_bytes="MiB on disk"),
-        *figures(1, factor=100, share_of_fp32="share of FP32, %"),
-        *figures(2, convert_s="to convert, s", ready_s="to first answer, s", ready_speedup="faster than FP32, x"),
-        *words(identical="identical"),
+        *measures(2, factor=2**-20, file_bytes="MiB on disk"),
+        *measures(1, factor=100, share_of_fp32="share of FP32, %"),
+        *measures(2, convert_s="to convert, s", ready_s="to first answer, s", ready_speedup="faster than FP32, x"),
+        *texts(identical="identical"),
     ],
 )
-
-
 CHECKPOINTING = Spec(
     "checkpointing",
     "Gradient checkpointing",
-    "A forward and a backward pass in FP32. Kept: bytes that the forward pass holds for the backward one, weights "
-    "apart, each storage once. Time is the median of paired ratios, in turns.",
+    "A forward and a backward pass in FP32. Kept: bytes that the forward pass holds for the backward one, without "
+    "weights. Time is the median of paired ratios, in turns.",
     [
-        *words(model="Model"),
+        *texts(model="Model"),
         *numbers(batch_size="batch"),
-        *words(way="Way"),
-        *figures(1, kept_mib="kept, MiB"),
-        *figures(1, factor=100, share="share of plain, %"),
-        *figures(0, median_ms="ms"),
-        *figures(2, time_ratio="time over plain, x"),
-        *words(same_gradients="same gradients"),
+        *texts(way="Way"),
+        *measures(1, kept_mib="kept, MiB"),
+        *measures(1, factor=100, share="share of plain, %"),
+        *measures(0, median_ms="ms"),
+        *measures(2, time_ratio="time over plain, x"),
+        *texts(same_gradients="same gradients"),
     ],
 )
-
-
 COMPILE = Spec(
     "compile",
     "torch.compile",
-    "Medians and paired speedups of runs in turns. The fastest FP32 is whichever of eager and compiled was quicker "
-    "in the same run: what a half precision has to beat. Compiling is the time of the first pass.",
+    "Medians and paired speedups of runs in turns. The fastest FP32 is the quicker of eager and compiled in the same "
+    "run: what a half precision has to beat. To compile: the time of the first pass.",
     [
-        *words(model="Model"),
+        *texts(model="Model"),
         *numbers(batch_size="batch"),
         labelled("way", "Way", _way),
-        *figures(2, median_ms="ms", speedup="over FP32 eager, x", to_fastest_fp32="over the fastest FP32, x"),
-        *figures(5, cosine="cosine to FP32"),
-        *figures(1, compile_s="to compile, s"),
+        *measures(2, median_ms="ms", speedup="over FP32 eager, x", to_fastest_fp32="over the fastest FP32, x"),
+        *measures(5, cosine="cosine to FP32"),
+        *measures(1, compile_s="to compile, s"),
     ],
 )
-
-
 ONNXRUNTIME = Spec(
     "onnxruntime",
     "ONNX Runtime's options on vit-base-224-production",
-    "Contestants take turns; a time is the median over rounds with the lowest and the highest, a ratio the median "
-    "of each round's. Branches: nodes of the graph that may run at a time. Cosine: similarity to FP32 in torch, "
-    "mean over eight crops of photographs.",
+    "Contestants take turns; a time is the median over rounds with the lowest and the highest, a ratio the median of "
+    "each round's. Branches: nodes of the graph that may run at a time. Cosine: to FP32 in torch, over eight crops.",
     [
         *numbers(batch_size="batch"),
         Column("Precision", _session_precision, TEXT),
-        *words(engine="Engine"),
+        *texts(engine="Engine"),
         *numbers(group="Options", why=NO_SESSION, threads="threads", branches="branches"),
         *_options(graph_optimization="fusion", spinning="spinning"),
         Column("latency, ms", _between_rounds, MEASURED),
-        *figures(2, "Speedup over", NOT_FINITE, speedup_over_torch_fp32="torch FP32"),
-        *figures(2, "Speedup over", NOT_FINITE, speedup_over_fastest_fp32="fastest FP32"),
-        *figures(5, why=NOT_FINITE, cosine="cosine to FP32"),
+        *measures(2, "Speedup over", NOT_FINITE, speedup_over_torch_fp32="torch FP32"),
+        *measures(2, "Speedup over", NOT_FINITE, speedup_over_fastest_fp32="fastest FP32"),
+        *measures(5, why=NOT_FINITE, cosine="cosine to FP32"),
     ],
     filters=("batch", "Precision", "Engine"),
 )
-
-
 SERVING = Spec(
     "serving",
     "The server under load",
-    "Clients on the same machine post JPEG files and wait for each answer. Over the forward pass: images a second "
-    "by those of one image at a time without HTTP. Over batching off: on by off. Both are medians of ratios within "
-    "a round.",
+    "Clients on the same machine post JPEG files and wait for each answer. Over the forward pass: images a second by "
+    "those of one image at a time without HTTP; over batching off: on by off; both medians of ratios within a round.",
     [
         labelled("precision", "Precision", precision_label),
         Column("What", _what_served, TEXT),
         *numbers(why=_why_served, clients="clients"),
-        *figures(1, why=_why_served, images_per_s="images/s"),
-        *figures(2, why=_why_served, of_direct="over the forward pass", of_batching_off="over batching off"),
-        *figures(1, why=_why_served, p50_ms="p50, ms", p99_ms="p99, ms", mean_batch="images a pass"),
+        *measures(1, why=_why_served, images_per_s="images/s"),
+        *measures(2, why=_why_served, of_direct="over the forward pass", of_batching_off="over batching off"),
+        *measures(1, why=_why_served, p50_ms="p50, ms", p99_ms="p99, ms", mean_batch="images a pass"),
         *numbers(why=_why_served, requests="requests"),
-        *figures(0, why=_why_served, explicit_errors="errors", hung="hung"),
+        *measures(0, why=_why_served, explicit_errors="errors", hung="hung"),
     ],
     lambda run, _: [row for row in run.rows if row["case"] in ("direct", "load")],
 )
-
-
 SERVING_KILLED = Spec(
     "serving-killed",
     "The worker killed under load",
-    "The inference process gets SIGKILL in the middle of the load. Accepted requests must end in a right answer or "
-    "an explicit error (503 or 504); refused ones were told at once that the server was cold or full. Recovered: "
-    "from the kill until a new worker was warm.",
+    "The inference process gets SIGKILL under load. Accepted requests must end in a right answer or an explicit error "
+    "(503 or 504); refused: told at once that the server was cold or full. Recovered: until a new worker was warm.",
     [
         labelled("precision", "Precision", precision_label),
         *numbers(why="not counted", clients="clients"),
-        *figures(why="not counted", accepted="accepted", right="right", explicit_errors="explicit errors"),
-        *figures(why="not counted", wrong="wrong", hung="hung", refused="refused"),
-        *figures(1, why="not recovered", recovered_s="recovered after, s"),
+        *measures(why="not counted", accepted="accepted", right="right", explicit_errors="explicit errors"),
+        *measures(why="not counted", wrong="wrong", hung="hung", refused="refused"),
+        *measures(1, why="not recovered", recovered_s="recovered after, s"),
     ],
     lambda run, _: [row for row in run.rows if row["case"] == "worker killed"],
     recipe="serving",

@@ -6,12 +6,11 @@ so, and what it would take.
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
-from visionquant.analysis import comparison, estimators, launch_bound, provenance, subjects
+from visionquant.analysis import comparison, estimators, launch_bound, provenance
 from visionquant.analysis.frame import ARITHMETIC
-from visionquant.analysis.published import SUBJECTS, GroupClaim
+from visionquant.analysis.published import SUBJECTS, Row
 from visionquant.analysis.published_validation import validations
 from visionquant.analysis.study import BASELINE, MachineSet, Study
 from visionquant.records.cell import Status
@@ -27,8 +26,7 @@ WORKSPACE = "memory_reduction_workspace"
 SPEED, SAVED = "speedup, x", "memory saved, %"
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """``section`` is the name of the page that shows the figures behind the answer."""
 
     question: str
@@ -43,7 +41,7 @@ def answers(study: Study, run: MachineSet) -> Table:
         "Speedup above 1 is faster. The published INT4 column stands under NF4; its speedups are computed from its "
         "printed milliseconds."
     )
-    models, reduction = study.published.names, subjects.counterpart(study, run, "memory_reduction")
+    models, reduction = study.published.names, study.counterpart(run, "memory_reduction")
 
     def over(heading: str, css: str, group: str, of: Callable[[str], dict[str, float]]) -> Column:
         fast, absent = group == SPEED, "not_published" if css == PUBLISHED else "not_measured"
@@ -54,18 +52,14 @@ def answers(study: Study, run: MachineSet) -> Table:
 
         return Column(heading, item, css, group)
 
-    def cosine(precision: str) -> float | None:
-        return min(study.column(run.source, "cosine", precision).values(), default=None)
-
+    cosine = lambda p: min(study.column(run.source, "cosine", p).values(), default=None)  # noqa: E731
     weights = f"to FP32, {run.weights or 'no'} weights"
     shown = [
         Column("Precision", precision_label, TEXT),
         over("published", PUBLISHED, SPEED, study.published.speedups),
         over("measured", MEASURED, SPEED, lambda p: study.column(run.source, "speedup", p)),
         over("published", PUBLISHED, SAVED, lambda p: study.published.column("memory_reduction", p)),
-        over(
-            "by arithmetic", NUMBER, SAVED, lambda p: study.column(ARITHMETIC, "memory_reduction_workspace", p, models)
-        ),
+        over("by arithmetic", NUMBER, SAVED, lambda p: study.column(ARITHMETIC, WORKSPACE, p, models)),
         over("measured", MEASURED, SAVED, lambda p: study.column(run.source, reduction, p)),
         Column("lowest cosine", cosine, MEASURED, weights, 4, "fidelity not measured"),
     ]
@@ -89,8 +83,8 @@ def findings(study: Study) -> tuple[Finding, ...]:
         ("Can these measurements be trusted?", "conditions", "trust", _trust(study, run)),
         ("Does the supplement's own validation pass?", "statistics", "validation", _validation(study)),
     )
-    answered = [(question, say(sentence, values), page) for question, page, sentence, values in asked]
-    return tuple(Finding(question, answer, page) for question, answer, page in answered if answer)
+    answered = (Finding(question, say(sentence, values), page) for question, page, sentence, values in asked)
+    return tuple(finding for finding in answered if finding.answer)
 
 
 def unanswered(study: Study) -> tuple[str, ...]:
@@ -152,8 +146,8 @@ def _saved(study: Study, run: MachineSet) -> Values:
         if precision != BASELINE and len(saved) == len(models):
             means.append(f"{precision_label(precision)} {_summary(saved)['mean']:.1f} %")
     printed = {SUBJECTS[row.subject]: row.printed for row in study.published.statistics if row.statistic == "mean"}
-    reductions = {about.label.split()[0]: one for about, one in printed.items() if about.quantity == "memory_reduction"}
-    published = [f"{label} {one.text} %" for label, one in reductions.items()]
+    reductions = {about.label: mean.text for about, mean in printed.items() if about.quantity == "memory_reduction"}
+    published = [f"{label.split()[0]} {mean} %" for label, mean in reductions.items()]
     return {"models": len(models), "means": means, "off": off, "published": published}
 
 
@@ -209,7 +203,7 @@ def _summaries(study: Study) -> Values:
     return {"total": len(whole), "against": against, "wrong": wrong}
 
 
-def _group_follows(study: Study, claim: GroupClaim) -> bool:
+def _group_follows(study: Study, claim: Row) -> bool:
     """Whether the printed rows give a group's figure under some reading of the group."""
     readings = study.published.readings(claim.group).values()
     found = [_summary(study.published.subject_values(claim.subject, models)).get(claim.computed) for models in readings]
@@ -250,8 +244,8 @@ def _trust(study: Study, run: MachineSet) -> Values:
 
 
 def _validation(study: Study) -> Values:
-    own = [one for one in validations(study) if one.source == study.measured.source]
-    return {"verdicts": [f"{one.metric}: {one.verdict}" for one in own]}
+    own = [metric for metric in validations(study) if metric.source == study.measured.source]
+    return {"verdicts": [f"{metric.metric}: {metric.verdict}" for metric in own]}
 
 
 def _summary(values: dict[str, float]) -> dict[str, Any]:

@@ -1,14 +1,36 @@
-"""What keeps accuracy: mixed precision, INT8's outlier path, and a watch over what is deployed."""
+"""What keeps accuracy: mixed precision, INT8's outlier path, static INT8's calibration, and a watch over a model."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, NullLocator
+
+from visionquant.analysis import accuracy
 from visionquant.analysis.study import MachineSet, Study
-from visionquant.report.columns import block, of_models, of_pair, of_pairs, quantity, source
+from visionquant.records.outcomes import Recipe
+from visionquant.report import columns, figure
+from visionquant.report.columns import Row, Spec, block, for_pair, measures, of_models, of_pairs, source, value
+from visionquant.report.figure import Figure
 from visionquant.report.items import MEASURED, NUMBER, TEXT, Item, joined, missing, number
-from visionquant.report.recipe_tables import Row, Spec, figures
-from visionquant.report.table import Column, Table, build, numbers, words
+from visionquant.report.table import Column, Table, build, numbers, texts
 from visionquant.settings.precision import Int8Precision, MixedPrecision, OnnxRuntimePrecision
+
+STATISTICS = ("min-max", "percentile", "mse")
+VARIANTS = {"fp32": "FP32", "bitsandbytes": "INT8, bitsandbytes", "dynamic": "INT8, dynamic"}
+VARIANTS |= {"min-max": "INT8, static, min-max", "percentile": "INT8, static, percentile", "mse": "INT8, static, MSE"}
+STYLES: dict[str, Any] = {  # the last two are of variants that take no calibration images
+    "min-max": {"color": "#AA3377", "marker": "v"},
+    "percentile": {"color": "#66CCEE", "marker": "P"},
+    "mse": {"color": "#CCBB44", "marker": "X"},
+    "dynamic": {"color": figure.INK, "linestyle": "--"},
+    "bitsandbytes": {"color": figure.INK, "linestyle": ":"},
+}
+QUANTITIES = {"sqnr_db": "SQNR of the logits, dB", "top1": "top-1, %"}
 
 
 def rules(study: Study) -> Table:
@@ -60,26 +82,25 @@ def _beside(
 
     speed = f"speedup_of_{name}"
     shown = of_pairs(
-        of_pair(study, run, "speedup over FP32, x", speed, batch_size),
-        of_pair(study, run, "latency, ms", "latency_median", batch_size),
-        of_pair(study, run, "stored weights, MiB", "memory_stored_weights"),
-        of_pair(study, run, "cosine", "cosine"),
-        of_pair(study, run, "SQNR, dB", "sqnr"),
+        for_pair(study, run, "speedup over FP32, x", speed, batch_size),
+        for_pair(study, run, "latency, ms", "latency_median", batch_size),
+        for_pair(study, run, "stored weights, MiB", "memory_stored_weights"),
+        for_pair(study, run, "cosine", "cosine"),
+        for_pair(study, run, "SQNR, dB", "sqnr"),
         Column("modules", modules, TEXT),
     )
-    models = [model for model in study.models if any((model, one) in run.records for one in own)]
+    models = [model for model in study.models if any((model, precision) in run.records for precision in own)]
     rows = [(model, precision) for model in models for precision in study.families[speed]]
     return build(f"{name}-{batch_size}", f"{title}, batch size {batch_size}", caption, shown, rows, source(run))
 
 
-def outliers(study: Study, run: MachineSet, batch_size: int = 1) -> Table:
+def outlier_path(study: Study, run: MachineSet, batch_size: int = 1) -> Table:
     """Speedup over FP32 of every INT8 row of params.yaml, with verdicts over them, and where outliers were met."""
     caption = (
         "LLM.int8() treats input columns beyond its threshold apart, in 16 bit; threshold 0 switches that off. Seeded "
-        "weights meet no such columns, trained ones do: planted outlier channels in front of Linear layers stand in "
-        "for them (scaled up there and down in the next weights, so the function stays). A trained model is expected "
-        "between the columns. Speedup over FP32 with the verdict, Holm-corrected over this table; then the layers that "
-        "met outliers in a pass of one image."
+        "weights meet no such columns, so outlier channels are planted in front of Linear layers (scaled up there and "
+        "down in the next weights); a trained model is expected between the columns. Speedup over FP32 with the "
+        "verdict, Holm-corrected over this table; then the layers that met outliers in a pass of one image."
     )
     rows = {name: row for name, row in study.params.precisions.items() if isinstance(row, Int8Precision)}
     planted = [f", {row.outliers} planted" if row.outliers else "" for row in rows.values()]
@@ -91,45 +112,182 @@ def outliers(study: Study, run: MachineSet, batch_size: int = 1) -> Table:
             return missing("not_available", "the outlier path is off" if record else "not measured")
         return f"{record.outlier_layers} of {record.conversion.quantized_modules if record.conversion else 0}"
 
-    speeds = quantity(study, run.source, "speedup over FP32, x", "speedup_in_bracket", rows, batch_size)
-    columns = zip([*speeds, *block("layers that met outliers", rows, met, TEXT)], 2 * headings, strict=True)
-    shown = of_models([replace(column, heading=heading) for column, heading in columns])
+    speeds = columns.columns_of(study, run.source, "speedup over FP32, x", "speedup_in_bracket", rows, batch_size)
+    headed = zip([*speeds, *block("layers that met outliers", rows, met, TEXT)], 2 * headings, strict=True)
+    shown = of_models([replace(column, heading=heading) for column, heading in headed])
     title = f"INT8 as a bracket, batch size {batch_size}"
     return build(f"bracket-{batch_size}", title, caption, shown, study.models, source(run))
-
-
-def _before_the_fall(row: Row) -> str:
-    return str(row["alarms_before"]) if row["answers_before"] else "none there"
 
 
 VALIDATION = Spec(
     "validation",
     "What the monitor says of a fold",
-    "FP32 on the same held-out images is the baseline, with its own uncertainty; at least 0.95 of it must be "
-    "retained. The decision needs the whole 95 % interval on one side; needed: so many samples decide at this "
-    "accuracy.",
+    "FP32 on the same held-out images is the baseline, with its own uncertainty; at least 0.95 of it must be retained. "
+    "The decision needs the whole 95 % interval on one side; needed: so many samples decide at this accuracy.",
     [
-        *words(network="Network", precision="Precision"),
+        *texts(network="Network", precision="Precision"),
         Column("right", lambda row: f"{row['right']} of {row['n']}", MEASURED),
         Column("retained", lambda row: number(row["retention"], 4, low=row["low"], high=row["high"]), MEASURED),
-        *words(decision="decision"),
-        *figures(why="more than a billion", samples_needed="samples needed"),
+        *texts(decision="decision"),
+        *measures(why="more than a billion", samples_needed="samples needed"),
     ],
 )
-
-
 MONITOR = Spec(
     "monitor",
     "The monitor on simulated streams",
     "Baseline 0.97, threshold 0.95. At the limit accuracy is just what is allowed, so every alarm is false, and at "
     "most a share alpha of the streams may raise one. Others fall after 1,000 answers.",
     [
-        *words(case="Case"),
+        *texts(case="Case"),
         *numbers(2, alpha="alpha"),
         *numbers(4, accuracy="accuracy"),
         Column("streams", lambda row: f"{row['streams']} of {row['answers']}", NUMBER, "of answers"),
-        Column("alarms before the fall", _before_the_fall, MEASURED),
-        *figures(alarms="alarms"),
-        *figures(why="no fall in these streams", median_delay="median delay, answers"),
+        Column(
+            "alarms before the fall",
+            lambda row: str(row["alarms_before"]) if row["answers_before"] else "none there",
+            MEASURED,
+        ),
+        *measures(alarms="alarms"),
+        *measures(why="no fall in these streams", median_delay="median delay, answers"),
     ],
+)
+
+
+def calibration_figure(study: Study) -> Figure:
+    """How many calibration images static INT8 takes: a line a statistic, a band over the draws; the first source."""
+    caption = "Medians over seeded draws, bands from lowest to highest; horizontal lines take no calibration images."
+    alt = "Two panels a network, SQNR above top-1: a line with a band a statistic; levels of dynamic INT8 and others."
+    run = columns.first_run(study, "calibration")
+    rows = run.rows if run else ()
+    names = _networks(rows) or ("",)
+
+    def panel(axes: Axes, network: str, key: str) -> None:
+        swept = _sizes(rows, network)
+        if not swept:
+            figure.empty(axes)
+            return
+        for name in STATISTICS:
+            draws = {images: drawn for images in swept if (drawn := _drawn(rows, network, name, images, key))}
+            low, middle, high = ([of(drawn) for drawn in draws.values()] for of in (min, np.median, max))
+            axes.fill_between(list(draws), low, high, color=STYLES[name]["color"], alpha=0.15, lw=0)
+            axes.plot(list(draws), middle, markersize=4, linewidth=1.2, **STYLES[name])
+        for name in ("dynamic", "bitsandbytes"):
+            for level in _drawn(rows, network, name, None, key):
+                axes.axhline(level, linewidth=0.9, **STYLES[name])
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(swept)
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+    def on(panels: np.ndarray) -> None:
+        for column, network in enumerate(names):
+            panels[0, column].set_title(network)
+            panels[1, column].set_xlabel("calibration images")
+            for axes, key in zip(panels[:, column], QUANTITIES, strict=True):
+                panel(axes, network, key)
+        for axes, title in zip(panels[:, 0], QUANTITIES.values(), strict=True):
+            axes.set_ylabel(title)
+
+    keys = [Line2D([], [], label=VARIANTS[name].removeprefix("INT8, "), **style) for name, style in STYLES.items()]
+    below = f"{f'{run.environment.title}, on the CPU' if run else 'nothing was calibrated'}; weights trained here."
+    svg = figure.draw((3.2 * len(names) + 0.6, 5.2), on, (2, len(names)), keys, sharex=True, squeeze=False)
+    return Figure("calibration", "Static INT8 by the number of calibration images", caption, alt, below, svg)
+
+
+def _networks(rows: Sequence[Row]) -> tuple[str, ...]:
+    """The networks of a calibration, in the order of the recipe."""
+    return tuple(dict.fromkeys(str(row["network"]) for row in rows))
+
+
+def _sizes(rows: Sequence[Row], network: str) -> tuple[int, ...]:
+    """The swept numbers of calibration images, ascending; without the sets that an accident was added to."""
+    own = [row for row in rows if row["network"] == network and not row["added"]]
+    return tuple(sorted({int(row["images"] or 0) for row in own} - {0}))
+
+
+def _drawn(rows: Sequence[Row], network: str, statistic: str, images: int | None, key: str) -> list[float]:
+    """``key`` ("top1" in percent, or a column) of every draw; ``images`` is None for what takes no calibration."""
+    wanted = (network, statistic, images)
+    of = [row for row in rows if (row["network"], row["statistic"], row["images"]) == wanted and not row["added"]]
+    if key == "top1":
+        shares = [(value(row, "right"), value(row, "n")) for row in of]
+        return [100 * right / n for right, n in shares if right is not None and n]
+    return [known for row in of if (known := value(row, key)) is not None]
+
+
+def _tested(run: Recipe, confidence: float) -> list[Any]:
+    """The first draw's first image and largest set, those with an accident, and what takes no images.
+
+    Each with McNemar's test against FP32 (``only_base``, ``only_other``, ``p``; None for FP32 itself) and the ``word``
+    on it, and with ``top1``, the share of what is right.
+    """
+    most = {network: _sizes(run.rows, network)[-1] for network in _networks(run.rows)}
+    rows = []
+    for row in run.rows:
+        of_first_draw = row["draw"] == 0 and row["images"] in (1, most[str(row["network"])])
+        rows += [row] if row["added"] or row["images"] is None or of_first_draw else []
+    contrasts = []
+    for row in rows:
+        base, here = int(row["only_fp32"] or 0), int(row["only_here"] or 0)
+        apart = ([True] * base + [False] * here, [False] * base + [True] * here)
+        contrasts.append(None if row["statistic"] == "fp32" else accuracy.contrast(*apart))
+    shown = []
+    for row, contrast, word in zip(rows, contrasts, accuracy.words(contrasts, confidence), strict=True):
+        right, n = int(row["right"] or 0), int(row["n"] or 0)
+        share = accuracy.share([True] * right + [False] * (n - right), confidence)
+        test = dict.fromkeys(("only_base", "only_other", "p")) if contrast is None else vars(contrast)
+        top1 = number(share.value, 2, low=share.low, high=share.high, note=f"{right} of {n}", word=word)
+        shown.append({**row, **test, "top1": top1})
+    return shown
+
+
+def _variant(row: Row) -> str:
+    return VARIANTS[str(row["statistic"])] + (f", with {row['added']}" if row["added"] else "")
+
+
+def _spread(statistic: str, key: str, decimals: int, group: str) -> Column:
+    """Median over the draws, with the lowest and the highest."""
+
+    def of(row: tuple[str, int, Sequence[Row]]) -> Item:
+        network, images, rows = row
+        drawn = _drawn(rows, network, statistic, images, key)
+        if not drawn:
+            return missing("not_measured", "no draw has it")
+        middle, note = float(np.median(drawn)), f"{len(drawn)} draws"
+        return number(middle, decimals, low=min(drawn), high=max(drawn), note=note)
+
+    return Column(VARIANTS[statistic].split(", ")[-1], of, MEASURED, group)
+
+
+CALIBRATION = Spec(
+    "calibration",
+    "Static against dynamic INT8",
+    "Percent of held-out images named rightly, with the Wilson interval; LOWER or HIGHER than FP32 by McNemar's exact "
+    "test, corrected (Holm) over the table, UNDECIDED where these images don't tell the two apart. Static: ranges "
+    "fixed from the first draw, its first image or its largest set; dynamic: from each batch of 100; bitsandbytes: "
+    "from each row, other layers in BF16. All three quantise the Linear layers alone. SQNR: of the logits.",
+    [
+        *texts(network="Network"),
+        Column("Precision", _variant, TEXT),
+        *measures(why="it takes none", images="calibration images"),
+        Column("top-1, %", "top1", MEASURED),
+        *measures(0, "images", "FP32 itself", only_base="right in FP32 alone", only_other="right here alone"),
+        *measures(3, why="FP32 itself", p="p"),
+        *measures(1, why=lambda row: str(row["why"]), sqnr_db="SQNR, dB"),
+        *measures(quantised_layers="layers in INT8"),
+    ],
+    _tested,
+)
+CALIBRATION_SWEEP = Spec(
+    "calibration-sweep",
+    "How many calibration images",
+    "Median over the draws, with the lowest and the highest; a draw is the first images of one seeded order.",
+    [
+        *texts("Network"),
+        Column("calibration images", 1),
+        *(_spread(name, "top1", 2, "top-1, %") for name in STATISTICS),
+        *(_spread(name, "sqnr_db", 1, "SQNR, dB") for name in STATISTICS),
+    ],
+    lambda run, _: [(net, size, run.rows) for net in _networks(run.rows) for size in _sizes(run.rows, net)],
+    recipe="calibration",
 )

@@ -1,32 +1,32 @@
-"""Latency and throughput: every model and batch size, published beside measured, and the spread behind them."""
+"""Latency and throughput: published beside measured, the spread behind them, and which cells wait for the host."""
 
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
 
+from visionquant.analysis import launch_bound
 from visionquant.analysis.frame import PUBLISHED
 from visionquant.analysis.study import MachineSet, Study
-from visionquant.report import columns, figure
-from visionquant.report.columns import of_models, of_pair, of_pairs, source
+from visionquant.report import columns, figure, items
+from visionquant.report.columns import block, columns_of, for_pair, of_models, of_pairs, source
 from visionquant.report.figure import Dot, Figure
-from visionquant.report.items import precision_label
+from visionquant.report.items import MEASURED, TEXT, precision_label, text
 from visionquant.report.table import Column, Table, build
 
 PRINTED_SPEEDUPS = ("fp16", "int8")
 ONLY_BATCH_1 = "The supplement prints batch size 1 only."
+NOT_COUNTED = "no operations counted"
 
 
 def latency(study: Study, run: MachineSet, batch_size: int) -> Table:
     """Median milliseconds and speedup over FP32."""
     statistics = study.params.statistics
-    rest = "" if batch_size == 1 else f" {ONLY_BATCH_1}"
     caption = (
-        f"Median of all timed forward passes; below it the {100 * statistics.confidence:g} % interval over replicate "
-        "processes. A speedup above 1 is faster than FP32; the word below it is the verdict over processes "
-        f"(Holm-corrected over the table; SAME within {100 * statistics.equivalence_margin:g} %; between cells that "
-        f"were not measured in turns, what the machine moves by counts against it).{rest}"
+        f"Median of all timed passes, with the {100 * statistics.confidence:g} % interval over replicate processes. A "
+        "speedup above 1 is faster than FP32; the word is the verdict over processes (Holm-corrected over the table; "
+        f"SAME within {100 * statistics.equivalence_margin:g} %; between cells that were not measured in turns, what "
+        f"the machine moves by counts against it).{'' if batch_size == 1 else f' {ONLY_BATCH_1}'}"
     )
     headings = ("published, ms", "measured, ms", "published speedup", "measured speedup")
     return _table(study, run, batch_size, "Latency", caption, headings, "latency_median", "speedup")
@@ -34,11 +34,8 @@ def latency(study: Study, run: MachineSet, batch_size: int) -> Table:
 
 def throughput(study: Study, run: MachineSet, batch_size: int) -> Table:
     """Images per second, and the change against FP32."""
-    caption = (
-        "Images over seconds of windows of their own, one in each process, without waiting between batches; below it "
-        "the interval over processes, and the verdict on the change. "
-        + ("Ten of the sixteen rows are not printed." if batch_size == 1 else ONLY_BATCH_1)
-    )
+    printed = "Ten of the sixteen rows are not printed." if batch_size == 1 else ONLY_BATCH_1
+    caption = f"Over a window in each process, batch after batch, with intervals and verdicts over processes. {printed}"
     headings = ("published, samples/s", "measured, images/s", "published change, %", "measured change, %")
     return _table(study, run, batch_size, "Throughput", caption, headings, "throughput", "throughput_change")
 
@@ -48,45 +45,43 @@ def _table(
 ) -> Table:
     """A quantity and its comparison with FP32, each as printed and as measured; printed at batch size 1 alone."""
     blocks = [
-        columns.quantity(study, PUBLISHED, headings[0], names[0], columns.PRINTED_PRECISIONS),
-        columns.quantity(study, run.source, headings[1], names[0], batch_size=batch_size),
-        columns.quantity(study, PUBLISHED, headings[2], names[1], PRINTED_SPEEDUPS),
-        columns.quantity(study, run.source, headings[3], names[1], study.compared, batch_size),
+        columns_of(study, PUBLISHED, headings[0], names[0], columns.PRINTED_PRECISIONS),
+        columns_of(study, run.source, headings[1], names[0], batch_size=batch_size),
+        columns_of(study, PUBLISHED, headings[2], names[1], PRINTED_SPEEDUPS),
+        columns_of(study, run.source, headings[3], names[1], study.compared, batch_size),
     ]
     name, label = columns.named(f"{title.lower()}-{batch_size}", f"Batch size {batch_size}", study, run)
-    shown, provenance = of_models(*(blocks if batch_size == 1 else blocks[1::2])), study if batch_size == 1 else None
+    shown, printed = (of_models(*blocks), study) if batch_size == 1 else (of_models(*blocks[1::2]), None)
     title = f"{title}, batch size {batch_size}"
-    return build(name, title, caption, shown, study.models, source(run, provenance), label)
+    return build(name, title, caption, shown, study.models, source(run, printed), label)
 
 
 def distribution(study: Study, run: MachineSet, batch_size: int) -> Table:
     """Mean, standard deviation and percentiles of each cell."""
     caption = (
-        "Milliseconds over all timed passes. Outliers lie more than three interquartile ranges outside the quartiles "
-        "of their own process; they are counted and stay in every figure. A percentile carries an interval between two "
-        "order statistics, and is refused where the sample is too small for one."
+        "Milliseconds over all timed passes. Outliers lie over three interquartile ranges outside the quartiles of "
+        "their process; they stay. Percentiles have order-statistic intervals; too small a sample has none."
     )
-    percentiles = {f"latency_p{p}": f"p{p}" for p in study.params.statistics.percentiles}
-    quantities = {"latency_outliers": "outliers", "latency_mean": "mean", "latency_std": "std (n-1)", **percentiles}
+    quantities = {"latency_outliers": "outliers", "latency_mean": "mean", "latency_std": "std (n-1)"}
+    quantities |= {f"latency_p{p}": f"p{p}" for p in study.params.statistics.percentiles}
 
     def passes(pair: tuple[str, str]) -> list[int]:
         cell = run.state(*pair, batch_size).cell
-        return [len(one.wall_ms) for one in cell.replicates] if cell else []
+        return [len(replicate.wall_ms) for replicate in cell.replicates] if cell else []
 
     shown = of_pairs(
         Column("passes", lambda pair: sum(passes(pair)) or None, why="nothing was timed"),
         Column("processes", lambda pair: len(passes(pair)) or None, why="nothing was timed"),
-        *(of_pair(study, run, heading, name, batch_size) for name, heading in quantities.items()),
+        *(for_pair(study, run, heading, name, batch_size) for name, heading in quantities.items()),
     )
-    label = f"batch size {batch_size}"
-    name, title = f"distribution-{batch_size}", f"Latency of every cell, {label}"
-    return build(name, title, caption, shown, columns.pairs(study), source(run), label.capitalize())
+    name, title = f"distribution-{batch_size}", f"Latency of every cell, batch size {batch_size}"
+    return build(name, title, caption, shown, columns.pairs(study), source(run), f"Batch size {batch_size}")
 
 
 def energy(study: Study, run: MachineSet, batch_size: int = 1) -> Table:
     """Joules an image above idle."""
     caption = "Joules an image, the idle machine's draw subtracted, over a window of at least 5 s on an energy counter."
-    shown = of_models(columns.quantity(study, run.source, "J an image", "energy_per_image", batch_size=batch_size))
+    shown = of_models(columns_of(study, run.source, "J an image", "energy_per_image", batch_size=batch_size))
     title = f"Energy, batch size {batch_size}"
     return build(f"energy-{batch_size}", title, caption, shown, study.models, source(run))
 
@@ -105,42 +100,29 @@ def speedup_figure(study: Study, run: MachineSet, batch_size: int = 1) -> Figure
 
 
 def _by_model(
-    study: Study,
-    run: MachineSet,
-    name: str,
-    quantity: str,
-    batch_size: int,
-    title: str,
-    axis: str,
-    line: float | None = None,
+    study: Study, run: MachineSet, name: str, quantity: str, size: int, title: str, axis: str, line: float | None = None
 ) -> Figure:
     names, dots = study.compared if quantity == "speedup" else study.precisions, []
-    for precision in names:
-        for model in study.models:
-            found = study.row(run.source, model, precision, batch_size, quantity)
-            printed = study.value(PUBLISHED, model, precision, batch_size, quantity)
-            if found.value is not None:
-                dots.append(Dot(model, precision, found.value, found.low, found.high, word=found.verdict))
-            if printed is not None:
-                dots.append(Dot(model, precision, printed, hollow=True, size=5))
+    for model, precision in ((model, precision) for precision in names for model in study.models):
+        row = study.row(run.source, model, precision, size, quantity)
+        printed = study.value(PUBLISHED, model, precision, size, quantity)
+        if row.value is not None:
+            dots.append(Dot(model, precision, row.value, row.low, row.high, word=row.verdict))
+        if printed is not None:
+            dots.append(Dot(model, precision, printed, hollow=True, size=5))
     judged = any(dot.word for dot in dots)
-    caption = (
-        f"Filled: measured, with the interval over processes{'; hollow: published' if batch_size == 1 else ''}. "
-        + (figure.LETTERED if judged else "Absolute figures of different machines are not comparable.")
+    caption = f"Filled: measured, with the interval over processes{'; hollow: published' if size == 1 else ''}. " + (
+        figure.LETTERED if judged else "Absolute figures of different machines are not comparable."
     )
-    alt = f"A row a model, a mark a precision: {title.lower()}."
-    keys = _keys(study, run, names, quantity, batch_size == 1)
-    look, log = figure.looks(study), figure.log_scale
-    svg = figure.dot_plot(dots, study.models, names, look, axis, 6.2, keys, 4, line=line, scale=log)
-    return Figure(f"{name}-{batch_size}", title, caption, alt, source(run, study if batch_size == 1 else None), svg)
+    alt, look = f"A row a model, a mark a precision: {title.lower()}.", figure.looks(study)
+    keys = figure.keys_beside(study, run, names, quantity, size == 1)
+    svg = figure.dot_plot(dots, study.models, names, look, axis, 6.2, keys, 4, line=line, scale=figure.log_scale)
+    return Figure(f"{name}-{size}", title, caption, alt, source(run, study if size == 1 else None), svg)
 
 
 def distribution_figure(study: Study, run: MachineSet, batch_size: int = 1) -> Figure:
     """Every timed pass of every pair, relative to the pair's median."""
-    caption = (
-        "Each row is a cell: the thin line runs from the fastest to the slowest pass, the bar holds the middle "
-        "half, the tick is the median. Nothing is dropped."
-    )
+    caption = "Line: fastest pass to slowest; bar: the middle half; tick: the median. Nothing is dropped."
     alt = "One panel a precision with a row a model, showing how far single passes lie from their cell's median."
     looks = figure.looks(study)
     precisions = [name for name in study.precisions if any(pair[1] == name for pair in run.records)]
@@ -149,7 +131,7 @@ def distribution_figure(study: Study, run: MachineSet, batch_size: int = 1) -> F
         colour = looks[precision].colour
         for row, model in enumerate(study.models):
             cell = run.state(model, precision, batch_size).cell
-            passes = [ms for one in cell.replicates for ms in one.wall_ms] if cell else []
+            passes = [ms for replicate in cell.replicates for ms in replicate.wall_ms] if cell else []
             if passes:
                 low, first, third, high = np.percentile(np.asarray(passes) / np.median(passes), [0, 25, 75, 100])
                 axes.plot([low, high], [row, row], color=colour, linewidth=0.8)
@@ -169,10 +151,7 @@ def distribution_figure(study: Study, run: MachineSet, batch_size: int = 1) -> F
 
 def throughput_figure(study: Study, run: MachineSet) -> Figure:
     """Images per second against batch size, a panel a model."""
-    caption = (
-        "Filled: measured; hollow: published (batch size 1, six models). A line that ends early has no figure "
-        "there; the tables say why, and which changes against FP32 are beyond doubt."
-    )
+    caption = "Filled: measured; hollow: published. A line that ends early has no figure there; the tables say why."
     alt = "Sixteen small panels, one a model, with a line a precision."
     looks, sizes = figure.looks(study), study.batch_sizes
 
@@ -191,19 +170,97 @@ def throughput_figure(study: Study, run: MachineSet) -> Figure:
         axes.set_xticks(sizes, [str(size) for size in sizes])
         axes.minorticks_off()
 
-    keys, labels = _keys(study, run, study.precisions, "throughput"), ("batch size", "images per second (log scale)")
+    keys = figure.keys_beside(study, run, study.precisions, "throughput")
+    labels = ("batch size", "images per second (log scale)")
     svg = figure.grid(study.models, panel, (9.0, 1.9), keys, labels, key_columns=4, sharex=True)
     return Figure("throughput", "Throughput against batch size", caption, alt, source(run, study), svg)
 
 
-def _keys(
-    study: Study, run: MachineSet, precisions: tuple[str, ...], quantity: str, published: bool = True
-) -> list[Line2D]:
-    looks, keys = figure.looks(study), []
-    for precision in precisions:
-        label = precision_label(precision)
-        if any(pair[1] == precision for pair in run.records):
-            keys.append(figure.key(looks[precision], f"{label} measured"))
-        if published and study.published.column(quantity, precision):
-            keys.append(figure.key(looks[precision], f"{label} published", hollow=True))
-    return keys
+def roofline(study: Study, run: MachineSet) -> Table:
+    """Each model's published FP32 and FP16 times beside the two floors, and which one explains it."""
+    floors, peaks = launch_bound.floors(study), study.published.peaks
+    host, cells = floors.host_us, {(cell.model, cell.precision): cell for cell in floors.cells.itertuples()}
+    rate = f"about {host:.1f} microseconds an operation" if host else "not known without counts"
+    caption = (
+        "Operations: what one pass issues (views apart, attention as one), counted on the same networks with another "
+        "version of the library than the published one, which recomputes BEiT's relative positions in every pass. "
+        f"Work: the least the GPU needs for arithmetic and weights at its peak ({peaks.fp32_tflops:g} and "
+        f"{peaks.fp16_tflops:g} TFLOP/s, {peaks.bandwidth_gb_per_s:g} GB/s). The published host: {rate}, read off the "
+        f"{len(floors.idle)} models whose work takes at most a tenth of their published FP32 time. "
+        f"Launch-bound: within {launch_bound.NEAR:g} times what the host alone needs, and the work is at most half of "
+        "it. Beyond the host: longer than the host explains."
+    )
+
+    def operations(model: str) -> int | None:
+        facts = study.facts(model)
+        return facts.operations["fp16"] if facts else None
+
+    def floor(heading: str, precision: str, name: str, css: str = items.NUMBER, decimals: int = 0) -> Column:
+        def of(model: str) -> object:
+            value = getattr(cells.get((model, precision)), name, None)
+            return text(value, "text strong") if value == "launch-bound" else value
+
+        return Column(heading, of, css, precision_label(precision), decimals, NOT_COUNTED)
+
+    shown = of_models([Column("operations", operations, why=NOT_COUNTED)])
+    for name in launch_bound.FLOATS:
+        (printed,) = columns_of(study, PUBLISHED, precision_label(name), "latency_median", (name,))
+        shown += [
+            Column("published, ms", printed.of, items.PUBLISHED, printed.group),
+            floor("work, ms", name, "work_ms", decimals=2),
+            floor("us an operation", name, "us_per_operation", decimals=1),
+            floor("reading", name, "reading", TEXT),
+        ]
+    speedups = study.published.column("speedup", "fp16")
+    shown.append(Column("published FP16 speedup", speedups.get, items.PUBLISHED, "", 2, "not printed"))
+    title = "Which published cells wait for the host"
+    return build("launch-published", title, caption, shown, study.published.names, source(run, study))
+
+
+def waits(study: Study, run: MachineSet) -> Table:
+    """Operations of every pair and, on a GPU, the share of the time in which it waits for the host."""
+    caption = (
+        "Operations that torch dispatches in a pass of one image, views apart; a bitsandbytes call is one. Wait: "
+        "the share of a pass in which no kernel ran, by torch's profiler; a CPU has no such figure."
+    )
+    counts = {pair: record.operations for pair, record in run.records.items()}
+    shown = of_models(
+        block(
+            "operations a pass",
+            study.precisions,
+            lambda *pair: items.number(counts.get(pair), 0, "not counted"),
+            MEASURED,
+        ),
+        columns_of(study, run.source, "GPU waits, % of the pass", "launch_share"),
+    )
+    return build("launch-measured", "Operations, and the GPU's wait", caption, shown, study.models, source(run))
+
+
+def roofline_figure(study: Study, run: MachineSet) -> Figure:
+    """Published FP32 and FP16 times against the operations of a pass, with the host's line."""
+    floors, looks = launch_bound.floors(study), figure.looks(study)
+    cells, host = floors.cells, floors.host_us
+    line = f" The line: {host:.1f} microseconds an operation." if host else ""
+    caption = (
+        "Filled marks take no longer than about what the host alone needs, though the GPU's work would take less "
+        f"than half of it: FP16 can't be faster there.{line}"
+    )
+    alt = "Published milliseconds against operations, with the line of the host's rate."
+
+    def on(axes: Axes) -> None:
+        for cell in cells.to_dict("records"):
+            look, hollow = looks[cell["precision"]], cell["reading"] != "launch-bound"
+            figure.mark(axes, cell["operations"], cell["published_ms"], look, 6, hollow)
+        figure.log_scale(axes, "x", "y")
+        if len(cells) and host:
+            ends = np.asarray([cells.operations.min(), cells.operations.max()])
+            axes.plot(ends, host * ends / 1e3, color=figure.INK, linewidth=0.8)
+        axes.set(xlabel="operations of a pass (log scale)", ylabel="published milliseconds (log scale)")
+
+    keys = [
+        figure.key(looks[name], f"{precision_label(name)} {word}", hollow=word == "other")
+        for word in ("launch-bound", "other")
+        for name in launch_bound.FLOATS
+    ]
+    svg = figure.draw((9.0, 4.4), on, keys=keys, key_columns=4)
+    return Figure("launches", "Published time against operations", caption, alt, source(run, study), svg)

@@ -1,30 +1,21 @@
 """What the supplement says over all models and over groups, recomputed from its rows and measured; its validation."""
 
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from visionquant.analysis import estimators, published_validation, subjects
+from visionquant.analysis import estimators, published_validation
 from visionquant.analysis.published import GROUP_BOUNDS, SUBJECTS
 from visionquant.analysis.study import MachineSet, Study
 from visionquant.core.quantities import quantity as described
-from visionquant.report import figure
-from visionquant.report.columns import counted_words, median, source
+from visionquant.report import figure, items
+from visionquant.report.columns import block, counted_words, median, source
 from visionquant.report.figure import Figure
-from visionquant.report.items import (
-    MEASURED,
-    PUBLISHED,
-    TEXT,
-    Item,
-    missing,
-    number,
-    precision_label,
-    printed,
-    text,
-    yes,
-)
-from visionquant.report.table import Column, Table, build, words
+from visionquant.report.items import MEASURED, NUMBER, PUBLISHED, TEXT, Item, missing, number, printed, text
+from visionquant.report.table import Column, Table, build, texts
 
 DEFINED = {"std": "standard deviation", "p95": "95th percentile"}
 UNPRINTED = "no row of this reading is printed"
@@ -32,31 +23,22 @@ UNPRINTED = "no row of this reading is printed"
 
 def over_models(study: Study, run: MachineSet) -> Table:
     """Each printed statistic, recomputed from the printed column, and measured."""
-    caption = (
-        "Recomputed: from the rows that the supplement prints (std with n-1, percentile by numpy's linear rule). For "
-        "memory only ten of sixteen rows are printed, so a figure over sixteen can't be recomputed from them."
-    )
+    caption = "Recomputed from the printed rows: std with n-1, percentile by numpy's linear rule."
     models, rows = study.published.names, []
     for row in study.published.statistics:
         about, definition = SUBJECTS[row.subject], estimators.default_definition(row.statistic)
         values = list(study.published.subject_values(row.subject).values())
-        measured = len(subjects.measured_values(study, run, row.subject, models))
+        measured = len(study.measured_values(run, row.subject, models))
         fits = estimators.reproducing(row.statistic, row.printed, values)
         again = number(estimators.summary(values).get(definition), described(about.quantity).decimals + 1)
         follows = _follows(row.statistic, fits, len(values) == len(models))
         figure_ = _measured(study, run, row.subject, models, definition)
         name, of = DEFINED.get(row.statistic, row.statistic), len(models)
-        box = printed(row.printed)
-        rows.append((about.label, name, box, again, f"{len(values)} of {of}", follows, figure_, f"{measured} of {of}"))
-    shown = [
-        *words("Subject", "statistic"),
-        Column("published", 2, PUBLISHED),
-        Column("recomputed", 3),
-        Column("rows printed", 4, TEXT),
-        Column("follows from the printed rows", 5, TEXT),
-        Column("measured", 6, MEASURED),
-        Column("models", 7, TEXT),
-    ]
+        share = f"{len(values)} of {of}"
+        rows.append((about.label, name, printed(row.printed), again, share, follows, figure_, f"{measured} of {of}"))
+    css = {"Subject": TEXT, "statistic": TEXT, "published": PUBLISHED, "recomputed": NUMBER, "rows printed": TEXT}
+    css |= {"follows from the printed rows": TEXT, "measured": MEASURED, "models": TEXT}
+    shown = [Column(heading, place, css[heading]) for place, heading in enumerate(css)]
     return build("statistics", "Statistics over models, batch size 1", caption, shown, rows, source(run, study))
 
 
@@ -64,14 +46,14 @@ def definitions(study: Study) -> Table:
     """Every definition of std and percentile on the printed columns, and which one gives the printed figure."""
     caption = "std_n divides by n, std_n-1 by n-1; percentiles are named as numpy names their rules."
     rows = [
-        (SUBJECTS[row.subject].label, name, value, printed(row.printed), yes(row.printed.rounds_from(value)))
+        (SUBJECTS[row.subject].label, name, value, printed(row.printed), items.yes(row.printed.rounds_from(value)))
         for row in study.published.statistics
         if row.statistic in DEFINED
         for name, value in estimators.summary(list(study.published.subject_values(row.subject).values())).items()
         if name.split("_")[0] == row.statistic
     ]
     shown = [
-        *words("Subject", "definition"),
+        *texts("Subject", "definition"),
         Column("value", 2, decimals=4),
         Column("published", 3, PUBLISHED),
         Column("rounds to it", 4, TEXT),
@@ -81,29 +63,23 @@ def definitions(study: Study) -> Table:
 
 def groups(study: Study, run: MachineSet) -> Table:
     """The printed group patterns under each reading of a group."""
-    caption = (
-        "The supplement lists models under group headings and then defines the groups by parameter count; the two do "
-        "not hold the same models, so each claim is computed under every reading."
-    )
+    caption = "Groups as listed and as defined by parameter count differ: each claim is computed under every reading."
     rows = []
     for claim in study.published.groups:
         about = SUBJECTS[claim.subject]
         for reading, models in study.published.readings(claim.group).items():
             values = study.published.subject_values(claim.subject, models)
             again = estimators.summary(list(values.values())).get(claim.computed)
-            agrees = missing("not_published", UNPRINTED) if again is None else yes(claim.printed.rounds_from(again))
+            agrees = items.yes(again is not None and claim.printed.rounds_from(again))
+            agrees = missing("not_published", UNPRINTED) if again is None else agrees
             what = text(f"{about.label}, {claim.statistic}", note=claim.statement)
             which = text(f"{reading}, {len(models)} models", note=", ".join(models))
             recomputed = number(again, described(about.quantity).decimals, UNPRINTED)
             measured = _measured(study, run, claim.subject, models, claim.computed)
             rows.append((claim.group, what, which, printed(claim.printed), recomputed, agrees, measured))
-    shown = [
-        *words("Group", "claim", "reading of the group"),
-        Column("published", 3, PUBLISHED),
-        Column("from the printed rows", 4),
-        Column("agrees", 5, TEXT),
-        Column("measured", 6, MEASURED),
-    ]
+    css = {"Group": TEXT, "claim": TEXT, "reading of the group": TEXT, "published": PUBLISHED}
+    css |= {"from the printed rows": NUMBER, "agrees": TEXT, "measured": MEASURED}
+    shown = [Column(heading, place, css[heading]) for place, heading in enumerate(css)]
     return build("groups", "Group patterns, batch size 1", caption, shown, rows, source(run, study))
 
 
@@ -111,41 +87,61 @@ def group_medians(study: Study, run: MachineSet, batch_size: int) -> Table:
     """Median speedup and memory reduction of each listed group and precision."""
     caption = "Median over the group's models, with the range."
 
-    def of(group: str, quantity: str, precision: str) -> Item:
+    def of(quantity: str, group: str, precision: str) -> Item:
         models, decimals = study.published.group(group), 2 if quantity == "speedup" else 1
         values = study.column(run.source, quantity, precision, models, batch_size)
         word = counted_words(study, run, precision, models, batch_size) if quantity == "speedup" else ""
         return median(values, decimals, word=word)
 
-    def column(heading: str, quantity: str, precision: str) -> Column:
-        return Column(precision_label(precision), lambda group: of(group, quantity, precision), MEASURED, heading)
-
-    kinds = {"measured speedup": "speedup"}
-    kinds["measured memory reduction, %"] = subjects.counterpart(study, run, "memory_reduction")
+    reduction = study.counterpart(run, "memory_reduction")
     shown = [
         Column("Group", str, TEXT),
         Column("models", lambda group: len(study.published.group(group))),
-        *(column(heading, name, precision) for heading, name in kinds.items() for precision in study.compared),
+        *block("measured speedup", study.compared, partial(of, "speedup"), MEASURED),
+        *block("measured memory reduction, %", study.compared, partial(of, reduction), MEASURED),
     ]
-    name, label = f"group-medians-{batch_size}", f"batch size {batch_size}"
-    return build(name, f"Groups as listed, {label}", caption, shown, GROUP_BOUNDS, source(run), label.capitalize())
+    name, label = f"group-medians-{batch_size}", f"Batch size {batch_size}"
+    return build(name, f"Groups as listed, {label.lower()}", caption, shown, GROUP_BOUNDS, source(run), label)
+
+
+def edge(study: Study, run: MachineSet) -> Table:
+    """The edge claims, with the measured figure where there is one."""
+    models = study.published.group("edge")
+    speedups = study.measured_values(run, "fp16_speedup", models)
+    reductions = study.measured_values(run, "int8_memory_reduction", models)
+    cuts = [100 * (1 - 1 / value) for value in speedups.values()]
+    measured = {
+        "memory_reduction_int8": ([*reductions.values()], "median memory reduction of the edge models"),
+        "compute_reduction_fp16": (cuts, "median cut of the edge models' latency in FP16 (below zero: longer)"),
+    }
+
+    def middle(row: Any) -> Item:
+        if row.subject not in measured:
+            return missing("not_available", "nothing here measures it")
+        return number(estimators.summary(measured[row.subject][0]).get("median"), 1, "no model has a figure", "%")
+
+    shown = [
+        *texts(statement="Statement"),
+        Column("published", lambda row: printed(row.printed, row.unit), PUBLISHED),
+        Column("measured", middle, MEASURED),
+        Column("what was measured", lambda row: measured.get(row.subject, ("", "not measured by this study"))[1], TEXT),
+    ]
+    caption = "Beside each claim the nearest figure that was measured, where there is one."
+    return build("edge", "Edge deployment, as published", caption, shown, study.published.edge, source(run))
 
 
 def validation(study: Study) -> Table:
     """The three expected metrics, judged."""
-    caption = (
-        "Its own three metrics and its own rule: within 5 % of the expected figure. Only figures of the published GPU "
-        "can pass or fail it."
-    )
+    caption = "Its own rule: within 5 % of the expected figure. Only figures of the published GPU can pass or fail it."
     css = {"within": "good", "differs": "bad"}
 
     def measured(metric: published_validation.Validation) -> Item:
         return number(metric.value, 3, metric.why, low=metric.low, high=metric.high, status="not_measured")
 
     shown = [
-        *words(metric="Metric"),
+        *texts(metric="Metric"),
         Column("published", lambda metric: printed(metric.published), PUBLISHED),
-        *words(source="set"),
+        *texts(source="set"),
         Column("measured", measured, MEASURED),
         Column("verdict", lambda metric: text(metric.verdict, css.get(metric.verdict, "")), TEXT),
         Column("why", lambda metric: f"{metric.why}. {metric.extra}".strip(), TEXT),
@@ -155,9 +151,7 @@ def validation(study: Study) -> Table:
 
 def groups_figure(study: Study, run: MachineSet) -> Figure:
     """FP16 speedup of each listed group, published beside measured."""
-    caption = (
-        "A mark a model; groups as the supplement lists them. Right of the line is faster than FP32. " + figure.LETTERED
-    )
+    caption = f"A mark a model; groups as listed. Right of the line is faster than FP32. {figure.LETTERED}"
     alt = "Two panels, published and measured, with a row a group and a mark a model."
     look = figure.LOOKS["fp16"]
     sides = {source: study.column(source, "speedup", "fp16") for source in ("published", run.source)}
@@ -187,16 +181,12 @@ def published_against_measured(study: Study, run: MachineSet) -> Figure:
         "can be compared on any machine; latency and throughput only on the published GPU. " + figure.LETTERED
     )
     alt = "Four panels of published figures against measured ones, with the line on which both are the same."
-    titles = {
-        "latency_median": "Latency, ms",
-        "speedup": "Speedup over FP32, x",
-        "memory_published": "Memory, MiB",
-        "throughput": "Throughput, images/s",
-    }
+    titles = {"latency_median": "Latency, ms", "speedup": "Speedup over FP32, x"}
+    titles |= {"memory_published": "Memory, MiB", "throughput": "Throughput, images/s"}
     looks = figure.looks(study)
 
     def panel(axes: Axes, quantity: str) -> None:
-        name, ends = subjects.counterpart(study, run, quantity), list[float]()
+        name, ends = study.counterpart(run, quantity), list[float]()
         for precision in study.compared if quantity == "speedup" else study.precisions:
             column, look = study.published.column(quantity, precision), looks[precision]
             measured = study.column(run.source, name, precision, column)
@@ -219,7 +209,7 @@ def published_against_measured(study: Study, run: MachineSet) -> Figure:
 
 def _measured(study: Study, run: MachineSet, subject: str, models: tuple[str, ...], definition: str) -> Item:
     """A statistic over measured models; where it is one of speed, with the verdicts behind it."""
-    about, values = SUBJECTS[subject], subjects.measured_values(study, run, subject, models)
+    about, values = SUBJECTS[subject], study.measured_values(run, subject, models)
     value = estimators.summary(list(values.values())).get(definition)
     item = number(value, described(about.quantity).decimals, "no model has a figure")
     if about.quantity != "speedup" or item.status:

@@ -10,18 +10,14 @@ from visionquant.core.frozen import height_width
 from visionquant.records.record import Conversion
 from visionquant.report.columns import of_models, of_pairs, pairs, source
 from visionquant.report.items import CODES, NUMBER, PUBLISHED, TEXT, Item, joined, missing
-from visionquant.report.table import Column, Table, build, words
+from visionquant.report.table import Column, Table, build, texts
 
 UNCOUNTED = "no committed counts"
 
 
 def sets(study: Study) -> Table:
     """Each set of records: machine, weights, code, how much of it is there and how its time was spent."""
-    caption = (
-        "A set is one machine's study. The last columns: minutes that measuring the pairs took (without download and "
-        "FP32 reference), and the share of them inside timed windows; the rest went into imports, weights, warm-up and "
-        "fidelity."
-    )
+    caption = "Minutes of measuring, without download and reference; timed: the share of them inside timed windows."
 
     def cells(run: MachineSet) -> str:
         counted = provenance.counts(study, run)
@@ -58,7 +54,7 @@ def conditions(study: Study, run: MachineSet) -> Table:
         return "no limit" if value is None else shown.format(value)
 
     def seen(name: str) -> str:
-        value = getattr(machine, name) if machine else "not measured"
+        value = {**vars(machine), **machine.libraries}[name] if machine else "not measured"
         return "none" if value is None else str(value)
 
     def every(values: Iterable[int], separator: str = ", ") -> str:
@@ -88,23 +84,20 @@ def conditions(study: Study, run: MachineSet) -> Table:
         ("Experiments", printed["experiments"], str(len(run.records))),
         ("Batch sizes", printed["batch_sizes"], every((cell.batch_size for cell in cells), " ")),
     ]
-    return build("conditions", "Conditions", caption, words("What", "published", run.label), rows, source(run))
+    return build("conditions", "Conditions", caption, texts("What", "published", run.label), rows, source(run))
 
 
 def models(study: Study) -> Table:
     """The sixteen models: what is printed of them and what their configs hold."""
-    caption = (
-        "Millions of parameters as printed and as counted in the class that was measured (AutoModel, without a "
-        "classifier); Linear layers; multiply-accumulates of one image in billions; side of the input in pixels."
-    )
+    caption = "M: millions of parameters, counted in AutoModel, without a classifier. GMACs: of one image."
     specs = study.params.models
 
     def group(model: str) -> str:
-        printed = study.published.model(model)
+        printed = study.published.models.get(model)
         return printed.group if printed else specs[model].group if model in specs else "other"
 
     def millions(model: str) -> Item:
-        printed = study.published.model(model)
+        printed = study.published.models.get(model)
         if printed is None:
             return missing("not_published", "a model that the supplement does not have")
         return Item(f"{printed.millions:g}", printed.millions)
@@ -119,12 +112,6 @@ def models(study: Study) -> Table:
         height, width = height_width(specs[model].input_size)
         return height if height == width else Item(f"{height} x {width}", height)
 
-    def origin(model: str) -> str:
-        return specs[model].repo_id or specs[model].path or "" if model in specs else ""
-
-    def revision(model: str) -> Item:
-        return Item((specs[model].revision or "")[:10] if model in specs else "")
-
     shown = of_models(
         [
             Column("group", group, TEXT),
@@ -133,18 +120,14 @@ def models(study: Study) -> Table:
             counted("Linear layers", "linear_layers"),
             counted("GMACs", "macs", 2, 1e9),
             Column("input", side),
-            Column(
-                "repository",
-                lambda name: (specs[name].repo_id or specs[name].path or "") if name in specs else "",
-                TEXT,
-            ),
+            Column("repository", lambda name: specs[name].repo_id or specs[name].path if name in specs else "", TEXT),
             Column("revision", lambda name: Item((specs[name].revision or "")[:10] if name in specs else "")),
         ]
     )
     return build("models", "Models", caption, shown, study.models)
 
 
-def cells(study: Study, run: MachineSet) -> Table:
+def cell_statuses(study: Study, run: MachineSet) -> Table:
     """Every pair with what became of its cells."""
     caption = "A cell is a model, a precision and a batch size. What could not be measured is there with its reason."
     sizes = {cell.batch_size for record in run.records.values() for cell in record.cells}
@@ -181,10 +164,7 @@ def absences(study: Study, run: MachineSet) -> Table:
 
 def conversions(study: Study, run: MachineSet) -> Table:
     """The proof of each precision: what became of the parameters."""
-    caption = (
-        "Read off the converted model before it was timed. A precision that quantises nothing, or parameters of "
-        "another type than the row says, stop the run."
-    )
+    caption = "Read off the converted model before it was timed; one that is not as its row says stops the run."
     apart = ("class", "method", "attention")
 
     def proof(heading: str, of: Callable[[Conversion], object], css: str = TEXT, **numbers: Any) -> Column:

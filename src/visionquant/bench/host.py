@@ -1,4 +1,4 @@
-"""What else the machine was doing: load, clock, other busy processes. In a word: clean, busy, or unknown.
+"""The host: its memory, and what else it was doing (load, clock, other busy processes: clean, busy, or unknown).
 
 On Linux the kernel counts the time of all cores; what this process did not use, others did. On a GPU, NVML lists the
 processes that compute there; inside a container it may not, which is "unknown".
@@ -7,25 +7,60 @@ processes that compute there; inside a container it may not, which is "unknown".
 import os
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import psutil
 
-from visionquant.bench import device as devices
-from visionquant.bench.device import Device
 from visionquant.core.errors import StudyError
 from visionquant.records.cell import Conditions, Isolation, worst
 from visionquant.settings.params import Protocol
 
+if TYPE_CHECKING:
+    from visionquant.bench.device import Device
+
 BUSY_SHARE = 0.15  # of all cores, by others
 TOLERANCE = 0.1
 PATIENCE_S, LOOK_S = 30.0, 1.0
-STAT = Path("/proc/stat")
+STAT, GROUP, STATUS = Path("/proc/stat"), Path("/sys/fs/cgroup"), Path("/proc/self/status")
 
 
-@dataclass(frozen=True)
-class Reading:
+class HostMemory(NamedTuple):
+    """Bytes of host memory: free now, and resident in the process that replicates are forked from."""
+
+    available: int
+    baseline: int
+
+
+def available_bytes() -> int:
+    """Free memory, or what the control group (version 2) still allows, whichever is less.
+
+    Files that were read and can be dropped again count as used by the group; they are given back here.
+    """
+    free = int(psutil.virtual_memory().available)
+    try:
+        limit, used, details = ((GROUP / f"memory.{name}").read_text("utf-8") for name in ("max", "current", "stat"))
+        inactive = dict(line.split() for line in details.splitlines()).get("inactive_file", 0)
+        return max(0, min(free, int(limit) - int(used) + int(inactive)))  # no limit is the word "max"
+    except (OSError, ValueError):
+        return free
+
+
+def resident_bytes() -> int:
+    """Resident memory of this process now."""
+    return int(psutil.Process().memory_info().rss)
+
+
+def peak_bytes() -> int | None:
+    """The most memory this process has had resident (a fork starts from its parent's present), None off Linux."""
+    with suppress(OSError):
+        for line in STATUS.read_text("utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return None
+
+
+class Reading(NamedTuple):
     """Seconds since boot or start: all cores busy, this process and its children busy, wall time."""
 
     busy_s: float | None
@@ -35,11 +70,11 @@ class Reading:
     @classmethod
     def now(cls, stat: Path = STAT) -> "Reading":
         """This moment; a kernel that tells nothing of its cores leaves ``busy_s`` None."""
-        own, busy_s = os.times(), None
+        busy_s = None
         with suppress(OSError, ValueError):
-            fields = [int(field) for field in stat.read_text(encoding="utf-8").split("\n", 1)[0].split()[1:9]]
+            fields = [int(field) for field in stat.read_text("utf-8").split("\n", 1)[0].split()[1:9]]
             busy_s = (sum(fields) - sum(fields[3:5])) / os.sysconf("SC_CLK_TCK")  # without idle and iowait
-        return cls(busy_s, own.user + own.system + own.children_user + own.children_system, time.monotonic())
+        return cls(busy_s, sum(os.times()[:4]), time.monotonic())
 
 
 def others_share(before: Reading, after: Reading) -> float | None:
@@ -53,10 +88,9 @@ def others_share(before: Reading, after: Reading) -> float | None:
     return round(min(1.0, max(0.0, others_s / (wall_s * (os.cpu_count() or 1)))), 3)
 
 
-def since(before: Reading, device: Device) -> Conditions:
+def conditions_since(before: Reading, device: "Device") -> Conditions:
     """The conditions since ``before``, which this process took."""
-    share = others_share(before, Reading.now())
-    frequency = None
+    share, frequency = others_share(before, Reading.now()), None
     with suppress(OSError, NotImplementedError, AttributeError):  # psutil's words for a kernel that does not tell
         frequency = psutil.cpu_freq()
     return Conditions(
@@ -68,18 +102,15 @@ def since(before: Reading, device: Device) -> Conditions:
     )
 
 
-def isolation(share: float | None, device: Device) -> Isolation:
+def isolation(share: float | None, device: "Device") -> Isolation:
     """The worse of the words for what others do on the CPU and on the device, where this process is at work."""
     on_cpu: Isolation = "unknown" if share is None else "busy" if share > BUSY_SHARE else "clean"
-    computing = device.computing()
-    if computing is None or os.getpid() not in computing:
-        on_device: Isolation = "unknown"
-    else:
-        on_device = "busy" if len(computing) > 1 else "clean"
+    computing = device.computing() or set()
+    on_device: Isolation = "unknown" if os.getpid() not in computing else "busy" if len(computing) > 1 else "clean"
     return worst((on_cpu, on_device)) or "unknown"
 
 
-def require_quiet(protocol: Protocol, device: str, patience_s: float = PATIENCE_S) -> None:
+def require_quiet(protocol: Protocol, device: "Device", patience_s: float = PATIENCE_S) -> None:
     """Wait until no other process keeps the machine busy, if the protocol refuses that.
 
     Raises:
@@ -87,29 +118,30 @@ def require_quiet(protocol: Protocol, device: str, patience_s: float = PATIENCE_
     """
     if protocol.busy == "allow":
         return
-    if others := (devices.of(device).computing() or set()) - {os.getpid()}:
-        names = ", ".join(_named(pid) for pid in sorted(others))
+    if others := (device.computing() or set()) - {os.getpid()}:
+        names = ", ".join(map(_named, sorted(others)))
         remedy = "end them, or set busy: allow in the protocol"
         raise StudyError("measure", f"other processes compute on the GPU ({names})", remedy)
     deadline = time.monotonic() + patience_s
     while True:
-        watched = {one.pid: one for one in psutil.process_iter(["name"]) if one.pid != os.getpid()}
-        for process in watched.values():
-            _percent(process)
+        _busiest()
         before = Reading.now()
         time.sleep(LOOK_S)
         share = others_share(before, Reading.now())
         if share is None or share <= BUSY_SHARE:
             return
         if time.monotonic() >= deadline:
-            break
-    shares = sorted(((_percent(one), str(one.info["name"])) for one in watched.values()), reverse=True)
+            found = f"other processes keep {100 * share:.0f} % of the machine busy{_busiest()}"
+            remedy = "end them, or set busy: allow in the protocol; the cells are marked then"
+            raise StudyError("measure", found, remedy)
+
+
+def _busiest() -> str:
+    """Three processes that were busiest since the last call, which psutil remembers, in brackets."""
+    others = (one.info for one in psutil.process_iter(["name", "cpu_percent"]) if one.pid != os.getpid())
+    shares = sorted(((info["cpu_percent"] or 0.0, str(info["name"])) for info in others), reverse=True)
     names = ", ".join(f"{name} {percent:.0f} %" for percent, name in shares[:3] if percent >= 1)
-    raise StudyError(
-        "measure",
-        f"other processes keep {100 * share:.0f} % of the machine busy" + (f" ({names})" if names else ""),
-        "end them, or set busy: allow in the protocol; the cells are marked then",
-    )
+    return f" ({names})" if names else ""
 
 
 def _named(pid: int) -> str:
@@ -118,10 +150,3 @@ def _named(pid: int) -> str:
         return f"{psutil.Process(pid).name()} {pid}"
     except psutil.Error:
         return f"process {pid}"
-
-
-def _percent(process: psutil.Process) -> float:
-    try:
-        return float(process.cpu_percent())
-    except psutil.Error:
-        return 0.0

@@ -1,17 +1,15 @@
 """What the server answers: routes and their OpenAPI text, the gate in front of them, the metrics, the page /docs.
 
-Every refusal is JSON, ``{"error": reason}``: 4xx for the sender's mistake, 503 for a server that is full, cold or lost
-its worker, 504 for one that was too slow. FastAPI's own text for a bad request would repeat the request, NaN included,
-which JSON can't carry; its own page loads scripts from elsewhere, ours holds none. Metrics live in the HTTP process
-alone: a worker sends the size of a batch along with its answers, and takes no counts with it when it is killed.
+Every refusal is JSON, ``{"error": reason}``. FastAPI's own text for a bad request would repeat the request, NaN
+included, which JSON can't carry; its own page loads scripts from elsewhere, ours holds none. Metrics live in the HTTP
+process alone: a worker sends the size of a batch along with its answers, and takes no counts with it when it is killed.
 """
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from functools import cache, partial
-from importlib import resources
+from functools import partial
 from math import prod
 from typing import Annotated, Any
 
@@ -27,23 +25,29 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from visionquant.accuracy.model_source import ModelSource
 from visionquant.bench import image_file
-from visionquant.bench.preprocessing import Preprocessing
+from visionquant.bench.inputs import Preprocessing
 
 PATHS = ("/predict", "/predict/tensor", "/ready", "/health", "/metrics")
 STATUS = {"kind": 415, "large": 413, "broken": 422}  # of a file that is no picture to use
-FOREIGN = ("/docs", "/redoc")
 SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 SIZES = (1, 2, 4, 8, 16, 32, 64)
+PROBLEMS = {
+    400: "A body that can't be parsed",
+    413: "Too many bytes or pixels",
+    415: "Another kind of file or body",
+    422: "Broken, cut, of another shape, or not finite",
+    500: "The model could not answer",
+    503: "No warm worker, a full queue, or a worker that died: send it again",
+}
 # Whatever stands on the page, a browser may load nothing and send forms to this server alone.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src 'self' data:; form-action 'self'"
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What the server takes on, and how it batches. Counts, bytes, pixels and seconds.
+    """What the server takes on. ``queue`` bounds the requests that are read, wait or are answered, all together.
 
-    ``queue`` bounds the requests that are being read, wait or are answered, all together. ``batch_size`` 1 switches
-    batching off; else requests of one window of ``batch_wait_s`` share a pass.
+    ``batch_size`` 1 switches batching off; else requests of one window of ``batch_wait_s`` share a pass.
     """
 
     body_bytes: int = 10 * 2**20
@@ -95,9 +99,11 @@ class Health(BaseModel):
 
 
 class Desk:
-    """What routes, gate and server share: what is served and within which limits, whether a warm worker stands by, and
-    the Prometheus metrics, in a registry of their own.
+    """Stands before the application: admits a prediction if the worker is warm and the queue has room, bounds its time,
+    counts every request. Routes and server read model, limits and metrics from it.
     """
+
+    app: ASGIApp
 
     def __init__(self, source: ModelSource, precision: str, limits: Limits) -> None:
         self.source, self.precision, self.limits = source, precision, limits
@@ -106,11 +112,16 @@ class Desk:
         spent = "From the first byte of a request to the last of its answer"
         self.seconds = Histogram("visionquant_request_seconds", spent, ("path", "status"), buckets=SECONDS, registry=to)
         self.sizes = Histogram("visionquant_batch_size", "Images in a forward pass", buckets=SIZES, registry=to)
-        self.in_flight = Gauge("visionquant_in_flight", "Requests admitted and not answered", registry=to)
-        self.in_flight.set_function(lambda: self.waiting)
+        waiting = Gauge("visionquant_in_flight", "Requests admitted and not answered", registry=to)
+        waiting.set_function(lambda: self.waiting)
         Gauge("visionquant_ready", "1 while a warm worker stands by", registry=to).set_function(lambda: self.ready)
         self.restarts = Counter("visionquant_worker_restarts", "Workers started anew", registry=to)
         self._batch: tuple[int, ...] = ()
+
+    def before(self, app: ASGIApp) -> "Desk":
+        """Itself, as the middleware of ``app``."""
+        self.app = app
+        return self
 
     def count(self, batch: tuple[int, int, int]) -> None:
         """Count a batch (worker, number, images) once; its answers come one after the other."""
@@ -118,18 +129,9 @@ class Desk:
             self._batch = batch
             self.sizes.observe(batch[2])
 
-
-class Gate:
-    """Admits a prediction if the worker is warm and the queue has room; bounds its time; counts every request."""
-
-    def __init__(self, app: ASGIApp, desk: Desk) -> None:
-        self.app, self.desk = app, desk
-
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request; whatever comes of it is counted under its route and status."""
         if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
+            return await self.app(scope, receive, send)
         begun, status = time.perf_counter(), 0
 
         async def noting(message: Message) -> None:
@@ -139,34 +141,31 @@ class Gate:
             await send(message)
 
         try:
-            predicts = scope["method"] == "POST"
-            app = (self._refusal(scope) or self._admitted) if predicts else self.app
+            app = (self._refusal(scope) or self._admitted) if scope["method"] == "POST" else self.app
             await app(scope, receive, noting)
         except TimeoutError:
             if not status:
-                why = f"not answered within {self.desk.limits.timeout_s:g} s"
-                await _problem(504, why)(scope, receive, noting)
+                await _problem(504, f"not answered within {self.limits.timeout_s:g} s")(scope, receive, noting)
         finally:
             path = scope["path"] if scope["path"] in PATHS else "other"
-            self.desk.seconds.labels(path, str(status or 500)).observe(time.perf_counter() - begun)
+            self.seconds.labels(path, str(status or 500)).observe(time.perf_counter() - begun)
 
     async def _admitted(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.desk.waiting += 1
+        self.waiting += 1
         try:
-            async with asyncio.timeout(self.desk.limits.timeout_s):
+            async with asyncio.timeout(self.limits.timeout_s):
                 await self.app(scope, receive, send)
         finally:
-            self.desk.waiting -= 1
+            self.waiting -= 1
 
     def _refusal(self, scope: Scope) -> Response | None:
-        limits = self.desk.limits
         length = dict(scope["headers"]).get(b"content-length", b"0")
-        if length.isdigit() and int(length) > limits.body_bytes:
-            return _problem(413, f"a body of more than {limits.body_bytes} bytes")
-        if not self.desk.ready:
+        if length.isdigit() and int(length) > self.limits.body_bytes:
+            return _problem(413, f"a body of more than {self.limits.body_bytes} bytes")
+        if not self.ready:
             return _problem(503, "no warm worker")
-        if self.desk.waiting >= limits.queue:
-            return _problem(503, f"{limits.queue} requests are waiting already")
+        if self.waiting >= self.limits.queue:
+            return _problem(503, f"{self.limits.queue} requests are waiting already")
         return None
 
 
@@ -175,30 +174,14 @@ def register(app: FastAPI, desk: Desk, submit: Callable[[np.ndarray], Awaitable[
     source, limits = desk.source, desk.limits
     app.title, app.version = f"{source.name} in {desk.precision}", "1"
     app.description = f"Image classification with {source.weights} weights. Errors are JSON with one key, `error`."
-    problems: dict[int | str, dict[str, Any]] = {
-        status: {"model": Problem, "description": why}
-        for status, why in (
-            (400, "A body that can't be parsed"),
-            (413, "Too many bytes or pixels"),
-            (415, "Another kind of file or body"),
-            (422, "Broken, cut, of another shape, or not finite"),
-            (500, "The model could not answer"),
-            (503, "No warm worker, a full queue, or a worker that died: send it again"),
-            (504, f"Not answered within {limits.timeout_s:g} s"),
-        )
-    }
+    refusals = PROBLEMS | {504: f"Not answered within {limits.timeout_s:g} s"}
+    problems: Any = {status: {"model": Problem, "description": why} for status, why in refusals.items()}
     prediction = partial(app.post, responses=problems, response_model_exclude_none=True)
+    served = {"model": source.name, "precision": desk.precision, "weights": source.weights}
 
     async def classified(image: np.ndarray) -> Classification:
         answer = await submit(image)
-        return Classification(
-            classes=answer["classes"],
-            model=source.name,
-            precision=desk.precision,
-            weights=source.weights,
-            logits_from=answer["logits_from"],
-            batch_size=answer["batch"][2],
-        )
+        return Classification.model_validate(answer | served | {"batch_size": answer["batch"][2]})
 
     @prediction("/predict")
     async def predict(image: Annotated[UploadFile, File(description="A JPEG or PNG file")]) -> Classification:
@@ -231,8 +214,8 @@ def register(app: FastAPI, desk: Desk, submit: Callable[[np.ndarray], Awaitable[
         """Whether the process lives."""
         return Health(model=source.name, precision=desk.precision, input_shape=list(source.shape))
 
-    for route in [each for each in app.router.routes if getattr(each, "path", "").startswith(FOREIGN)]:
-        app.router.routes.remove(route)  # FastAPI's pages, which load scripts from elsewhere
+    routes = app.router.routes  # without FastAPI's pages, which load scripts from elsewhere
+    routes[:] = [route for route in routes if not getattr(route, "path", "").startswith(("/docs", "/redoc"))]
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
@@ -260,21 +243,12 @@ def _problem(status: int, reason: str, headers: Any = None) -> JSONResponse:
 
 def docs_page(document: dict[str, Any]) -> str:
     """HTML of an OpenAPI document (version 3.1, as FastAPI makes it); an image can be sent from it, by a plain form."""
-    return _template().render(document)
-
-
-@cache
-def _template() -> jinja2.Template:
-    text = resources.files("visionquant.deploy.server").joinpath("docs.html").read_text(encoding="utf-8")
-    return jinja2.Environment(autoescape=True).from_string(text)
+    page = jinja2.Environment(autoescape=True, loader=jinja2.PackageLoader("visionquant.deploy", "."))
+    return page.get_template("docs.html").render(document)
 
 
 def decoded(data: bytes, pixels: int, preprocessing: Preprocessing) -> np.ndarray:
-    """A JPEG or PNG file as the model wants it, float32 of ``preprocessing.shape``.
-
-    Raises:
-        HTTPException: 415 another kind of file; 413 more than ``pixels``; 422 broken, cut or odd.
-    """
+    """A JPEG or PNG file as the model wants it, float32 of ``preprocessing.shape``; an HTTPException for another."""
     try:
         return preprocessing.prepare(image_file.read(data, ("JPEG", "PNG"), pixels))
     except image_file.Unreadable as error:
@@ -282,13 +256,8 @@ def decoded(data: bytes, pixels: int, preprocessing: Preprocessing) -> np.ndarra
 
 
 def tensor_of(data: bytes, shape: tuple[int, ...]) -> np.ndarray:
-    """Little-endian float32 values, C order, as an array of ``shape``.
-
-    Raises:
-        HTTPException: 422 another number of bytes, or NaN or infinity among the values.
-    """
-    expected = 4 * int(np.prod(shape))
-    if len(data) != expected:
+    """Little-endian float32 values, C order, as an array of ``shape``; an HTTPException for others, or not finite."""
+    if len(data) != (expected := 4 * prod(shape)):
         raise HTTPException(422, f"{len(data)} bytes, expected {expected}: float32 of shape {shape}")
     values = np.frombuffer(data, "<f4").reshape(shape)
     if not np.isfinite(values).all():

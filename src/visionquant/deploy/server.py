@@ -1,8 +1,7 @@
 """A quantised model behind HTTP: LitServe's processes, queue and dynamic batching, and what it lacks for being trusted.
 
-LitServe does what is asked here and little else: a worker process with the model, requests gathered into batches, a
-FastAPI application in front; 22 packages, where Ray Serve (74, a cluster runtime) and BentoML (68, a model store) bring
-more. What LitServe 0.2.19 does not do, by its source and a trial (40 requests, worker killed under them), is done here:
+It needs the extra ``serve``. LitServe is 22 packages, Ray Serve (a cluster runtime) 74, BentoML (a model store) 68.
+What LitServe 0.2.19 does not do, by its source and a trial (40 requests, worker killed under them), is done here:
 
 - Its ``run`` puts HTTP into another process than the monitor, so that 4 of 40 requests of a restarted worker hung. Here
   HTTP and watch are one event loop: what a dead worker had taken is answered 503 at once, the worker is started anew.
@@ -15,9 +14,8 @@ more. What LitServe 0.2.19 does not do, by its source and a trial (40 requests, 
 - It answers nothing until the model is warm; here /health does, and /ready says 503.
 
 The price: ``wrap_litserve_start`` is meant for tests, so the version is bounded tightly. The idle batching loop takes a
-tenth of a core. Its window opens when the last batch is done, so that few clients seldom fill a batch. LitServe's
-queues carry pickles between its own processes; nothing that a client sends is ever unpickled. A server that is itself
-killed with SIGKILL leaves the idle queue process behind.
+tenth of a core; its window opens when the last batch is done, so that few clients seldom fill a batch. Its queues carry
+pickles between its own processes, never what a client sends. SIGKILL to the server leaves the queue's process behind.
 """
 
 import asyncio
@@ -41,11 +39,12 @@ from litserve.utils import LitAPIStatus, ResponseBufferItem, WorkerSetupStatus, 
 from starlette.exceptions import HTTPException
 
 from visionquant.accuracy.model_source import ModelSource
+from visionquant.bench import device as devices
 from visionquant.bench import torch_flags
 from visionquant.core.errors import StudyError
+from visionquant.deploy import server_routes
 from visionquant.deploy.predictor import Predictor
-from visionquant.deploy.server import routes
-from visionquant.deploy.server.routes import Limits
+from visionquant.deploy.server_routes import Limits
 from visionquant.settings.params import known
 
 WATCH_S = 0.1
@@ -85,7 +84,7 @@ class Classifier(litserve.LitAPI):
         try:
             logits = self.predictor.logits(images)
         except RuntimeError as error:
-            if torch_flags.alive(self.on):
+            if devices.of(self.on).alive():
                 raise
             _say(f"the GPU is lost to this worker: {error}")  # every later request would fail: a new one takes over
             os._exit(LOST)
@@ -106,7 +105,7 @@ class Server(litserve.LitServer):
     """The HTTP side, in the main process: admits, queues, waits, and watches over the worker."""
 
     def __init__(self, source: ModelSource, precision: str, device: str, limits: Limits) -> None:
-        self.desk = routes.Desk(source, precision, limits)
+        self.desk = server_routes.Desk(source, precision, limits)
         self.failed, self.attempts = "", 0
         self.uvicorn: uvicorn.Server | None = None
         super().__init__(
@@ -115,13 +114,13 @@ class Server(litserve.LitServer):
             devices=1,
             timeout=limits.timeout_s,
             max_payload_size=limits.body_bytes,
-            middlewares=[(routes.Gate, {"desk": self.desk})],
+            middlewares=[self.desk.before],
             restart_workers=True,  # workers then say which requests they have taken
         )
 
     def register_endpoints(self) -> None:
         """Ours in place of LitServe's, so that the OpenAPI page tells the truth."""
-        routes.register(self.app, self.desk, lambda image: self.submit(image))
+        server_routes.register(self.app, self.desk, lambda image: self.submit(image))
 
     @asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
@@ -132,11 +131,7 @@ class Server(litserve.LitServer):
             watch.cancel()
 
     async def submit(self, image: np.ndarray) -> dict[str, Any]:
-        """Queue a prepared image and wait for the answer; whoever calls bounds the time.
-
-        Raises:
-            HTTPException: 5xx, the worker died with it or could not answer; 422, its values overflow in the network.
-        """
+        """Queue a prepared image and wait for the answer; whoever calls bounds the time."""
         uid, item = str(uuid.uuid4()), ResponseBufferItem(asyncio.Event())
         self.response_buffer[uid] = item
         try:
@@ -173,8 +168,7 @@ class Server(litserve.LitServer):
 
     def _look(self) -> None:
         (worker,) = self.inference_workers
-        status = next(iter(self.workers_setup_status.values()), None)
-        self.desk.ready = worker.is_alive() and status == WorkerSetupStatus.READY
+        self.desk.ready = worker.is_alive() and WorkerSetupStatus.READY in self.workers_setup_status.values()
         if self.desk.ready:
             self.attempts = 0
             return
@@ -193,10 +187,7 @@ class Server(litserve.LitServer):
 
 
 def serve_http(source: ModelSource, precision: str, device: str, limits: Limits, host: str, port: int) -> None:
-    """Serve until SIGTERM or Ctrl-C; then finish what was taken and end the process with code 0.
-
-    Args:
-        port: 0 takes a free one; the line that is printed names it.
+    """Serve until SIGTERM or Ctrl-C, then finish what was taken and end the process with code 0; port 0: a free one.
 
     Raises:
         StudyError: no such precision, the preprocessing can't be followed, the address can't be had, or no worker
@@ -219,9 +210,10 @@ def serve_http(source: ModelSource, precision: str, device: str, limits: Limits,
             wait_s = int(limits.timeout_s) + 2
             config = uvicorn.Config(server.app, log_level="warning", access_log=False, timeout_graceful_shutdown=wait_s)
             server.uvicorn = uvicorn.Server(config)
-            at = f"http://{host}:{listening.getsockname()[1]}"
-            title = f"{source.name} in {precision}, {source.weights} weights"
-            print(f"{title}: {at}, /ready says when it is warm, /docs what it takes", flush=True)  # noqa: T201
+            title = (
+                f"{source.name} in {precision}, {source.weights} weights: http://{host}:{listening.getsockname()[1]}"
+            )
+            print(f"{title}, /ready says when it is warm, /docs what it takes", flush=True)  # noqa: T201
             server.uvicorn.run([listening])
         finally:
             for worker in server.inference_workers:
@@ -242,7 +234,6 @@ def _say(text: str) -> None:
 
 
 def _leave_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
+    if parent := multiprocessing.parent_process():
         parent.join()
         os._exit(1)

@@ -1,0 +1,105 @@
+"""The sections of params.yaml that no measured pair hangs on: what is trained and evaluated, what pages assume."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from visionquant.core.errors import checked
+from visionquant.core.frozen import Count, Name, Positive, Revision, Share, Strict, Unsigned
+
+
+class NetworkSpec(Strict):
+    """A small network of one family of the study; sizes in pixels and features.
+
+    MobileViT's own sizes are those of its smallest published configuration; of the row it takes the image size alone.
+    """
+
+    family: Literal["vit", "beit", "mobilevit"]
+    image_size: Annotated[int, Field(ge=16, le=256)]
+    patch_size: Count
+    hidden_size: Annotated[int, Field(ge=32, multiple_of=32)]
+    layers: Count
+    epochs: Count
+    learning_rate: Positive
+
+
+class Training(Strict):
+    """How the ``chosen`` networks are trained; of ``folds`` in cross-validation the pipeline trains ``run``.
+
+    They are evaluated in the precisions of the study, and in those of ``also``.
+    """
+
+    chosen: Annotated[tuple[Name, ...], Field(min_length=1)]
+    folds: Annotated[int, Field(ge=2, le=10)]
+    run: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+    also: tuple[Name, ...] = ()
+    batch_size: Count
+    weight_decay: Unsigned
+    seed: int
+    networks: Annotated[dict[Name, NetworkSpec], Field(min_length=1)]
+
+
+class DataSet(Strict):
+    """A hub data set in the layout of an image folder, pinned (40 hex digits); ``folder`` is where the classes lie."""
+
+    repo_id: str
+    revision: Revision
+    folder: str = ""
+
+
+class EvaluationChoice(Strict):
+    """Labelled images for models with pretrained weights: a folder with a folder for each class, a data set, or null.
+
+    At most ``most_images`` are used, evenly over the classes; ``neighbours`` vote in the classification by features.
+    """
+
+    images: str | DataSet | None
+    most_images: Count
+    neighbours: Count
+
+
+class ReportChoice(Strict):
+    """What the pages are called and what the published figures can be compared with."""
+
+    title: str
+    reference_gpu: str
+    workspace_mib: Unsigned
+
+
+class CostAssumptions(Strict):
+    """A load to carry and what carrying it costs.
+
+    ``instance`` is a row of ``data/supplement/prices.csv``; ``utilisation`` the share of an instance's throughput that
+    is planned with; ``development_usd`` is spent once on a precision other than FP32; ``spread`` is by which share the
+    sensitivity figure moves each of them.
+    """
+
+    load_images_per_s: Positive
+    latency_limit_ms: Positive
+    memory_limit_mib: Positive | None = None
+    utilisation: Annotated[float, Field(gt=0, le=1)]
+    instance: str
+    hours_per_month: Positive
+    years: Positive
+    development_usd: Unsigned
+    model: str
+    precision: str
+    spread: Share
+
+
+class DecisionLimits(Strict):
+    """The limits of the decision page; null is none. ``fidelity_floor`` is a cosine similarity to FP32."""
+
+    batch_size: Count
+    latency_limit_ms: Positive | None = None
+    memory_limit_mib: Positive | None = None
+    fidelity_floor: Annotated[float, Field(ge=-1, le=1)] | None = None
+
+    def limited(self, **limits: float | None) -> "DecisionLimits":
+        """These limits with those that are given, and not None, in place of them.
+
+        Raises:
+            StudyError: a limit is out of its range, or there is no such limit.
+        """
+        given = {name: value for name, value in limits.items() if value is not None}
+        return checked(DecisionLimits, self.model_dump() | given, "the limits")
