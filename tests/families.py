@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import bitsandbytes
 import numpy as np
 import pytest
 import tiny
@@ -232,10 +231,12 @@ def images_of(project: Project, model: str, spec: ModelSpec, folder: Path | None
 
 def with_kept_weights(net: nn.Module, converted: nn.Module) -> nn.Module:
     """``net`` in FP32 with the weights of the 4-bit layers of ``converted``, which has not run yet."""
+    from bitsandbytes.functional import dequantize_4bit
+
     net = copy.deepcopy(net)
     for name, layer in converted.named_modules():
         if type(layer).__name__ == "Linear4bit":
-            kept = bitsandbytes.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+            kept = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
             net.get_submodule(name).weight.data = kept.float()
     return net
 

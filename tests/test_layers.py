@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from collections import Counter
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -70,6 +71,15 @@ def test_a_module_imports_only_the_layers_below_it(path: Path) -> None:
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
     TopologicalSorter({path: imported_at_once(path) for path in MODULES}).prepare()
+
+
+def test_no_two_modules_or_public_classes_have_one_name() -> None:
+    classes = [
+        node.name for path in MODULES for node in ast.parse(path.read_text()).body if isinstance(node, ast.ClassDef)
+    ]
+    names = [path.stem for path in MODULES if path.stem != "__init__"]
+    assert [name for name, count in Counter(names).items() if count > 1] == []
+    assert [name for name, count in Counter(classes).items() if count > 1 and not name.startswith("_")] == []
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())

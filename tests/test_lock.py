@@ -25,7 +25,7 @@ HOLDER = (
     "from visionquant.core import lock\n"
     "from visionquant.core.paths import Project\n"
     "with lock.held(Project(Path(sys.argv[1]))):\n"
-    "    if os.fork():\n"
+    "    if not os.fork():  # which has let go of the lock by then\n"
     "        print('held', flush=True)\n"
     "    sys.stdin.read()\n"
     "    os._exit(0)\n"

@@ -5,12 +5,12 @@ from pathlib import Path
 import made
 
 from visionquant.analysis import published_validation
-from visionquant.analysis.published_validation import Validation
+from visionquant.analysis.published_validation import ExpectedMetric
 from visionquant.analysis.study import Study, gather
 from visionquant.settings import params
 
 
-def by_metric(study: Study) -> dict[str, Validation]:
+def by_metric(study: Study) -> dict[str, ExpectedMetric]:
     return {one.metric: one for one in published_validation.validations(study)}
 
 

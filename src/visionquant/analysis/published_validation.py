@@ -26,7 +26,7 @@ METRICS = {
 
 
 @dataclass(frozen=True)
-class Validation:
+class ExpectedMetric:
     """One metric on one set of records; ``value`` and its bounds are empty where there is no figure."""
 
     metric: str
@@ -49,7 +49,7 @@ class Validation:
         return f"{verdict}; {self.why}. {self.extra}".rstrip()
 
 
-def validations(study: Study) -> list[Validation]:
+def validations(study: Study) -> list[ExpectedMetric]:
     """Every expected metric on every set of records.
 
     Raises:
@@ -67,7 +67,7 @@ def validations(study: Study) -> list[Validation]:
                 measured, extra = _mean(study, machine_set, quantity, precision)
             said = _verdict(measured, expected, study.comparable(machine_set) if machine_set.records else "")
             bounds = measured.value, measured.low, measured.high
-            found.append(Validation(name, machine_set.source, expected.printed, *said, extra, *bounds))
+            found.append(ExpectedMetric(name, machine_set.source, expected.printed, *said, extra, *bounds))
     return found
 
 

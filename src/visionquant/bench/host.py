@@ -39,7 +39,9 @@ def available_bytes() -> int:
     """
     free = int(psutil.virtual_memory().available)
     try:
-        limit, used, details = ((GROUP / f"memory.{name}").read_text("utf-8") for name in ("max", "current", "stat"))
+        limit, used, details = (
+            (GROUP / f"memory.{name}").read_text(encoding="utf-8") for name in ("max", "current", "stat")
+        )
         inactive = dict(line.split() for line in details.splitlines()).get("inactive_file", 0)
         return max(0, min(free, int(limit) - int(used) + int(inactive)))  # no limit is the word "max"
     except (OSError, ValueError):
@@ -54,7 +56,7 @@ def resident_bytes() -> int:
 def peak_bytes() -> int | None:
     """The most memory this process has had resident (a fork starts from its parent's present), None off Linux."""
     with suppress(OSError):
-        for line in STATUS.read_text("utf-8").splitlines():
+        for line in STATUS.read_text(encoding="utf-8").splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
     return None
@@ -72,7 +74,7 @@ class Reading(NamedTuple):
         """This moment; a kernel that tells nothing of its cores leaves ``busy_s`` None."""
         busy_s = None
         with suppress(OSError, ValueError):
-            fields = [int(field) for field in stat.read_text("utf-8").split("\n", 1)[0].split()[1:9]]
+            fields = [int(field) for field in stat.read_text(encoding="utf-8").split("\n", 1)[0].split()[1:9]]
             busy_s = (sum(fields) - sum(fields[3:5])) / os.sysconf("SC_CLK_TCK")  # without idle and iowait
         return cls(busy_s, sum(os.times()[:4]), time.monotonic())
 

@@ -135,7 +135,7 @@ def validation(study: Study) -> Table:
     caption = "Its own rule: within 5 % of the expected figure. Only figures of the published GPU can pass or fail it."
     css = {"within": "good", "differs": "bad"}
 
-    def measured(metric: published_validation.Validation) -> Item:
+    def measured(metric: published_validation.ExpectedMetric) -> Item:
         return number(metric.value, 3, metric.why, low=metric.low, high=metric.high, status="not_measured")
 
     shown = [
