@@ -97,6 +97,15 @@ def test_a_kind_is_found_by_its_row_and_an_unknown_one_is_named(monkeypatch: pyt
         devices.of("mps")
 
 
+def test_an_engine_that_lacks_a_part_is_an_error_when_it_is_made_and_no_unsupported_cell() -> None:
+    class Half(convert.Backend):
+        def convert(self, net: nn.Module, row: PrecisionRow, device: str, shape: convert.Shape | None) -> nn.Module:
+            return net
+
+    with pytest.raises(TypeError, match=r"abstract methods '?bytes_of'?, '?prove'?"):
+        Half()  # type: ignore[abstract]
+
+
 def test_an_engine_is_found_by_its_row_and_its_library_becomes_part_of_the_machine(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -4,6 +4,7 @@ A layer built without its weights would keep random ones (the supplement's listi
 nothing would time the baseline. Both are refused. An engine is one module here with an ``ENGINE``, named by its rows.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
@@ -28,29 +29,32 @@ class Converted(NamedTuple):
     proof: Conversion | None
 
 
-class Backend:
-    """What an engine does; ``row`` is one of its own rows, ``device`` a kind of device."""
+class Backend(ABC):
+    """What an engine does; ``row`` is one of its own rows, ``device`` a kind of device.
+
+    What is not abstract is right for most engines, which have nothing to do at those moments.
+    """
 
     def unsupported(self, device: str) -> str:
         """Why it can't run here, empty where it can."""
         return ""
 
-    def preload(self, device: str) -> None:
+    def preload(self, device: str) -> None:  # noqa: B027
         """Import what takes seconds before processes are forked, as far as that opens nothing."""
 
-    def plant_outliers(self, net: nn.Module, row: PrecisionRow, image: torch.Tensor) -> None:
+    def plant_outliers(self, net: nn.Module, row: PrecisionRow, image: torch.Tensor) -> None:  # noqa: B027
         """Scale channels up as the row asks; ``net`` is FP32 on the CPU."""
 
-    def cast(self, net: nn.Module, row: PrecisionRow, device: str) -> None:
+    def cast(self, net: nn.Module, row: PrecisionRow, device: str) -> None:  # noqa: B027
         """Change ``net`` where it lies, as far as that can be done once for all replicates."""
 
+    @abstractmethod
     def convert(self, net: nn.Module, row: PrecisionRow, device: str, shape: Shape | None) -> nn.Module:
         """``net`` (FP32, on the CPU; changed) in the precision, for images of ``shape``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def prove(self, net: nn.Module, row: PrecisionRow, device: str) -> Conversion:
         """What a converted network really is; errors as of :func:`prove`."""
-        raise NotImplementedError
 
     def proved(self, net: nn.Module, row: PrecisionRow, device: str, shape: Shape | None) -> Converted:
         """:meth:`convert` and :meth:`prove`."""
@@ -65,7 +69,7 @@ class Backend:
         self.cast(net, row, device)
         return lambda: self.proved(net, row, device, shape)
 
-    def settle(self, build: Callable[[], Converted], image: torch.Tensor) -> None:
+    def settle(self, build: Callable[[], Converted], image: torch.Tensor) -> None:  # noqa: B027
         """Let an inherited network do once, on this thread, what each replicate would do at its first pass."""
 
     def watch(self, net: nn.Module) -> AbstractContextManager[Callable[[], dict[str, int]]]:
@@ -80,9 +84,9 @@ class Backend:
         """In how many layers the last pass met outlier columns; None where none are looked for."""
         return None
 
+    @abstractmethod
     def bytes_of(self, net: nn.Module) -> tuple[int, int]:
         """Bytes that must be kept to run the network, each storage once, and of its weights' file; before any pass."""
-        raise NotImplementedError
 
 
 @cache

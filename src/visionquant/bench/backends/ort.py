@@ -104,7 +104,7 @@ def _session(graph: Graph, options: Options) -> Any:
     wanted.add_external_initializers_from_files_in_memory([WEIGHTS], [graph.weights], [graph.weights.nbytes])
     try:
         return ort.InferenceSession(graph.proto, wanted, providers=["CPUExecutionProvider"])
-    except NotImplemented as error:
+    except NotImplemented as error:  # ONNX Runtime lacks a kernel: the cell is unsupported
         raise NotImplementedError(str(error)) from None
     except (Fail, RuntimeException) as error:
         raise RuntimeError(str(error)) from None
