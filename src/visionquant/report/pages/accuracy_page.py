@@ -105,7 +105,7 @@ def depth_figure(study: Study, run: MachineSet) -> Figure:
 
 
 def top1(study: Study) -> tuple[Table, ...]:
-    """One table a source: the share of images named rightly, against FP32 on the same images."""
+    """One table a source: the share of images classified correctly, against FP32 on the same images."""
     caption = (
         "Percent of held-out images, with the Wilson interval. LOWER or HIGHER than FP32 by McNemar's exact test, "
         "corrected (Holm) over the table; UNDECIDED: these images don't tell. Calibration error: expected, ten bins."
@@ -168,7 +168,7 @@ def pretrained_models(study: Study) -> Table:
 
 def trained_networks(study: Study) -> Table:
     """The networks: family, sizes, images learned from and held out."""
-    caption = "Of 1,797 handwritten digits (scikit-learn); the network that names one has not learned from it."
+    caption = "Of 1,797 handwritten digits (scikit-learn); the network that classifies one has not learned from it."
     shown = [
         Column("Network", lambda row: row[1].network, "text"),
         Column("Family", lambda row: row[1].spec.family, "text"),

@@ -50,8 +50,8 @@ def serving_figure(study: Study) -> Figure:
 
 def onnxruntime_figure(study: Study) -> Figure:
     """The first source: a row a variant, the smallest batch size filled and the others hollow."""
-    caption = "A ratio is the median over rounds in which all contestants took turns."
-    alt = "A row a contestant with a mark a batch size; colours and shapes are those of the precisions."
+    caption = "A ratio is the median over rounds in which all variants took turns."
+    alt = "A row a variant with a mark a batch size; colours and shapes are those of the precisions."
     run, looks = first_run(study, "onnxruntime"), figure.looks(study)
     rows = run.rows if run else ()
     names = tuple(dict.fromkeys(_variant(row) for row in rows))
@@ -185,7 +185,7 @@ COMPILE = Spec(
 ONNXRUNTIME = Spec(
     "onnxruntime",
     "ONNX Runtime's options on vit-base-224-production",
-    "Contestants take turns; a time is the median over rounds with the lowest and the highest, a ratio the median of "
+    "Variants take turns; a time is the median over rounds with the lowest and the highest, a ratio the median of "
     "each round's. Branches: nodes of the graph that may run at a time. Cosine: to FP32 in torch, over eight crops.",
     [
         *numbers(batch_size="batch"),

@@ -262,10 +262,11 @@ def _spread(statistic: str, key: str, decimals: int, group: str) -> Column:
 CALIBRATION = Spec(
     "calibration",
     "Static against dynamic INT8",
-    "Percent of held-out images named rightly, with the Wilson interval; LOWER or HIGHER than FP32 by McNemar's exact "
-    "test, corrected (Holm) over the table, UNDECIDED where these images don't tell the two apart. Static: ranges "
-    "fixed from the first draw, its first image or its largest set; dynamic: from each batch of 100; bitsandbytes: "
-    "from each row, other layers in BF16. All three quantise the Linear layers alone. SQNR: of the logits.",
+    "Percent of held-out images classified correctly, with the Wilson interval; LOWER or HIGHER than FP32 by "
+    "McNemar's exact test, corrected (Holm) over the table, UNDECIDED where these images don't tell the two apart. "
+    "Static: ranges fixed from the first draw, its first image or its largest set; dynamic: from each batch of 100; "
+    "bitsandbytes: from each row, other layers in BF16. All three quantise the Linear layers alone. SQNR: of the "
+    "logits.",
     [
         *texts(network="Network"),
         Column("Precision", _variant, TEXT),
