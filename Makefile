@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+LOCAL := data/machines/local
 export PATH := $(abspath $(BIN)):$(PATH)
 .DEFAULT_GOAL := help
 .PHONY: help setup repro report accuracy recipes test test-slow lint format clean
@@ -24,15 +25,17 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-repro: setup ## run the study (dvc repro) and say where the report is
+# The first time a round of every model comes first, and a report of it. What was busy is tried in three runs in all.
+repro: setup ## run the study, with first figures early, and say where the report is
+	@ls $(LOCAL)/latency/*.json >/dev/null 2>&1 || { $(BIN)/dvc repro download && $(BIN)/visionquant sample --rounds 1 \
+	  && $(MAKE) --no-print-directory report && echo "first figures: $(CURDIR)/reports/index.html; more rounds narrow them"; }
 	@$(BIN)/dvc repro
+	@for run in 2 3; do ! grep -qsE '"status": "(busy|out_of_memory|failed)"' $(LOCAL)/latency/*.json || \
+	  { $(BIN)/visionquant sample --retry && $(BIN)/dvc repro; } || exit 1; done
 	@$(BIN)/visionquant summary
 
-report: setup ## tables, notebooks and pages from the records that are there; measures nothing
-	@$(BIN)/visionquant analyse
-	@$(BIN)/visionquant claims
-	@$(BIN)/visionquant notebooks
-	@$(BIN)/visionquant report
+report: setup ## records, tables, notebooks and pages from the samples that are there; measures nothing
+	@for verb in "measure --keep-going" analyse claims notebooks report; do $(BIN)/visionquant $$verb || exit 1; done
 
 accuracy: setup ## train and evaluate every fold of every network, about 15 minutes on two cores
 	@for network in $$($(BIN)/python -c 'from visionquant.core.paths import Project; from visionquant.settings.params import load; print(*load(Project.find()).training.chosen)'); do \

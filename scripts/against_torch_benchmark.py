@@ -2,8 +2,8 @@
 
     python scripts/against_torch_benchmark.py
 
-In a fresh process a cell, blocks of both take turns: our clock around synchronised passes, and ``Timer.timeit`` of the
-same call with as many passes and threads. The ratio of the medians over blocks is printed for every cell.
+In a fresh process a cell, slots of both take turns in the order of a round's arms: our slot, and ``blocked_autorange``
+of the same call with as many threads for as long. Of each block the ratio of both medians, of each cell their median.
 """
 
 import statistics
@@ -11,13 +11,14 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch.utils.benchmark import Timer
 
 from visionquant.bench import device as devices
-from visionquant.bench import inputs, loading, torch_flags, worker
+from visionquant.bench import inputs, loading, torch_flags, turns, worker
 from visionquant.bench.backends import convert
-from visionquant.bench.clock import TimingPlan, time_steps
+from visionquant.bench.clock import time_slot, warm_up
 from visionquant.core import machine
 from visionquant.core.paths import Project
 from visionquant.settings import params
@@ -33,39 +34,38 @@ CELLS = tuple(
     )
     for precision in ("fp32", "int8", "nf4")
 )
-BLOCKS, BLOCK_S = 20, 0.25
+BLOCKS, SLOT_S = 20, 0.25
 LOW, HIGH = 0.98, 1.02
 
 
-def compare(project: Project, model: str, precision: str) -> tuple[float, float]:
-    """Milliseconds of one pass at batch size 1: ours, torch's."""
+def compare(project: Project, model: str, precision: str) -> tuple[float, float, float]:
+    """At batch size 1 milliseconds of a pass, ours and torch's, and the ratio of ours to torch's."""
     study = params.load(Project.find())
     spec, row, protocol = study.models[model], study.precisions[precision], study.protocol
-    device = machine.probe(study.study.device).device
-    torch_flags.quiet(device)
-    devices.of(device).require()
+    device = devices.of(machine.probe(study.study.device).device)
+    torch_flags.quiet(device.kind)
+    device.require()
     torch.set_num_threads(1)
     manifest = checkpoint.download(project, study, model)
     net = loading.load(project, model, spec, manifest, protocol.attention, protocol.seed)
-    net = convert.convert(net, row, device)
+    net = convert.convert(net, row, device.kind)
     threads = torch_flags.apply(row, protocol)
     prepared = loading.preprocessing(project, model, spec, None)
-    image = inputs.batch(1, prepared).to(device, convert.dtype_of(row, device))
-    clock = devices.of(device).clock()
+    image = inputs.batch(1, prepared).to(device.kind, convert.dtype_of(row, device.kind))
+    clock = device.clock()
     timer = Timer("net(image)", globals={"net": net, "image": image}, num_threads=threads)
-    ours: list[float] = []
-    theirs: list[float] = []
+    slots: dict[str, list[float]] = {"ours": [], "torch's": []}
     with torch.inference_mode():
-        first = time_steps(lambda i: net(image), clock, TimingPlan(0, 3, 0.5, 3, 3, None))
-        count = max(2, int(BLOCK_S * 1e3 / statistics.median(first.wall_ms)))
+        warm_up(lambda i: net(image), clock, 3, 0.5)
         for block in range(BLOCKS):
-            for own in (block % 2 == 0, block % 2 == 1):
-                if own:
-                    found = time_steps(lambda i: net(image), clock, TimingPlan(0, 1, 0.0, count, 1, None))
-                    ours.append(statistics.mean(found.wall_ms))
+            for name in turns.order(list(slots), block):
+                if name == "ours":
+                    seen = time_slot(lambda i: net(image), clock, 1, 1e3 * SLOT_S, discard=True)
+                    slots[name].append(statistics.median(seen.wall_ms))
                 else:
-                    theirs.append(timer.timeit(count).mean * 1e3)
-    return statistics.median(ours), statistics.median(theirs)
+                    slots[name].append(1e3 * timer.blocked_autorange(min_run_time=SLOT_S).median)
+    ours, theirs = map(np.array, slots.values())
+    return float(np.median(ours)), float(np.median(theirs)), float(np.median(ours / theirs))
 
 
 def main() -> int:
@@ -79,11 +79,10 @@ def main() -> int:
         project = Project(Path(name))
         torch_flags.default_threads()
         for model, precision in CELLS:
-            ours, theirs = worker.in_fork(lambda m=model, p=precision: compare(project, m, p))  # type: ignore[misc]
-            within += LOW <= ours / theirs <= HIGH
-            sys.stdout.write(
-                f"{model} {precision}: ours {ours:.3f} ms, torch {theirs:.3f} ms, ratio {ours / theirs:.4f}\n"
-            )
+            ours, theirs, ratio = worker.in_fork(lambda m=model, p=precision: compare(project, m, p))  # type: ignore[misc]
+            within += LOW <= ratio <= HIGH
+            sys.stdout.write(f"{model} {precision}: ours {ours:.3f} ms, torch {theirs:.3f} ms, ratio {ratio:.4f}\n")
+            sys.stdout.flush()
     sys.stdout.write(f"{within} of {len(CELLS)} ratios within {LOW:g} to {HIGH:g}\n")
     return 0
 

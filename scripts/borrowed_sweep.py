@@ -4,7 +4,7 @@
     python scripts/borrowed_sweep.py pack --results OUT --platform NAME
 
 ``run`` measures in the order of ``STEPS`` until all is done (exit code 0) or the minutes are over (75); give it the
-results of the last chunk with ``--resume`` and it goes on from the replicate it had reached, on this machine or another
+results of the last chunk with ``--resume`` and it goes on from the round it had reached, on this machine or another
 of the same kind. What the machine lacks (pydantic, ...) is taken from a folder of wheels: ``--wheels``. ``pack``, at
 home, makes sets for ``data/machines`` of them. Needs nothing but Python 3.11; the package is that of this checkout.
 """
@@ -20,16 +20,15 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-NEEDED = ("torch", "transformers", "bitsandbytes", "pydantic", "yaml", "typer", "rich", "psutil", "pynvml", "sklearn",
-          "PIL", "scipy", "filelock")  # fmt: skip
+NEEDED = ("torch", "transformers", "bitsandbytes", "pydantic", "yaml", "typer", "psutil", "pynvml", "sklearn", "PIL",
+          "scipy", "filelock")  # fmt: skip
 BRACKET = ("int8-threshold-0", "int8-outliers", "int8-outliers-threshold-0")
-GROUPS = (((1,), ()), ((32,), ()), ((4, 8, 16), ()), ((1,), BRACKET))  # every step prepares its pairs anew
+GROUPS = (((1,), ()), ((4, 8, 16, 32), ()), ((1,), BRACKET))  # every step prepares its pairs anew
 # Protocol, batch sizes and precisions (none: the study's), in the order of their value.
-STEPS = (*((protocol, *group) for protocol in ("borrowed", "adaptive") for group in GROUPS), ("paper", (1,), ()))
-# In a lender's container the load of others can't be told from one's own: cells are marked instead of refused.
-SETTINGS = "--set study.protocol={0} --set protocols.{0}.busy=allow --set study.weights=seeded --set study.device={1}"
+STEPS = (*((protocol, *group) for protocol in ("borrowed", "quick") for group in GROUPS), ("paper", (1,), ()))
+SETTINGS = "--set study.protocol={0} --set study.minutes=null --set study.weights=seeded --set study.device={1}"
 DONE, TIME_IS_UP, MARGIN_S = (0, 3), 75, 20.0  # exit codes, 3: pairs failed; seconds for packing
-KEPT = ("latency", "progress", "failures", "environment.json")  # of what a sweep leaves
+KEPT = ("latency", "samples", "failures", "environment.json")  # of what a sweep leaves
 
 
 def main() -> int:

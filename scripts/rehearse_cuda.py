@@ -92,7 +92,7 @@ def tiny_study(folder: Path, precisions: tuple[str, ...] = ("fp32",), device: st
 
     raw = tiny.settings(FAMILIES, precisions)
     raw["study"] |= {"device": device, "batch_sizes": [1, 2]}
-    raw["protocols"]["tiny"] |= {"replicates": 1}
+    raw["protocols"]["tiny"] |= {"rounds": 1, "rounds_of_batches": 1}
     folder.mkdir()
     return tiny.project(folder, raw)
 
@@ -118,21 +118,18 @@ def without_tf32() -> Iterator[None]:
 
 
 def pairs(folder: Path, rows: dict[str, tuple[str, ...]], batch_sizes: tuple[int, ...] = (1, 2)) -> str:
-    """Models in precisions, through every step of a replicate; their times mean nothing."""
+    """Models in precisions, through every step of a round; their times mean nothing."""
     import tiny
 
-    from visionquant.bench import measure, reference
+    from visionquant.bench import sampling
     from visionquant.bench.command import Matrix
-    from visionquant.core import machine
-    from visionquant.weights import checkpoint
+    from visionquant.records import record as kept
 
     project, params = tiny_study(folder, ROWS)
-    machine.declare(project, machine.probe("cuda"))
-    records = []
-    for model, precisions in rows.items():
-        checkpoint.download(project, params, model)
-        reference.make(project, params, model)
-        records += measure.measure(project, params, Matrix.of(params, [model], precisions, batch_sizes))
+    parts = [Matrix.of(params, [model], precisions, batch_sizes) for model, precisions in rows.items()]
+    for part in parts:
+        sampling.sweep(project, params, part)
+    records = [kept.write(project.record(*pair)) for part in parts for pair in part.pairs]
     for record in records:
         assert record.environment.device == "cuda", record.environment
         assert record.environment.gpu == "NVIDIA Rehearsal", record.environment
@@ -140,7 +137,7 @@ def pairs(folder: Path, rows: dict[str, tuple[str, ...]], batch_sizes: tuple[int
             measured = cell.status in tiny.MEASURED or "repeated batch" in cell.reason
             assert measured, f"{record.model} {record.precision}: {cell.status}, {cell.reason}"
             assert cell.launch, cell
-            assert all(one.gpu_ms for one in cell.replicates), cell
+            assert all(slot.gpu_ms for one in cell.rounds for slot in one.slots), cell
     return f"{len(records)} pairs, {sum(len(record.cells) for record in records)} cells"
 
 
@@ -357,7 +354,7 @@ def old_driver(stubs: Path, work: Path) -> str:
     code, out, err = ask("cuda", "environment", NOT_SO_OLD)
     assert (code, out[:5]) == (0, "cuda:"), (code, out, err)
     verbs = (
-        "reference --model tiny-vit", "serve --model tiny-vit --precision int8 --port 0", "recipe validation",
+        "sample --model tiny-vit", "serve --model tiny-vit --precision int8 --port 0", "recipe validation",
         "recipe half", "recipe storage", "recipe checkpointing", "recipe compile", "recipe serving",
         "evaluate --network tiny-digits", "evaluate-pretrained",
     )  # fmt: skip

@@ -3,9 +3,10 @@
 import functools
 import shutil
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 
-import tiny
+import numpy as np
 
 from visionquant.analysis import study as evidence
 from visionquant.analysis.study import Study
@@ -13,12 +14,13 @@ from visionquant.core.machine import Environment
 from visionquant.core.paths import Project
 from visionquant.records import archive
 from visionquant.records import record as records
-from visionquant.records.cell import Cell, Conditions, Memory, Replicate, Sentinel, Throughput
+from visionquant.records.cell import BASELINE, KERNELS, PLACEBO, Cell, Memory, Round, Slot, Throughput
 from visionquant.records.record import SCHEMA, Code, Conversion, Fidelity, Record, Settings, Size, Weights
 from visionquant.settings import params as parameters
 from visionquant.weights import architectures
 
-Processes = Sequence[Sequence[float]]
+Rounds = Sequence[Sequence[float]]
+ROOT, OWN = Path(__file__).resolve().parents[1], "own"
 CPU = Environment(
     device="cpu",
     gpu=None,
@@ -54,50 +56,55 @@ CARD = CPU.model_copy(
 def project(root: Path) -> Project:
     """A checkout's settings, published tables, architectures and notebooks, without records."""
     root.mkdir(parents=True, exist_ok=True)
-    shutil.copy2(tiny.ROOT / "params.yaml", root / "params.yaml")
-    for name in ("data/supplement", "data/architectures", "notebooks"):
-        shutil.copytree(tiny.ROOT / name, root / name)
+    shutil.copy2(ROOT / "params.yaml", root / "params.yaml")
+    for name in ("data/supplement", "data/published", "data/architectures", "notebooks"):
+        shutil.copytree(ROOT / name, root / name)
     return Project(root)
-
-
-QUIET = Conditions(
-    isolation="clean", others_share=0.0, load_1m=0.1, frequency_mhz=2600.0, omp_wait_policy="not set", gpu=None
-)
 
 
 def cell(
     batch_size: int,
-    processes: Processes,
+    rounds: Rounds,
+    base: Rounds | None = None,
+    placebo: Rounds | None = None,
+    blocks: int = 1,
+    others: float = 0.0,
+    kernels_ms: float = 0.0,
     device_bytes: int | None = None,
     gpu: bool = False,
-    sentinel_ms: float = 1.0,
-    turns_with: tuple[str, ...] = (),
 ) -> Cell:
-    """A measured cell with these milliseconds by process; the throughput of each is that of its first pass."""
+    """A measured cell with these milliseconds by round, which are dealt to so many blocks.
+
+    With FP32's milliseconds (``base``) it took turns with FP32 and the placebo (by itself as fast as FP32), while other
+    programs took the share ``others`` of the cores; without, it is one of the time before rounds. On a GPU each slot
+    has a window as fast as its first pass. :func:`record` names the arm.
+    """
+    arms = {OWN: rounds} if base is None else {BASELINE: base, OWN: rounds, PLACEBO: placebo or base}
+    arms |= {name: [[kernels_ms] * blocks] * len(rounds) for name in KERNELS} if kernels_ms else {}
     return Cell(
         batch_size=batch_size,
         status="ok",
         reason="",
-        replicates=tuple(
-            Replicate(
-                position=position,
-                turns_with=turns_with,
-                started_at="2026-01-01T00:00:00.000+00:00",
+        planned=len(rounds),
+        rounds=tuple(
+            Round(
+                number=number + 1,
+                started_at=f"2026-01-01T{number:02}:00:00.000+00:00",
                 threads=2,
+                omp_wait_policy="PASSIVE",
                 warmup_ms=(1.0,),
-                settled=None,
-                wall_ms=tuple(times),
-                gpu_ms=tuple(0.5 * ms for ms in times) if gpu else None,
-                stopped_by="count",
-                throughput=Throughput(images=10 * batch_size, seconds=10 * times[0] / 1e3),
+                spent_s=2.0,
+                passes_s=1.5,
                 host_peak=2**30,
-                sentinel=Sentinel(before_ms=sentinel_ms, after_ms=sentinel_ms),
-                conditions=QUIET,
+                load_1m=0.1,
+                frequency_mhz=2600.0,
+                slots=tuple(
+                    _slot(arm, block, order, np.array_split(arms[arm][number], blocks)[block], others, gpu * batch_size)
+                    for order, (block, arm) in enumerate(product(range(blocks), arms))
+                ),
             )
-            for position, times in enumerate(processes)
+            for number in range(len(rounds))
         ),
-        stopped_by="count",
-        calibration_ms=(0.99, 1.0, 1.0, 1.01),
         memory=Memory(
             stored_weights=100,
             allocated_after=device_bytes,
@@ -108,10 +115,37 @@ def cell(
     )
 
 
+def _slot(arm: str, block: int, order: int, times: Sequence[float], others: float, windowed: int) -> Slot:
+    """``windowed`` images stand in a batch of its window; 0: it has none."""
+    window = Throughput(images=10 * windowed, seconds=times[0] / 100) if windowed and len(times) else None
+    return Slot(
+        arm=arm,
+        block=block,
+        order=order,
+        wall_ms=tuple(times),
+        gpu_ms=tuple(0.5 * ms for ms in times) if windowed else None,
+        window=window,
+        others=others,
+        steal=0.0,
+        pressure=0.0,
+    )
+
+
+def _named(cell: Cell, precision: str) -> Cell:
+    """The cell with its own arm by its name; FP32's own stands for the base that it is."""
+    arms = {OWN: precision} | ({BASELINE: ""} if precision == BASELINE else {})
+    named = [
+        [slot.model_copy(update={"arm": name}) for slot in one.slots if (name := arms.get(slot.arm, slot.arm))]
+        for one in cell.rounds
+    ]
+    rounds = [one.model_copy(update={"slots": tuple(slots)}) for one, slots in zip(cell.rounds, named, strict=True)]
+    return cell.model_copy(update={"rounds": tuple(rounds)})
+
+
 @functools.cache
 def _committed() -> parameters.Params:
     """The committed settings, read once: a study is 64 records."""
-    return parameters.load(Project(tiny.ROOT))
+    return parameters.load(Project(ROOT))
 
 
 def record(
@@ -124,7 +158,7 @@ def record(
 ) -> Record:
     """A record of the committed settings with these cells; stored bytes are the committed arithmetic's."""
     params = _committed()
-    facts = architectures.facts(Project(tiny.ROOT), model)
+    facts = architectures.facts(Project(ROOT), model)
     assert facts is not None
     stored = facts.model_bytes.get(precision, facts.model_bytes["fp16"])
     return Record(
@@ -165,41 +199,55 @@ def record(
         ),
         operations=400,
         outlier_layers=0 if precision == "int8" else None,
-        cells=tuple(cells),
+        cells=tuple(_named(one, precision) for one in cells),
         elapsed_s=10.0,
     )
+
+
+def write(path: Path, one: Record) -> Record:
+    """Write a record with its samples, as the pipeline does."""
+    records.write_samples(records.samples_of(path), one)
+    return records.write(path)
 
 
 def recorded_set(found: Project, platform: str, contents: Sequence[Record]) -> Path:
     """A recorded set with its manifest, whatever the records are."""
     with archive.new_machine(found.machines / platform) as folder:
         for one in contents:
-            records.write(folder / "latency" / f"{one.model}-{one.precision}.json", one)
+            write(folder / "latency" / f"{one.model}-{one.precision}.json", one)
     return found.machines / platform
 
 
-STEADY = (0.99, 1.0, 1.01)
+STEADY, WOBBLE = (0.99, 1.0, 1.01), (0.998, 1.0, 1 / 0.998)
+
+
+def times(ms: float, wobbles: Sequence[float] = (1.0, 1.0, 1.0)) -> Rounds:
+    """Three rounds of twenty passes around ``ms``: the machine moves by 1 % in between, an arm by its wobble."""
+    both = zip(STEADY, wobbles, strict=True)
+    return [[ms * steady * wobble * (1 + i / 1000) for i in range(20)] for steady, wobble in both]
 
 
 def study(root: Path, factors: Mapping[str, float], environment: Environment = CPU, base_ms: float = 100.0) -> Study:
-    """A whole study in which precision p takes ``factors[p]`` x ``base_ms`` an image."""
+    """A whole study in which precision p takes ``factors[p]`` x ``base_ms`` an image, in three rounds of two blocks."""
     root.mkdir(parents=True, exist_ok=True)
     found = project(root)
     params = parameters.load(found)
     cuda = environment.device == "cuda"
     for model in params.study.models:
         for precision in params.study.precisions:
+            fp32 = precision == BASELINE
             cells = [
                 cell(
                     size,
-                    [
-                        [base_ms * factors[precision] * size * process * (1 + i / 1000) for i in range(20)]
-                        for process in STEADY
-                    ],
+                    times(base_ms * factors[precision] * size, (1.0, 1.0, 1.0) if fp32 else WOBBLE[::-1]),
+                    base=times(base_ms * size),
+                    placebo=times(base_ms * size, WOBBLE),
+                    blocks=2,
+                    kernels_ms=fp32 * 1.0,
                     device_bytes=2**20 * size if cuda else None,
                     gpu=cuda,
                 )
                 for size in params.study.batch_sizes
             ]
-            records.write(found.record(model, precision), record(model, precision, cells, environment))
+            write(found.record(model, precision), record(model, precision, cells, environment))
     return evidence.gather(found, params)

@@ -1,6 +1,7 @@
 """Evidence for others: packed whole or not at all, and any change to it is found by name."""
 
 import json
+import shutil
 from pathlib import Path
 
 import made
@@ -9,7 +10,6 @@ import pytest
 from visionquant.analysis import provenance
 from visionquant.analysis.study import Study
 from visionquant.core.errors import StudyError
-from visionquant.core.paths import Project
 from visionquant.records import archive, outcomes
 from visionquant.records import record as records
 from visionquant.records.outcomes import Labelled, LabelledPredictions, LabelledResult, Predictions, Recipe, Scores
@@ -25,10 +25,10 @@ def study(tmp_path: Path) -> Study:
 
 def test_a_set_is_this_machines_records_byte_for_byte_with_their_hashes(study: Study) -> None:
     folder = archive.record(study.project, study.params, "made-up-cpu")
-    assert len(archive.set_manifest(folder).files) == 64
+    assert len(archive.set_manifest(folder).files) == 128
     for pair in study.params.pairs():
-        path = study.project.record(*pair)
-        assert (folder / "latency" / path.name).read_bytes() == path.read_bytes()
+        for kind, path in (("latency", study.project.record(*pair)), ("samples", study.project.samples(*pair))):
+            assert (folder / kind / path.name).read_bytes() == path.read_bytes()
     assert [(machine.name, machine.records) for machine in archive.recorded(study.project)] == [
         ("made-up-cpu", study.measured.records)
     ]
@@ -44,8 +44,8 @@ def test_an_incomplete_study_is_not_packed(study: Study) -> None:
 
 def test_a_pair_that_failed_is_not_packed_without_a_word(study: Study) -> None:
     record = study.measured.records[PAIR]
-    failed = record.cells[0].model_copy(update={"status": "failed", "reason": "KeyError: 'surprise'", "replicates": ()})
-    records.write(study.project.record(*PAIR), record.model_copy(update={"cells": (failed, *record.cells[1:])}))
+    failed = record.cells[0].model_copy(update={"status": "failed", "reason": "KeyError: 'surprise'", "rounds": ()})
+    made.write(study.project.record(*PAIR), record.model_copy(update={"cells": (failed, *record.cells[1:])}))
     with pytest.raises(StudyError, match=r"1 of 64 pairs .*vit-base-224-production-nf4: failed: KeyError: 'surprise'"):
         archive.record(study.project, study.params, "made-up-cpu")
     folder = archive.record(study.project, study.params, "made-up-cpu", partial=True)
@@ -66,17 +66,32 @@ def test_a_set_is_never_overwritten(study: Study) -> None:
     assert (folder / archive.MANIFEST).read_bytes() == before
 
 
-def test_a_single_changed_sample_is_named(study: Study) -> None:
+@pytest.mark.parametrize("kind", ["latency", "samples"])
+def test_a_single_changed_byte_is_named(study: Study, kind: str) -> None:
     folder = archive.record(study.project, study.params, "made-up-cpu")
-    path = folder / "latency" / study.project.record(*PAIR).name
-    record = records.read(path)
-    cell = record.cells[0]
-    first = cell.replicates[0]
-    touched = first.model_copy(update={"wall_ms": (first.wall_ms[0] + 0.0001, *first.wall_ms[1:])})
-    cells = (cell.model_copy(update={"replicates": (touched, *cell.replicates[1:])}), *record.cells[1:])
-    records.write(path, record.model_copy(update={"cells": cells}))
-    with pytest.raises(StudyError, match=r"made-up-cpu/latency/vit-base-224-production-nf4\.json: altered"):
+    (path,) = (folder / kind).glob(f"{'-'.join(PAIR)}.json*")
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    with pytest.raises(StudyError, match=rf"made-up-cpu/{kind}/vit-base-224-production-nf4\.json.*: altered"):
         archive.recorded(study.project)
+
+
+def test_a_set_whose_samples_are_too_large_to_commit_is_not_packed(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = sum(study.project.samples(*pair).stat().st_size for pair in study.params.pairs())
+    monkeypatch.setattr(archive, "SAMPLES_BYTES", size - 1)
+    with pytest.raises(StudyError, match=r"record --platform made-up-cpu: its samples have .* MB.* fewer rounds"):
+        archive.record(study.project, study.params, "made-up-cpu")
+    monkeypatch.setattr(archive, "SAMPLES_BYTES", size)
+    archive.record(study.project, study.params, "made-up-cpu")
+
+
+def test_samples_that_no_record_names_are_not_packed(study: Study) -> None:
+    """Of a pair that is under way, whose record was not written yet."""
+    shutil.copy(study.project.samples(*PAIR), study.project.samples("under", "way"))
+    folder = archive.record(study.project, study.params, "made-up-cpu")
+    assert not (folder / "samples" / "under-way.json.gz").exists()
+    assert study.project.samples("under", "way") in archive.evidence_files(study.project)
 
 
 def test_missing_and_foreign_files_are_named(study: Study) -> None:
@@ -84,10 +99,12 @@ def test_missing_and_foreign_files_are_named(study: Study) -> None:
     (folder / "notes.json").write_text("{}")
 
     (folder / "latency" / f"{'-'.join(PAIR)}.json").unlink()
+    (folder / "samples" / f"{'-'.join(PAIR)}.json.gz").unlink()
     fp32 = folder / "latency" / "vit-base-224-production-fp32.json"
     fp32.write_bytes(fp32.read_bytes().replace(b"\n", b"\r\n"))
     assert archive.faults(folder) == {
         "latency/vit-base-224-production-nf4.json": "missing",
+        "samples/vit-base-224-production-nf4.json.gz": "missing",
         "notes.json": "not in the machine's manifest",
         f"latency/{fp32.name}": "altered: its line ends are CRLF",
     }
@@ -184,68 +201,13 @@ def test_a_recipe_that_does_not_say_its_settings_is_stale_here(study: Study) -> 
     assert not found.recipes
 
 
-AA_CHANGES = {
-    "protocol": "recorded under other settings: protocol",
-    "code": "measured by other code (beefbeef) than the records",
-    "weights": "measured with other weights than the records",
-    "machine": "measured on another machine: torch 2.11.0 (not 2.13.0)",
-}
-
-
-@pytest.mark.parametrize("change", AA_CHANGES)
-def test_an_aa_run_of_other_settings_code_weights_or_machine_counts_for_nothing(tmp_path: Path, change: str) -> None:
-    project = made.project(tmp_path)
-    settings = params.load(project)
-    now = made.record(*PAIR, [made.cell(1, [[1.0] * 3] * 3)])
-    records.write(project.record(*PAIR), now)
-    sides = [Project(project.root, side).record(*PAIR) for side in archive.AA_SIDES]
-    for path in sides:
-        records.write(path, now)
-    assert archive.local(project, settings).aa is not None
-    asked = now.settings
-    other = {
-        "protocol": {"settings": asked.model_copy(update={"protocol": settings.protocols["paper"]})},
-        "code": {"code": now.code.model_copy(update={"measuring_sha256": "beef" * 16})},
-        "weights": {"settings": asked.model_copy(update={"weights": asked.weights.model_copy(update={"source": "?"})})},
-        "machine": {"environment": made.CPU.model_copy(update={"torch": "2.11.0"})},
-    }[change]
-    for path in sides:
-        records.write(path, now.model_copy(update=other))
-    found = archive.local(project, settings)
-    assert found.aa is None
-    assert found.stale == dict.fromkeys(
-        [f"{side}/{'-'.join(PAIR)}.json" for side in archive.AA_SIDES], AA_CHANGES[change]
-    )
-    assert set(found.records) == {PAIR}
-
-
-def test_an_aa_run_is_none_before_both_passes_are_whole(tmp_path: Path) -> None:
-    project = made.project(tmp_path)
-    for pair, sides in ((PAIR, archive.AA_SIDES), ((PAIR[0], "fp32"), archive.AA_SIDES[:1])):
-        for side in sides:
-            place = Project(project.root, side).record(*pair)
-            records.write(place, made.record(*pair, [made.cell(1, [[1.0] * 3] * 3)]))
-    assert archive.local(project, params.load(project)).aa is None
-
-
-def test_an_aa_run_whose_passes_come_from_two_machines_is_none(tmp_path: Path) -> None:
-    project = made.project(tmp_path)
-    one = made.record(*PAIR, [made.cell(1, [[1.0] * 3] * 3)])
-    other = one.model_copy(update={"environment": made.CPU.model_copy(update={"torch": "2.11.0"})})
-    for side, passed in zip(archive.AA_SIDES, (one, other), strict=True):
-        records.write(Project(project.root, side).record(*PAIR), passed)
-    found = archive.local(project, params.load(project))
-    assert found.aa is None
-    assert list(found.stale) == [f"aa/second/{'-'.join(PAIR)}.json"]
-
-
 def test_the_stamp_of_notebooks_sees_every_byte_of_evidence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(provenance, "code_sha256", lambda paths, root: "")
     project = made.project(tmp_path)
     settings = params.load(project)
     stamps = [provenance.evidence_digest(project, settings)]
     for machine in ("local", "made-up-cpu"):
-        for name in ("latency/a.json", "aa/first/a.json", "accuracy/a.json", "recipes/a.json", "labelled.json"):
+        for name in ("latency/a.json", "samples/a.json.gz", "accuracy/a.json", "recipes/a.json", "labelled.json"):
             path = project.machines / machine / name
             path.parent.mkdir(parents=True, exist_ok=True)
             (project.machines / "made-up-cpu").mkdir(exist_ok=True)

@@ -55,6 +55,11 @@ def test_a_recorded_set_is_a_whole_study_by_one_version_of_the_code(platform: st
         assert {cell.batch_size for cell in found[pair].cells} == set(params.study.batch_sizes)
 
 
+def test_samples_of_a_machine_are_few_enough_to_be_committed() -> None:
+    for folder in archive.folders(Project(tiny.ROOT)):
+        assert sum(path.stat().st_size for path in folder.glob("samples/*")) <= archive.SAMPLES_BYTES
+
+
 @pytest.mark.parametrize("platform", RECORDED)
 def test_every_recorded_precision_is_what_it_says(platform: str) -> None:
     """Stored bytes are the arithmetic's within 1 %, layers were quantised, and outputs are FP32's far above chance."""

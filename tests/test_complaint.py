@@ -30,7 +30,7 @@ MISSPELT = [
     (("study",), "studdy", "params.yaml: studdy: unknown key; did you mean study? allowed: study, protocols, "),
     (("study", "models"), "modles", "study.modles: unknown key; did you mean models? allowed: models, precisions"),
     (("study", "device"), "on", "study.on: unknown key; did you mean device?"),
-    (("protocols", "tiny", "iterations"), "itertions", "protocols.tiny.itertions: unknown key; did you mean iterat"),
+    (("protocols", "tiny", "slot_passes"), "slot_pases", "protocols.tiny.slot_pases: unknown key; did you mean slot_p"),
     (("models", "tiny-vit", "input_size"), "inputsize", "models.tiny-vit.inputsize: unknown key; did you mean input_s"),
     (("precisions", "nf4", "blocksize"), "block_size", "nf4.block_size: unknown key; did you mean blocksize?"),
     (("precisions", "nf4", "method"), "methd", "precisions.nf4.methd: unknown key; did you mean method? allowed: fl"),

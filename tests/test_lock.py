@@ -34,14 +34,13 @@ COMMAND = [sys.executable, "-c", "from visionquant.cli import main; main()"]
 WRITING = [
     ("environment",),
     ("download", "--model", "tiny-vit"),
-    ("reference", "--model", "tiny-vit"),
-    ("measure", "--model", "tiny-vit", "--precision", "nf4"),
+    ("sample", "--model", "tiny-vit", "--precision", "nf4"),
+    ("measure",),
     ("sweep", "--all-models", "--all-precisions"),
     ("train", "--network", "tiny-digits"),
     ("evaluate", "--network", "tiny-digits"),
     ("evaluate-pretrained",),
     ("record", "--platform", "tiny-box"),
-    ("aa-test",),
     ("recipe", "half"),
 ]
 
@@ -105,7 +104,7 @@ def test_one_command_may_take_it_inside_itself(project: Project, holder: subproc
     holder.kill()
     holder.wait()
     with lock.held(project):
-        with lock.held(Project(project.root, "aa/first")):
+        with lock.held(Project(project.root)):
             pass
         other = subprocess.run([*COMMAND, "environment"], cwd=project.root, capture_output=True, text=True)
         assert f"process {os.getpid()} (" in other.stderr
@@ -113,15 +112,14 @@ def test_one_command_may_take_it_inside_itself(project: Project, holder: subproc
 
 
 def test_python_callers_of_measuring_take_it_too(project: Project, holder: subprocess.Popen[str]) -> None:
-    from visionquant.bench import measure
+    from visionquant.bench import sampling
     from visionquant.bench.command import Matrix
     from visionquant.settings import params as parameters
 
     params = parameters.load(project)
-    with pytest.raises(StudyError, match=f"process {holder.pid} "):
-        measure.sweep(project, params, Matrix.of(params))
-    with pytest.raises(StudyError, match=f"process {holder.pid} "):
-        measure.measure(project, params, Matrix.of(params))
+    for take in (sampling.sweep, sampling.sample):
+        with pytest.raises(StudyError, match=f"process {holder.pid} "):
+            take(project, params, Matrix.of(params))
 
 
 @pytest.mark.skipif(

@@ -8,7 +8,6 @@ import yaml
 from visionquant.core.errors import StudyError
 from visionquant.core.paths import Project
 from visionquant.settings import params as parameters
-from visionquant.settings.params import Protocol
 
 
 def committed() -> dict[str, Any]:
@@ -25,18 +24,10 @@ def test_the_committed_study_is_64_pairs_of_16_models_and_4_precisions() -> None
     assert {"quick", "paper"} <= set(params.protocols)
 
 
-def test_paper_is_a_hundred_warmups_and_a_thousand_iterations_over_five_processes() -> None:
+def test_paper_is_a_hundred_warmups_and_a_thousand_passes_over_five_rounds() -> None:
     paper = parameters.load(Project(tiny.ROOT)).protocols["paper"]
-    assert (paper.warmup_iterations, paper.iterations, paper.replicates) == (100, 1000, 5)
-    assert paper.budget_s is None
-
-
-@pytest.mark.parametrize("replicates", [1, 3, 7])
-def test_iterations_of_all_replicates_add_up(replicates: int) -> None:
-    protocol = Protocol(**{**tiny.PROTOCOL, "replicates": replicates, "iterations": 100, "minimum_iterations": 2})
-    counts = [protocol.iterations_of(number) for number in range(replicates)]
-    assert sum(counts) == 100
-    assert max(counts) - min(counts) <= 1
+    assert paper.warmup_passes == 100
+    assert (paper.rounds, paper.rounds * paper.blocks * paper.slot_passes, paper.slot_ms) == (5, 1000, 0.0)
 
 
 def edited(path: str, value: Any) -> dict[str, Any]:
@@ -68,15 +59,20 @@ BAD = [
     ("study.protocol", REMOVED, ["study", "protocol"]),
     ("statistics", REMOVED, ["statistics"]),
     ("extra", 1, ["extra"]),
-    ("protocols.quick.replicates", "three", ["protocols.quick.replicates", "three"]),
-    ("protocols.quick.replicates", 0, ["protocols.quick.replicates"]),
-    ("protocols.quick.budget_s", -1.0, ["protocols.quick.budget_s"]),
-    ("protocols.quick.minimum_iterations", 999, ["protocols.quick", "minimum_iterations"]),
+    ("protocols.quick.rounds", "three", ["protocols.quick.rounds", "three"]),
+    ("protocols.quick.rounds", 0, ["protocols.quick.rounds"]),
+    ("protocols.quick.wait_s", -1.0, ["protocols.quick.wait_s"]),
+    ("protocols.quick.round_s", 0.0, ["protocols.quick.round_s"]),
+    ("study.minutes", 0, ["study.minutes"]),
     ("protocols.quick.attention", "flash", ["protocols.quick.attention", "flash", "sdpa", "eager"]),
     ("models.dinov2-base-2023.revision", "main", ["models.dinov2-base-2023.revision", "main"]),
     ("models.dinov2-base-2023.revision", REMOVED, ["models.dinov2-base-2023", "revision"]),
     ("models.dinov2-base-2023.input_size", 224.5, ["models.dinov2-base-2023.input_size", "224.5"]),
     ("models.dinov2-base-2023.colour", "red", ["models.dinov2-base-2023", "colour"]),
+    ("models.dinov2-base-2023.path", "mine", ["models.dinov2-base-2023", "exactly one of repo_id"]),
+    ("models.dinov2-small-packaged.path", "mine", ["models.dinov2-small-packaged", "exactly one of repo_id"]),
+    ("models.dinov2-small-packaged.package.sha256", "90a0", ["dinov2-small-packaged.package.sha256", "90a0"]),
+    ("models.dinov2-small-packaged.package.file", "w.bin", ["dinov2-small-packaged.package.file", "w.bin"]),
     ("precisions.int8.method", "magic", ["precisions.int8", "magic", "bitsandbytes_int8"]),
     ("precisions.int8.threshold", REMOVED, ["precisions.int8", "threshold"]),
     ("precisions.nf4.blocksize", 63, ["precisions.nf4.blocksize", "63"]),

@@ -1,4 +1,4 @@
-"""The plan: what is missing, and what earlier records of the same hardware tell of it."""
+"""The plan: which rounds are missing, and what earlier records of the same hardware tell of their cost."""
 
 from pathlib import Path
 
@@ -10,7 +10,6 @@ from visionquant.bench.command import Matrix
 from visionquant.core import files
 from visionquant.core.machine import Environment
 from visionquant.core.paths import Project
-from visionquant.records import record as records
 from visionquant.records.record import Record
 from visionquant.settings import params as parameters
 from visionquant.settings.params import Params
@@ -18,80 +17,86 @@ from visionquant.weights.sources import Manifest
 
 MODEL, OTHER = "vit-base-224-production", "dino-vitb16-production"
 SIZES = (1, 4, 8)
+Study = tuple[Project, Params]
 
 
 @pytest.fixture
-def study(tmp_path: Path) -> tuple[Project, Params]:
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+    """The committed settings without a limit of time, on the machine of the records made here, with their code."""
     project = made.project(tmp_path)
-    return project, parameters.load(project)
+    on(monkeypatch)
+    return project, parameters.load(project, ["study.minutes=null"])
 
 
-def record(model: str = MODEL, ms: float = 100.0, sizes: tuple[int, ...] = (1,)) -> Record:
-    return made.record(model, "fp32", [made.cell(size, [[ms * size] * 3] * 3) for size in sizes])
+def on(patch: pytest.MonkeyPatch, machine: Environment = made.CPU, code: str = "c0de" * 16) -> None:
+    """Plan on a machine, with code of this digest."""
+    state = made.record(MODEL, "fp32", []).code.model_copy(update={"measuring_sha256": code})
+    patch.setattr(plan, "probe", lambda device: machine)
+    patch.setattr(pair_fingerprint, "state", lambda root, precision: state)
 
 
-def estimate(study: tuple[Project, Params], history: list[Record], sizes: tuple[int, ...] = SIZES) -> plan.PlannedPair:
-    return plan.estimate(study[0], study[1].protocol, (MODEL, "fp32"), sizes, history)
-
-
-def test_without_any_record_time_is_unknown_and_memory_is_arithmetic(study: tuple[Project, Params]) -> None:
-    found = estimate(study, [])
-    assert found.batch_sizes == SIZES
-    assert found.seconds is None
-    assert found.memory == pytest.approx(4 * 86.4e6, rel=0.01)
-    assert plan.summary([found]) == (
-        "3 cells to measure; 1 pairs were never measured on this hardware: time unknown; largest process about 0.3 GiB"
-    )
-
-
-def test_only_what_a_run_would_keep_counts_as_done(
-    study: tuple[Project, Params], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Same settings, weights, machine and code; of a pair under way what is written down so far."""
+def sampled(study: Study, sizes: tuple[int, ...], rounds: int = 10, ms: float = 100.0, model: str = MODEL) -> Record:
+    """FP32 of a model with so many rounds of these batch sizes, written where a run looks for it."""
     project, params = study
-    manifest = Manifest(model=MODEL, weights="seeded", source="made up", config_sha256="0")
-    files.save(project.manifest(MODEL), manifest)
-    one = record(sizes=(1,))
+    manifest = Manifest(model=model, weights="seeded", source="made up", config_sha256="0")
+    files.save(project.manifest(model), manifest)
+    times = {size: [[ms * size] * 4] * rounds for size in sizes}
+    one = made.record(model, "fp32", [made.cell(size, each, base=each) for size, each in times.items()])
     used = one.settings.weights.model_copy(update={"manifest_sha256": manifest.sha256()})
-    one = one.model_copy(update={"settings": one.settings.model_copy(update={"weights": used})})
-    under_way = one.model_copy(update={"cells": record(sizes=(1, 4)).cells})
-    records.write(project.record(MODEL, "fp32"), one)
-
-    def kept(code: str = "c0de" * 16, machine: Environment = made.CPU, with_params: Params = params) -> set[int]:
-        monkeypatch.setattr(plan, "probe", lambda device: machine)
-        monkeypatch.setattr(
-            pair_fingerprint,
-            "state",
-            lambda root, precision: one.code.model_copy(update={"measuring_sha256": code}),
-        )
-        planned = plan.of_study(project, with_params, Matrix.of(with_params, [MODEL], ["fp32"], SIZES))
-        return set(SIZES) - {size for pair in planned for size in pair.batch_sizes}
-
-    assert kept() == {1}
-    files.save(project.progress(MODEL, "fp32"), records.PartialRecord(record=under_way))
-    assert kept() == {1, 4}
-    assert kept(code="beef" * 16) == set()
-    assert kept(machine=made.CPU.model_copy(update={"torch": "2.11.0"})) == set()
-    other = params.protocols["quick"].model_copy(update={"iterations": 999})
-    assert kept(with_params=params.model_copy(update={"protocols": {**params.protocols, "quick": other}})) == set()
-    files.save(project.manifest(MODEL), manifest.model_copy(update={"config_sha256": "1"}))
-    assert kept() == set()
+    settings = one.settings.model_copy(update={"weights": used, "protocol": params.protocol})
+    return made.write(project.record(model, "fp32"), one.model_copy(update={"settings": settings}))
 
 
-def test_seconds_are_what_the_protocol_spends(study: tuple[Project, Params]) -> None:
-    """Nine passes at least, the budget where that is more, nothing for what is foreseen over the limit."""
-    protocol = study[1].protocol
-    assert protocol.budget_s is not None
-    assert protocol.limit_s is not None
-    fast, slow, hopeless = 10.0, 1000 * protocol.limit_s / 10, 1000 * protocol.limit_s
-    for ms, expected in ((fast, protocol.budget_s), (slow, 9 * slow / 1e3), (hopeless, 0.0)):
-        one = record(ms=ms)
-        overhead = one.elapsed_s - sum(cell.timed_s() for cell in one.cells)
-        assert estimate(study, [one], (1,)).seconds == pytest.approx(expected + overhead)
+def missing(study: Study, model: str = MODEL, params: Params | None = None) -> dict[int, int]:
+    """Rounds of FP32 that a run would take, by batch size."""
+    params = params or study[1]
+    found = plan.foreseen(study[0], params, Matrix.of(params, [model], ["fp32"], SIZES))
+    return {size: count for one in found for size, count in one.rounds.items() if count}
 
 
-def test_another_models_record_tells_the_time_by_arithmetic(study: tuple[Project, Params]) -> None:
-    """dino-vitb16 has the multiply-accumulates of vit-base-224, so its times are those."""
-    own, other = record(MODEL), record(OTHER)
-    by_own = estimate(study, [own]).seconds
-    assert estimate(study, [other]).seconds == pytest.approx(by_own, rel=0.01)
+def test_without_any_record_time_is_unknown_and_memory_is_arithmetic(study: Study) -> None:
+    (found,) = plan.foreseen(*study, Matrix.of(study[1], [MODEL], ["fp32"], SIZES))
+    assert found.rounds == {1: 10, 4: 4, 8: 4}
+    assert found.seconds is None
+    assert found.weights_bytes == pytest.approx(4 * 86.4e6, rel=0.01)
+    assert found.text == f"{MODEL}: batch 1: 10 rounds, batch 4: 4 rounds, batch 8: 4 rounds; time unknown"
+    assert plan.summary([found]).startswith("18 rounds of 1 models; 1 models were never measured on this hardware")
+    assert plan.summary([]) == "nothing to measure"
+
+
+def test_only_what_a_run_would_keep_counts_as_done(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Same settings, weights, machine and code; of what is under way the rounds so far."""
+    project = study[0]
+    sampled(study, (1,), rounds=4)
+    assert missing(study) == {1: 6, 4: 4, 8: 4}
+    sampled(study, (1, 4))
+    assert missing(study) == {8: 4}
+    for other in ({"code": "beef" * 16}, {"machine": made.CPU.model_copy(update={"torch": "2.11.0"})}):
+        on(monkeypatch, **other)
+        assert missing(study) == {1: 10, 4: 4, 8: 4}
+    on(monkeypatch)
+    assert missing(study, params=parameters.load(project, ["protocols.quick.slot_passes=9"])).keys() == {1, 4, 8}
+    manifest = Manifest(model=MODEL, weights="seeded", source="made up", config_sha256="1")
+    files.save(project.manifest(MODEL), manifest)
+    assert missing(study) == {1: 10, 4: 4, 8: 4}
+
+
+def test_minutes_decide_what_fits_and_the_plan_says_what_is_left_out(study: Study) -> None:
+    """A round of 100 ms passes takes seconds: in a minute ten of batch size 1 and none of 8 fit."""
+    sampled(study, (1,), rounds=1)
+    params = parameters.load(study[0], ["study.minutes=1"])
+    (found,) = plan.foreseen(study[0], params, Matrix.of(params, [MODEL], ["fp32"], SIZES))
+    assert found.left_out.keys() >= {8}
+    assert "don't fit into study.minutes 1" in found.left_out[8]
+    assert found.text.count("batch 8: 4 rounds of about") == 1
+    assert found.seconds is not None
+    assert found.seconds <= 60
+
+
+def test_another_models_record_tells_the_time_by_arithmetic(study: Study) -> None:
+    """dino-vitb16 has the multiply-accumulates of vit-base-224, so it costs what that costs."""
+    sampled(study, (1,), rounds=1)
+    both = plan.foreseen(*study, Matrix.of(study[1], [MODEL, OTHER], ["fp32"], (1,)))
+    own, other = (one.seconds for one in both)
+    assert own is not None
+    assert other == pytest.approx(own * 10 / 9, rel=0.3)

@@ -26,10 +26,8 @@ for words in json.loads(sys.argv[1]):
         print(">>>", words[0], stop.code or 0, flush=True)
 """
 MEASURING = (
-    ["measure", "--model", "tiny-vit", "--precision", "nf4"],
-    ["reference", "--model", "tiny-vit"],
+    ["sample", "--model", "tiny-vit"],
     ["sweep", "--all-models", "--all-precisions"],
-    ["aa-test"],
     ["train", "--network", "tiny-digits"],
     ["evaluate", "--network", "tiny-digits"],
     ["evaluate-pretrained"],
@@ -61,7 +59,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Project:
     model = "deit-tiny-ultra-efficient"
     for platform, factor in (("one-box", 1.0), ("other-box", 1.5)):
         sets = [
-            made.record(model, precision, [made.cell(1, [[base * factor] * 5 for base in (ms, ms * 1.01, ms * 0.99)])])
+            made.record(model, precision, [made.cell(1, made.times(ms * factor), made.times(10.0 * factor))])
             for precision, ms in (("fp32", 10.0), ("int8", 5.0))
         ]
         made.recorded_set(project, platform, sets)

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 import yaml
 
-from visionquant.bench import inputs
-from visionquant.bench import measure as pair
+from visionquant.bench import inputs, sampling
 from visionquant.bench.command import Command, Matrix, Observer
 from visionquant.bench.inputs import DEFAULT, Preprocessing
 from visionquant.core.paths import Project
+from visionquant.records import record as records
 from visionquant.records.record import Record
 from visionquant.settings import params as parameters
 from visionquant.settings.params import Params
@@ -44,29 +44,26 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
 }
 PROTOCOL: dict[str, Any] = {
-    "replicates": 2,
-    "most_replicates": None,
-    "goal": None,
-    "warmup_iterations": 1,
+    "rounds": 2,
+    "rounds_of_batches": 2,
+    "blocks": 2,
+    "round_s": 0.1,
+    "warmup_passes": 1,
     "warmup_s": 0.0,
-    "iterations": 6,
-    "minimum_iterations": 2,
-    "budget_s": None,
-    "limit_s": None,
-    "throughput_share": 0.5,
+    "slot_passes": 2,
+    "slot_ms": 0.0,
+    "wait_s": 0.0,
     "fidelity_images": 4,
     "fidelity_gmacs": 1.0,
     "attention": "sdpa",
     "threads": 1,
     "cudnn_benchmark": False,
-    "busy": "allow",
     "energy_s": None,
     "seed": 0,
 }
 
 
-# What a cell may be that was measured: where other work moves this machine, the drift sentinel says so.
-MEASURED = {"ok", "unsteady"}
+MEASURED = {"ok", "busy"}  # what a cell may be that was measured: busy where other work took the cores
 
 
 @functools.cache
@@ -83,6 +80,7 @@ def settings(models: tuple[str, ...] = ("tiny-vit",), precisions: tuple[str, ...
         "precisions": list(precisions),
         "batch_sizes": [1, 2],
         "protocol": "tiny",
+        "minutes": None,
         "device": "cpu",
         "weights": "seeded",
     }
@@ -175,7 +173,7 @@ def measure(
     again: bool = False,
     **told: Any,
 ) -> Record:
-    """One pair measured alone; ``told`` are functions for its observer."""
+    """One pair sampled alone, and its record; ``told`` are functions for its observer."""
     matrix = Matrix.of(params, [model], [precision], batch_sizes, again)
-    (record,) = pair.measure(project, params, matrix, Command(observer(**told)))
-    return record
+    sampling.sample(project, params, matrix, Command(observer(**told)))
+    return records.write(project.record(model, precision))

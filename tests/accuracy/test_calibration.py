@@ -223,10 +223,6 @@ def test_tables_and_figure_show_what_the_recipe_found(
     assert len(table.rows) == 3 + 3 * (2 + 3)
     assert table.rows[0][3].key == pytest.approx(100 * found.rows[0]["right"] / 898)
     assert {row[3].word for row in table.rows[1:]} <= {"UNDECIDED", "LOWER", "HIGHER"}
-    (swept,) = tables(study, keeping_page.CALIBRATION_SWEEP)
-    assert [row[1].key for row in swept.rows] == [1, 4, 16]
-    values = [row["sqnr_db"] for row in found.rows if (row["statistic"], row["images"]) == ("mse", 4)]
-    assert swept.rows[1][7].key == pytest.approx(np.median(values))
     assert keeping_page.calibration_figure(study) == keeping_page.calibration_figure(study)
     assert "min-max" in keeping_page.calibration_figure(study).svg
 
@@ -234,9 +230,9 @@ def test_tables_and_figure_show_what_the_recipe_found(
 def test_without_a_run_the_page_says_which_command_to_run(tmp_path: Path) -> None:
     project = made.project(tmp_path / "empty")
     study = evidence.gather(project, tiny_params(project))
-    for (table,) in (tables(study, keeping_page.CALIBRATION), tables(study, keeping_page.CALIBRATION_SWEEP)):
-        assert table.rows == ()
-        assert "visionquant recipe calibration" in table.source
+    (table,) = tables(study, keeping_page.CALIBRATION)
+    assert table.rows == ()
+    assert "visionquant recipe calibration" in table.source
     assert "nothing to show" in keeping_page.calibration_figure(study).svg
 
 

@@ -9,7 +9,6 @@ from decimal import Decimal
 
 import made
 import pytest
-import tiny
 import yaml
 
 from visionquant.analysis.claims import claim, formula, interval, ledger
@@ -38,7 +37,7 @@ def gathered(project: Project) -> Study:
 
 @pytest.fixture(scope="module")
 def study() -> Study:
-    return gathered(Project(tiny.ROOT))
+    return gathered(Project(made.ROOT))
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +97,7 @@ def test_every_printed_number_is_one_claim(
 
 
 def test_no_number_of_a_table_is_copied_into_the_claims() -> None:
-    raw = yaml.safe_load((tiny.ROOT / claim.FILE).read_text())
+    raw = yaml.safe_load((made.ROOT / claim.FILE).read_text())
     assert [one["id"] for one in raw["claims"] if "printed" in one and "table" in one] == []
 
 

@@ -81,7 +81,7 @@ def test_a_swing_moves_the_way_that_it_should() -> None:
 
 
 def test_every_instance_has_its_price_with_source_region_and_terms() -> None:
-    found = published.load(Project(tiny.ROOT))
+    found = published.load(Project(made.ROOT))
     assert {"p4d.24xlarge", "p3.8xlarge", "g4dn.xlarge"} <= set(found.prices)
     assert all(one.source and one.region and one.terms for one in found.prices.values())
     with pytest.raises(StudyError, match=r"no price for m1\.tiny; one of: p4d\.24xlarge"):

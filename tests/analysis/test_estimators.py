@@ -5,12 +5,11 @@ from typing import Any
 
 import made
 import numpy as np
-import pandas as pd
 import pytest
 from scipy import stats
 
 from visionquant.analysis import estimators
-from visionquant.analysis.estimators import Processes
+from visionquant.analysis.estimators import Rounds
 from visionquant.analysis.published import Printed
 from visionquant.settings.params import StatisticsChoice
 
@@ -18,26 +17,19 @@ RNG = np.random.default_rng(20260101)
 SIMULATED = 1000
 
 
-def processes(count: int, spread: float, size: int = 30, median: float = 100.0) -> list[list[float]]:
-    """``count`` processes, their medians lognormal around ``median``, ``spread`` the standard deviation of the log."""
-    return [
-        list(median * math.exp(shift) * np.exp(RNG.normal(0.0, 0.01, size))) for shift in RNG.normal(0.0, spread, count)
-    ]
+def rounds(count: int, spread: float, size: int = 30) -> list[list[float]]:
+    """``count`` rounds, their medians lognormal around 100, ``spread`` the standard deviation of the log."""
+    shifts = RNG.normal(0.0, spread, count)
+    return [list(100 * math.exp(shift) * np.exp(RNG.normal(0.0, 0.01, size))) for shift in shifts]
 
 
-def median(side: Processes) -> Any:
+def median(side: Rounds) -> Any:
     """The only row of the medians of one side."""
     return next(estimators.medians(estimators.logs([side]), 0.95).itertuples())
 
 
-def ratio(base: Processes, other: Processes) -> Any:
-    """The only row of the ratios of one side over another."""
-    sides = [estimators.logs([side]) for side in (base, other)]
-    return next(estimators.ratios(*sides, estimators.contrasts(*sides), 0.95).itertuples())
-
-
 def test_the_interval_of_a_median_is_scipys_t_interval_on_log_medians() -> None:
-    data = processes(5, 0.05)
+    data = rounds(5, 0.05)
     logs = np.log([np.median(one) for one in data])
     low, high = stats.t.interval(0.95, 4, loc=logs.mean(), scale=stats.sem(logs))
     found = median(data)
@@ -46,38 +38,17 @@ def test_the_interval_of_a_median_is_scipys_t_interval_on_log_medians() -> None:
     assert found.n == 5
 
 
-def test_the_interval_of_a_ratio_is_welchs() -> None:
-    a, b = processes(4, 0.05, median=120.0), processes(6, 0.02)
-    logs = [np.log([np.median(one) for one in group]) for group in (a, b)]
-    interval = stats.ttest_ind(*logs, equal_var=False).confidence_interval(0.95)
-    found = ratio(a, b)
-    assert (found.low, found.high) == pytest.approx((math.exp(interval.low), math.exp(interval.high)))
-    assert found.n == 4
-
-
-def simulated(count: int) -> pd.DataFrame:
-    return estimators.logs(processes(count, 0.03, size=9) for _ in range(SIMULATED))
-
-
 @pytest.mark.parametrize("count", [3, 5, 10, 20])
 def test_intervals_of_a_median_cover_what_they_promise(count: int) -> None:
-    found = estimators.medians(simulated(count), 0.95)
+    found = estimators.medians(estimators.logs(rounds(count, 0.03, size=9) for _ in range(SIMULATED)), 0.95)
     assert 0.93 <= ((found.low <= 100.0) & (found.high >= 100.0)).mean() <= 0.97
 
 
-@pytest.mark.parametrize("count", [3, 5, 10])
-def test_intervals_of_a_ratio_of_equals_seldom_miss_one(count: int) -> None:
-    sides = simulated(count), simulated(count)
-    found = estimators.ratios(*sides, estimators.contrasts(*sides), 0.95)
-    assert ((found.low > 1.0) | (found.high < 1.0)).mean() <= 0.065
-
-
-def test_one_process_has_a_median_and_no_interval() -> None:
+def test_one_round_has_a_median_and_no_interval() -> None:
     found = median([[1.0, 2.0, 3.0]])
-    assert (found.value, found.n, found.reason) == (2.0, 1, "one process: no interval")
+    assert (found.value, found.n, found.reason) == (2.0, 1, "one round: no interval")
     assert np.isnan([found.low, found.high]).all()
     assert np.isnan(median([]).value)
-    assert np.isnan(ratio([[1.0]], []).value)
 
 
 def test_nothing_is_dropped() -> None:

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import made
 import numpy as np
 import pytest
-import tiny
 
 from visionquant.analysis.claims import formula, interval
 from visionquant.analysis.claims.formula import Names
@@ -19,7 +19,7 @@ from visionquant.analysis.published import Printed, load
 from visionquant.core.errors import StudyError
 from visionquant.core.paths import Project
 
-SUPPLEMENT = load(Project(tiny.ROOT))
+SUPPLEMENT = load(Project(made.ROOT))
 
 
 def printed(text: str) -> Bounded:
@@ -176,7 +176,7 @@ def test_where_rows_are_missing_nothing_is_sure_but_a_counterexample() -> None:
 
 
 def test_a_group_is_its_list_or_its_rule() -> None:
-    sources = formula.all_names(Project(tiny.ROOT), SUPPLEMENT, 8.125)
+    sources = formula.all_names(Project(made.ROOT), SUPPLEMENT, 8.125)
     sizes = {name: formula.evaluate(f'size(among(latency.fp32_ms, "{name}"))', sources) for name in (
         "foundation", "ruled foundation", "closed foundation",
     )}  # fmt: skip

@@ -1,13 +1,11 @@
-"""The frame: every cell once, as files and back; what is compared of pairs that stop at different counts."""
+"""The frame: every cell once, as files and back; ratios from their own blocks alone."""
 
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
 import made
 import pandas as pd
 import pytest
-import tiny
 from pandas.testing import assert_frame_equal
 
 from visionquant.analysis import frame, frame_files
@@ -15,8 +13,7 @@ from visionquant.analysis.study import Study, gather, open_study
 from visionquant.core import files
 from visionquant.core.errors import StudyError
 from visionquant.core.quantities import quantity
-from visionquant.records import record as records
-from visionquant.records.cell import Cell
+from visionquant.records.record import Record
 from visionquant.settings import params
 
 FACTORS = {"fp32": 1.0, "fp16": 0.5, "int8": 2.0, "nf4": 1.01}
@@ -50,8 +47,8 @@ def test_a_number_and_its_verdict_have_one_row_and_a_table_one_pivot(study: Stud
     assert set(found["fp16"].map(lambda box: box.verdict)) == {"FASTER"}
     assert {box.reason for box in found["fp16"]} == {study.row("local", MODEL, "fp16", 8, "speedup").reason}
     assert "after Holm over 48 contrasts" in study.row("local", MODEL, "fp16", 8, "speedup").reason
-    words = study.select(source="local", quantity="speedup", batch_size=8, precision=["fp16", "int8"]).verdict
-    assert dict(words.value_counts()) == {"FASTER": 16, "SLOWER": 16}
+    words = [study.pivot("local", "speedup", [name], 8)[name].map(lambda box: box.verdict) for name in ("fp16", "int8")]
+    assert [set(one) for one in words] == [{"FASTER"}, {"SLOWER"}]
 
 
 def test_a_precision_in_two_tables_has_a_verdict_in_each(study: Study) -> None:
@@ -62,7 +59,6 @@ def test_a_precision_in_two_tables_has_a_verdict_in_each(study: Study) -> None:
 
 def test_quantities_of_a_model_are_found_at_every_batch_size(study: Study) -> None:
     assert study.value("local", MODEL, "int8", 8, "cosine") == study.value("local", MODEL, "int8", 0, "cosine") == 0.99
-    assert set(study.select(quantity="cosine", batch_size=8, source="local").batch_size) == {0}
     assert study.row("local", MODEL, "int8-outliers", 1, "speedup").reason == "not part of the study"
 
 
@@ -111,53 +107,66 @@ def test_without_its_files_a_study_says_what_to_run(tmp_path: Path, content: str
         opened.row("published", MODEL, "fp32", 1, "latency_median")
 
 
-def in_turns(times: Sequence[float], alone: Sequence[float], other: str) -> Cell:
-    """A cell whose first processes came in the same rounds as ``other``'s, and the last by themselves."""
-    cell = made.cell(1, [[ms] * 3 for ms in (*times, *alone)])
-    turns = [(other,)] * len(times) + [()] * len(alone)
-    replicates = (
-        one.model_copy(update={"turns_with": with_}) for one, with_ in zip(cell.replicates, turns, strict=True)
-    )
-    return cell.model_copy(update={"replicates": tuple(replicates)})
-
-
-def stopped_apart(tmp_path: Path, base_alone: Sequence[float], alone: Sequence[float]) -> Study:
-    """FP16 at 0.9 of FP32's time in shared rounds; one goes on alone; the A/A run of the machine moved by 20 %."""
-    project = made.project(tmp_path)
-    shared = [100.0, 100.1, 99.9, 100.05]
-    cells = {"fp32": in_turns(shared, base_alone, "fp16")}
-    cells["fp16"] = in_turns([0.9 * ms for ms in shared], alone, "fp32")
-    for precision, cell in cells.items():
-        records.write(project.record(MODEL, precision), made.record(MODEL, precision, [cell]))
-    for side, factor in (("first", 1.0), ("second", 1.2)):
-        found = made.record(MODEL, "fp32", [made.cell(1, [[factor * ms] * 3 for ms in shared])])
-        records.write(project.local / "aa" / side / f"{MODEL}-fp32.json", found)
+def opened(root: Path, *found: Record) -> Study:
+    """A study of these records."""
+    project = made.project(root)
+    for one in found:
+        made.write(project.record(one.model, one.precision), one)
     return gather(project, params.load(project))
 
 
-@pytest.mark.parametrize(("base_alone", "alone"), [((), (108.0,) * 6), ((83.0,) * 5, ()), ((), ())])
-def test_pairs_that_stop_at_different_counts_are_compared_over_their_common_rounds(
-    tmp_path: Path, base_alone: Sequence[float], alone: Sequence[float]
-) -> None:
-    """Under a goal the pair that needs more processes ends alone: once the A/A run's 20 % then counted against all."""
-    study = stopped_apart(tmp_path, base_alone, alone)
-    assert study.local.shift > 0.18
+def test_a_ratio_crosses_no_two_runs(tmp_path: Path) -> None:
+    """A precision that was measured anew is set against the FP32 of its own blocks, though FP32's record is slower."""
+    fp32 = made.record(MODEL, "fp32", [made.cell(1, made.times(130.0), made.times(130.0))])
+    fp16 = made.record(MODEL, "fp16", [made.cell(1, made.times(50.0), made.times(100.0))])
+    for number, records in enumerate(([fp32, fp16], [fp16])):
+        found = opened(tmp_path / str(number), *records).row("local", MODEL, "fp16", 1, "speedup")
+        assert (found.value, found.n, found.verdict) == (pytest.approx(2.0), 3, "FASTER")
+
+
+def test_times_that_others_disturbed_are_in_no_figure(tmp_path: Path) -> None:
+    quiet, busy = (made.cell(1, made.times(ms), made.times(100.0), others=others) for ms, others in
+                   ((50.0, 0.0), (5000.0, 0.9)))  # fmt: skip
+    some = quiet.model_copy(update={"rounds": (*quiet.rounds[:2], busy.rounds[2])})
+    study = opened(tmp_path, made.record(MODEL, "fp16", [some]), made.record(MODEL, "nf4", [busy]))
+    speedup, median = (study.row("local", MODEL, "fp16", 1, name) for name in ("speedup", "latency_median"))
+    assert (speedup.value, speedup.n) == (pytest.approx(2.0), 2)
+    assert (median.n, (median.value or 0) < 52) == (2, True)
+    found = study.row("local", MODEL, "nf4", 1, "latency_median")
+    assert (found.value, found.status, found.reason) == (None, "busy", "others were busy in 3 of 3 rounds")
+
+
+def test_cells_before_rounds_keep_their_medians_and_lose_their_verdicts(tmp_path: Path) -> None:
+    sides = [made.record(MODEL, name, [made.cell(1, made.times(ms))]) for name, ms in (("fp32", 100.0), ("int8", 50.0))]
+    study = opened(tmp_path, *sides)
+    for name in ("speedup", "speedup_in_bracket", "throughput_change"):
+        found = study.row("local", MODEL, "int8", 1, name)
+        assert found.value == pytest.approx(100.0 if name == "throughput_change" else 2.0)
+        assert (found.low, found.verdict, found.reason) == (None, "", "before rounds: no interval, no verdict")
+    median = study.row("local", MODEL, "int8", 1, "latency_median")
+    assert median.low is not None
+    assert study.row("local", MODEL, "int8", 1, "placebo").reason == "before rounds"
+
+
+def test_a_round_of_one_block_has_a_ratio_without_an_interval(tmp_path: Path) -> None:
+    study = opened(tmp_path, made.record(MODEL, "fp16", [made.cell(1, [[5.0]], [[10.0]])]))
     found = study.row("local", MODEL, "fp16", 1, "speedup")
-    assert (found.verdict, found.n) == ("FASTER", 4)
-    assert found.value == pytest.approx(1 / 0.9)
-    assert found.low is not None
-    assert found.low > 1.1
-    assert "may have moved" not in found.reason
-    medians = [study.row("local", MODEL, name, 1, "latency_median").n for name in ("fp32", "fp16")]
-    assert medians == [4 + len(base_alone), 4 + len(alone)]
+    assert (found.value, found.low, found.verdict) == (pytest.approx(2.0), None, "UNDECIDED")
+    assert found.reason == "one round of one block: no interval"
+    assert study.row("local", MODEL, "fp16", 1, "speedup_pooled").reason == "fewer than two models have two rounds"
 
 
-def test_pairs_that_share_one_round_are_charged_with_what_the_machine_moves_by(tmp_path: Path) -> None:
-    study = stopped_apart(tmp_path, (), ())
-    cell, base = (study.local.records[MODEL, name].cells[0] for name in ("fp16", "fp32"))
-    once = cell.model_copy(update={"replicates": (cell.replicates[0],)})
-    sides = frame.shared_rounds(base, once, "fp16", 0.18)
-    assert (len(sides.base), len(sides.other), sides.drift) == (4, 1, 0.18)
+def test_on_a_gpu_windows_tell_of_throughput(tmp_path: Path) -> None:
+    """The first pass of a slot, which its window is as fast as, takes a fifth of FP32's; the median pass a half."""
+    own = [[20.0, 50.0, 50.0]] * 3
+    record = made.record(MODEL, "fp16", [made.cell(8, own, [[100.0] * 3] * 3, gpu=True)], made.CARD)
+    study = opened(tmp_path, record)
+    speedup, change, rate, gpu = (
+        study.value("local", MODEL, "fp16", 8, name)
+        for name in ("speedup", "throughput_change", "throughput", "gpu_median")
+    )
+    assert (speedup, change) == (pytest.approx(2.0), pytest.approx(400.0))
+    assert (rate, gpu) == (pytest.approx(8e3 / 20), pytest.approx(25.0))
 
 
 def test_the_fuller_set_stands_behind_the_measured_columns(tmp_path: Path) -> None:
@@ -166,13 +175,13 @@ def test_the_fuller_set_stands_behind_the_measured_columns(tmp_path: Path) -> No
     choice = params.load(project)
     cells = [made.cell(1, [[5.0] * 3] * 3)]
     made.recorded_set(project, "elsewhere", [made.record(model, "fp32", cells) for model in choice.study.models])
-    records.write(project.record(MODEL, "fp32"), made.record(MODEL, "fp32", [made.cell(1, [[9.0] * 3] * 3)]))
+    made.write(project.record(MODEL, "fp32"), made.record(MODEL, "fp32", [made.cell(1, [[9.0] * 3] * 3)]))
     found = gather(project, choice)
     assert [one.source for one in found.sets] == ["recorded:elsewhere", "local"]
     assert [one.source for one in found.shown] == ["recorded:elsewhere", "local"]
     assert found.value("local", MODEL, "fp32", 1, "latency_median") == 9.0
     for model in choice.study.models:
-        records.write(project.record(model, "fp32"), made.record(model, "fp32", cells))
+        made.write(project.record(model, "fp32"), made.record(model, "fp32", cells))
     assert gather(project, choice).measured.source == "local"
 
 
@@ -181,7 +190,7 @@ def test_a_set_of_one_record_without_fp32_has_its_figures_and_says_what_lacks(
     tmp_path: Path, times: list[list[float]]
 ) -> None:
     project = made.project(tmp_path)
-    records.write(project.record(MODEL, "nf4"), made.record(MODEL, "nf4", [made.cell(1, times)] if times else []))
+    made.write(project.record(MODEL, "nf4"), made.record(MODEL, "nf4", [made.cell(1, times)] if times else []))
     found = gather(project, params.load(project))
     assert found.value("local", MODEL, "nf4", 1, "latency_median") == (5.0 if times else None)
     speedup = found.row("local", MODEL, "nf4", 1, "speedup")
@@ -193,7 +202,7 @@ def test_a_set_of_one_record_without_fp32_has_its_figures_and_says_what_lacks(
 def test_scores_of_other_settings_are_missing_with_the_reason_and_not_todays(tmp_path: Path) -> None:
     """Once an old INT8's top-1 was shown as that of the INT8 that params.yaml has now."""
     project = made.project(tmp_path)
-    source = tiny.ROOT / "data/machines/cpu-2-core-amd-epyc-avx2/accuracy/digits-vit.json"
+    source = made.ROOT / "data/machines/cpu-2-core-amd-epyc-avx2/accuracy/digits-vit.json"
     (project.local / "accuracy").mkdir(parents=True)
     shutil.copy(source, project.local / "accuracy" / "digits-vit.json")
     text = project.params.read_text()
@@ -205,15 +214,9 @@ def test_scores_of_other_settings_are_missing_with_the_reason_and_not_todays(tmp
     assert found.reason.endswith("precisions.int8")
 
 
-def test_without_a_window_there_is_no_throughput_no_change_and_no_verdict(tmp_path: Path) -> None:
-    project = made.project(tmp_path)
-    for precision, windowed in (("fp32", True), ("fp16", False)):
-        cell = made.cell(1, [[5.0] * 3] * 3)
-        replicates = (one if windowed else one.model_copy(update={"throughput": None}) for one in cell.replicates)
-        record = made.record(MODEL, precision, [cell.model_copy(update={"replicates": tuple(replicates)})])
-        records.write(project.record(MODEL, precision), record)
-    found = gather(project, params.load(project))
-    for name in ("throughput", "throughput_change"):
-        row = found.row("local", MODEL, "fp16", 1, name)
-        assert (row.value, row.verdict, row.status, row.reason) == (None, "", "not_available", "no timed iteration")
-    assert found.row("local", MODEL, "fp16", 1, "speedup").verdict == "SAME"
+def test_without_a_window_the_passes_tell_of_throughput(tmp_path: Path) -> None:
+    study = opened(tmp_path, made.record(MODEL, "fp16", [made.cell(4, made.times(50.0), made.times(100.0))]))
+    rate, times = study.row("local", MODEL, "fp16", 4, "throughput"), made.times(50.0)
+    assert rate.value == pytest.approx(4e3 / (sum(times[1]) / 20))
+    change, speedup = (study.row("local", MODEL, "fp16", 4, name) for name in ("throughput_change", "speedup"))
+    assert (change.value, change.verdict) == (pytest.approx(100.0), speedup.verdict)

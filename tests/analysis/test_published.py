@@ -5,8 +5,8 @@ import shutil
 from decimal import Decimal
 from pathlib import Path
 
+import made
 import pytest
-import tiny
 
 from visionquant.analysis import estimators, published
 from visionquant.analysis.claims import claim, formula
@@ -14,7 +14,7 @@ from visionquant.analysis.published import Printed
 from visionquant.core.errors import StudyError
 from visionquant.core.paths import Project
 
-PROJECT = Project(tiny.ROOT)
+PROJECT = Project(made.ROOT)
 FOUND = published.load(PROJECT)
 SUMS = {
     "latency.csv": (16, "122.55", "87.02", "506.76", "506.87", "21.26", "3.74"),
@@ -34,7 +34,7 @@ def test_counts_and_column_sums_are_the_supplements(name: str) -> None:
 def test_every_printed_cell_is_read() -> None:
     assert len(FOUND.cells) == 192
     assert len(FOUND.models) == 16
-    assert (len(FOUND.statistics), len(FOUND.groups), len(FOUND.validation)) == (16, 6, 3)
+    assert (len(FOUND.statistics), len(FOUND.groups)) == (16, 6)
     assert (len(FOUND.costs), len(FOUND.edge), len(FOUND.ownership)) == (3, 5, 4)
 
 
@@ -63,10 +63,8 @@ def test_published_models_are_rows_of_the_settings() -> None:
     from visionquant.settings import params as parameters
 
     params = parameters.load(PROJECT)
-    assert [row.name for row in FOUND.models.values()] == list(params.models)
-    assert {row.name: row.group for row in FOUND.models.values()} == {
-        name: row.group for name, row in params.models.items()
-    }
+    rows = {name: params.models[name].group for name in params.study.models}
+    assert list(rows.items()) == [(row.name, row.group) for row in FOUND.models.values()]
 
 
 def test_the_throughput_column_is_one_over_the_latency_column_but_for_two_cells() -> None:

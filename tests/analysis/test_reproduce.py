@@ -84,17 +84,17 @@ def test_without_records_nothing_is_measured(tmp_path: Path) -> None:
 
 def test_a_rerun_that_gives_the_published_figures_refutes_nothing_that_follows(tmp_path: Path) -> None:
     """On the published card, every latency as printed, within a thousandth."""
-    from visionquant.records import record
-
     project = made.project(tmp_path)
     empty = gathered(project)
     for model in empty.params.study.models:
         for precision in empty.params.study.precisions:
-            ms = empty.published.value("latency_median", model, precision)
-            assert ms is not None
-            times = [[ms * process * (1 + i / 1e5) for i in range(20)] for process in (0.9999, 1.0, 1.0001)]
-            row = made.record(model, precision, [made.cell(1, times, device_bytes=2**20, gpu=True)], made.CARD)
-            record.write(project.record(model, precision), row)
+            printed = [empty.published.cells["latency_median", model, name].value for name in ("fp32", precision)]
+            base, times = (
+                [[ms * each * (1 + i / 1e5) for i in range(20)] for each in (0.9999, 1.0, 1.0001)] for ms in printed
+            )
+            cell = made.cell(1, times, base, blocks=2, device_bytes=2**20, gpu=True)
+            row = made.record(model, precision, [cell], made.CARD)
+            made.write(project.record(model, precision), row)
     found = checked(gathered(project))
     sections = ("latency", "throughput", "statistics", "groups")
     members = [one for one in found.values() if one.claim.entry.section in sections]
@@ -106,14 +106,38 @@ def test_a_rerun_that_gives_the_published_figures_refutes_nothing_that_follows(t
     assert sum(one.reproduction == "supported" for one in timed) > 100
 
 
-def test_an_interval_that_sticks_out_is_undecided(tmp_path: Path) -> None:
-    """The median is the published one; the processes are 20 % apart."""
-    from visionquant.records import record
+def test_the_supplements_validation_is_judged_on_the_published_card_alone(tmp_path: Path) -> None:
+    factors = {"fp32": 1.0, "fp16": 0.4, "int8": 2.0, "nf4": 2.0}
+    words = {}
+    for name, machine in (("cpu", made.CPU), ("card", made.CARD)):
+        found = ledger.validation(made.study(tmp_path / name, factors, machine))
+        words[name] = [one.word for _, one in found]
+        assert found[0][0].row == "vit_huge_fp16_speedup"
+    assert words["cpu"] == ["not comparable"] * 3
+    assert words["card"] == ["supported", "refuted", "not measured"]  # what is allocated is lost in the blocks
+    assert found[0][1].text.startswith("supported, measured 2.500 (2.48")
 
+
+def test_speeds_before_rounds_leave_a_claim_undecided(tmp_path: Path) -> None:
+    """On the published card each precision is twice as fast as FP32, but no arms took turns."""
     project = made.project(tmp_path)
-    times = [[5.69 * process] * 20 for process in (0.9, 1.0, 1.1)]
+    params = parameters.load(project)
+    for model, precision in params.pairs():
+        cell = made.cell(1, made.times(10.0 if precision == "fp32" else 5.0), device_bytes=2**20, gpu=True)
+        made.write(project.record(model, precision), made.record(model, precision, [cell], made.CARD))
+    found = checked(gathered(project))
+    names = ("conclusion/universal-speed", "statistics/fp16-speedup/mean", "latency/dinov2-large-2023/fp16-speedup")
+    assert [word(found, name) for name in names] == ["undecided"] * 3
+    assert found[names[1]].reproductions[0].why.startswith("16 of 16 models have no interval")
+    assert found[names[2]].reproductions[0].why == "before rounds: no interval, no verdict"
+
+
+def test_an_interval_that_sticks_out_is_undecided(tmp_path: Path) -> None:
+    """The median is the published one; the rounds are 20 % apart."""
+    project = made.project(tmp_path)
+    times = [[5.69 * each] * 20 for each in (0.9, 1.0, 1.1)]
     row = made.record("dinov2-base-2023", "fp32", [made.cell(1, times, device_bytes=2**20, gpu=True)], made.CARD)
-    record.write(project.record("dinov2-base-2023", "fp32"), row)
+    made.write(project.record("dinov2-base-2023", "fp32"), row)
     found = checked(gathered(project))["latency/dinov2-base-2023/fp32"].reproductions[0]
     assert (found.word, found.value) == ("undecided", pytest.approx(5.69))
 

@@ -9,7 +9,6 @@ import pytest
 from visionquant.analysis import provenance
 from visionquant.analysis.study import MachineSet, Study, gather
 from visionquant.core.errors import StudyError
-from visionquant.records import record as records
 from visionquant.records.cell import Cell
 from visionquant.records.record import Record
 from visionquant.report.pages import memory_page, study_page
@@ -42,11 +41,11 @@ def test_a_speedup_is_fp32s_median_over_the_precisions(study: Study, precision: 
     assert latency.low < latency.value < latency.high
 
 
-def test_throughput_is_images_over_seconds_of_its_own_window(study: Study) -> None:
+def test_throughput_is_images_over_the_seconds_of_each_round(study: Study) -> None:
     found = study.row(study.measured.source, MODEL, "fp16", 8, "throughput")
     cell = study.measured.records[MODEL, "fp16"].cell(8)
     assert cell is not None
-    rates = [one.throughput.images / one.throughput.seconds for one in cell.replicates if one.throughput]
+    rates = [8e3 * len(times) / sum(times) for times in cell.times_ms("fp16")]
     assert len(rates) == 3
     assert found.value == pytest.approx(sorted(rates)[1])
     assert found.low is not None
@@ -124,8 +123,8 @@ def test_a_missing_cell_keeps_its_status_and_reason(tmp_path: Path) -> None:
     params = parameters.load(project)
     ran_out = Cell(batch_size=8, status="out_of_memory", reason="foreseen: about 9 GiB")
     cells = [made.cell(1, [[100.0] * 3] * 3), ran_out]
-    records.write(project.record(MODEL, "fp32"), made.record(MODEL, "fp32", cells))
-    records.write(project.record(MODEL, "fp16"), made.record(MODEL, "fp16", [made.cell(8, [[50.0] * 3] * 3)]))
+    made.write(project.record(MODEL, "fp32"), made.record(MODEL, "fp32", cells))
+    made.write(project.record(MODEL, "fp16"), made.record(MODEL, "fp16", [made.cell(8, [[50.0] * 3] * 3)]))
     found = gather(project, params)
     local = found.measured
     assert local.state(MODEL, "fp32", 8).reason == "foreseen: about 9 GiB"
@@ -143,8 +142,8 @@ def test_a_pair_that_failed_is_missing_with_its_reason_in_every_table(tmp_path: 
     reason = "KeyError: 'surprise'; traceback in data/machines/local/failures/vit-base-224-production-nf4.log"
     record = made.record(MODEL, "nf4", [Cell(batch_size=1, status="failed", reason=reason)])
     lacking = record.model_copy(update={"fidelity": None, "fidelity_reason": "FP32: out of memory"})
-    records.write(project.record(MODEL, "nf4"), lacking)
-    records.write(project.record(MODEL, "fp32"), made.record(MODEL, "fp32", [made.cell(1, [[1.0] * 3] * 3)]))
+    made.write(project.record(MODEL, "nf4"), lacking)
+    made.write(project.record(MODEL, "fp32"), made.record(MODEL, "fp32", [made.cell(1, [[1.0] * 3] * 3)]))
     found = gather(project, parameters.load(project))
     speedup = found.row(found.local.source, MODEL, "nf4", 1, "speedup")
     assert (speedup.value, speedup.status, speedup.reason) == (None, "failed", reason)
@@ -159,7 +158,7 @@ def test_a_pair_that_failed_is_missing_with_its_reason_in_every_table(tmp_path: 
 
 def test_a_record_of_other_settings_is_stale_and_left_out(tmp_path: Path) -> None:
     project = made.project(tmp_path)
-    records.write(project.record(MODEL, "nf4"), made.record(MODEL, "nf4", [made.cell(1, [[1.0]])]))
+    made.write(project.record(MODEL, "nf4"), made.record(MODEL, "nf4", [made.cell(1, [[1.0]])]))
     text = project.params.read_text()
     project.params.write_text(text.replace("    blocksize: 64", "    blocksize: 128"))
     found = gather(project, parameters.load(project))
@@ -171,7 +170,7 @@ def test_a_record_of_other_settings_is_stale_and_left_out(tmp_path: Path) -> Non
 def test_stale_records_are_spoken_of_where_a_recorded_set_stands_in(tmp_path: Path) -> None:
     project = made.project(tmp_path)
     cells = [made.cell(1, [[1.0]])]
-    records.write(project.record(MODEL, "nf4"), made.record(MODEL, "nf4", cells))
+    made.write(project.record(MODEL, "nf4"), made.record(MODEL, "nf4", cells))
     made.recorded_set(project, "elsewhere", [made.record(MODEL, "nf4", cells)])
     project.params.write_text(project.params.read_text().replace("    blocksize: 64", "    blocksize: 128"))
     found = gather(project, parameters.load(project))
@@ -181,26 +180,29 @@ def test_stale_records_are_spoken_of_where_a_recorded_set_stands_in(tmp_path: Pa
     assert "Recorded (elsewhere): recorded under other settings: precisions.nf4." in said
 
 
-def test_the_seconds_in_timed_windows_are_those_of_the_samples(study: Study) -> None:
-    record = study.measured.records[MODEL, "fp32"]
-    by_hand = sum(
-        sum(one.wall_ms) / 1e3 + (one.throughput.seconds if one.throughput else 0)
-        for cell in record.cells
-        for one in cell.replicates
-    )
-    one = MachineSet("local", {(MODEL, "fp32"): record})
-    assert provenance.timed_share(one) == pytest.approx(by_hand / 10.0)
+def test_the_share_of_time_in_passes_counts_a_round_of_a_model_once(study: Study) -> None:
+    pairs = {pair: record for pair, record in study.measured.records.items() if pair[0] == MODEL}
+    one = MachineSet("local", pairs)
+    rounds = 3 * len(study.batch_sizes)
+    assert provenance.timed_share(one) == pytest.approx(1.5 * rounds / (2.0 * rounds + 10.0 * len(pairs)))
+    before = made.record(MODEL, "fp32", [made.cell(1, [[500.0] * 4] * 3)])
+    cells = (before.cells[0].model_copy(update={"rounds": tuple(
+        each.model_copy(update={"spent_s": 0.0, "passes_s": 0.0}) for each in before.cells[0].rounds
+    )}),)  # fmt: skip
+    alone = MachineSet("local", {before.pair: before.model_copy(update={"cells": cells})})
+    assert provenance.timed_share(alone) == pytest.approx(6.0 / 10.0)
+    assert provenance.timed_share(MachineSet("local", {})) is None
 
 
 def test_recorded_sets_stand_in_where_nothing_is_measured_here_and_beside_it_else(tmp_path: Path) -> None:
     project = made.project(tmp_path)
     params = parameters.load(project)
-    cells = [made.cell(1, [[5.0] * 3] * 3, 1, True)]
+    cells = [made.cell(1, [[5.0] * 3] * 3, gpu=True)]
     made.recorded_set(project, "a-card", [made.record(MODEL, "fp32", cells, made.CARD)])
     found = gather(project, params)
     assert [one.source for one in found.sets] == ["recorded:a-card", "local"]
     assert found.measured.label == "recorded (a-card)"
-    records.write(project.record(MODEL, "fp32"), made.record(MODEL, "fp32", [made.cell(1, [[9.0] * 3] * 3)]))
+    made.write(project.record(MODEL, "fp32"), made.record(MODEL, "fp32", [made.cell(1, [[9.0] * 3] * 3)]))
     found = gather(project, params)
     assert [one.source for one in found.sets] == ["local", "recorded:a-card"]
     assert found.row(found.sets[1].source, MODEL, "fp32", 1, "latency_median").value == 5.0
@@ -214,11 +216,11 @@ def test_cells_of_other_thread_counts_have_no_verdict_and_say_why(tmp_path: Path
     rows["fp16"] = (made.cell(1, [[100.0] * 5, [100.1] * 5, [99.9] * 5]), 2)
     old = made.CPU.model_copy(update={"variables": None})  # as where the record does not say it
     for precision, (cell, threads) in rows.items():
-        replicates = tuple(one.model_copy(update={"threads": threads}) for one in cell.replicates)
-        one = made.record(MODEL, precision, [cell.model_copy(update={"replicates": replicates})], old)
-        records.write(project.record(MODEL, precision), one)
+        rounds = tuple(each.model_copy(update={"threads": threads}) for each in cell.rounds)
+        one = made.record(MODEL, precision, [cell.model_copy(update={"rounds": rounds})], old)
+        made.write(project.record(MODEL, precision), one)
     study = gather(project, params)
-    assert set(study.select(source="local", quantity="speedup", batch_size=1).verdict) == {""}
+    assert {study.row("local", MODEL, name, 1, "speedup").verdict for name in rows} == {""}
     found = study.row(study.measured.source, MODEL, "fp16", 1, "speedup")
     assert (found.value, found.status) == (None, "not_available")
     assert found.reason == "CPU threads: 2 here, 1 in FP32's cell; measure both alike"
@@ -234,6 +236,6 @@ def test_a_set_that_mixes_machines_is_refused(tmp_path: Path, place: str) -> Non
         made.recorded_set(project, "mixed", mixed)
     else:
         for one in mixed:
-            records.write(project.record(one.model, one.precision), one)
+            made.write(project.record(one.model, one.precision), one)
     with pytest.raises(StudyError, match=rf"{place}: {MODEL}-fp\d+ comes from another machine: torch .*2\.11\.0"):
         gather(project, parameters.load(project))

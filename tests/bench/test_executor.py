@@ -2,7 +2,7 @@
 
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import tiny
 from visionquant import cli
 from visionquant.bench import executor, pair_fingerprint
 from visionquant.bench.command import Matrix
-from visionquant.bench.executor import Local, Scripted, State
+from visionquant.bench.executor import Job, Local, State
 from visionquant.cli import measuring
 from visionquant.core import files
 from visionquant.core.paths import Project
@@ -34,6 +34,36 @@ def study(tmp_path: Path) -> tuple[Project, Params]:
     return tiny.project(tmp_path, tiny.settings(MODELS, ("fp32",)))
 
 
+class Scripted:
+    """Polls of a job give its command's ``states`` in turn; once it has ended, ``work`` does what it would.
+
+    ``work`` is given the command and returns the log; ``cancelled`` are the jobs that were.
+    """
+
+    def __init__(
+        self, states: Mapping[tuple[str, ...], Sequence[State]], work: Callable[[tuple[str, ...]], str]
+    ) -> None:
+        self._states, self._work = {command: list(given) for command, given in states.items()}, work
+        self._logs: dict[Job, str] = {}
+        self.cancelled: list[Job] = []
+
+    def submit(self, command: Sequence[str]) -> Job:
+        return Job(" ".join(command), tuple(command))
+
+    def poll(self, job: Job) -> State:
+        if states := self._states.get(job.command):
+            return states.pop(0)
+        if job not in self._logs:
+            self._logs[job] = self._work(job.command)
+        return "ended"
+
+    def cancel(self, job: Job) -> None:
+        self.cancelled.append(job)
+
+    def log(self, job: Job) -> str:
+        return self._logs.get(job, "")
+
+
 def run(study: tuple[Project, Params], scripted: Scripted, tell: Callable[[str], None] = str) -> dict[Matrix, str]:
     return executor.run(scripted, tasks(study[1]), lambda part: executor.record_fault(*study, part), tell, poll_s=0.0)
 
@@ -45,7 +75,7 @@ def leave(study: tuple[Project, Params], model: str, batch_sizes: Sequence[int] 
     files.save(project.manifest(model), manifest)
     asked = executor.blank(project, params, (model, "fp32"), manifest, made.CPU)
     cells = tuple(made.cell(size, [[1.0] * 3] * 2) for size in batch_sizes)
-    records.write(project.record(model, "fp32"), asked.model_copy(update={"cells": cells, **changed}))
+    made.write(project.record(model, "fp32"), asked.model_copy(update={"cells": cells, **changed}))
 
 
 def test_a_study_is_measured_where_every_job_left_its_records(study: tuple[Project, Params]) -> None:
@@ -85,7 +115,7 @@ def test_records_of_other_settings_code_or_weights_prove_nothing(study: tuple[Pr
     part = next(iter(tasks(params)))
     leave(study, "tiny-vit")
     assert executor.record_fault(project, params, part) == ""
-    other = params.protocol.model_copy(update={"iterations": 8})
+    other = params.protocol.model_copy(update={"rounds": 8})
     with_other = params.model_copy(update={"protocols": {**params.protocols, "tiny": other}})
     assert executor.record_fault(project, with_other, part) == "tiny-vit-fp32: recorded under other settings: protocol"
     changed = pair_fingerprint.state(project.root, params.precisions["fp32"]).model_copy(
@@ -164,7 +194,9 @@ def test_a_process_that_heeds_no_interruption_is_killed(tmp_path: Path, monkeypa
 @pytest.fixture
 def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[[], Any]:
     """Of a study of one model by a command for it, with a setting and a folder for results: (code, stdout, stderr)."""
-    tiny.project(tmp_path, tiny.settings(("tiny-vit",), ("fp32",)))
+    raw = tiny.settings(("tiny-vit",), ("fp32",))
+    raw["protocols"]["tiny"] |= {"rounds": 1, "blocks": 1}
+    tiny.project(tmp_path, raw)
     words = ("--executor", "local", "--results", str(tmp_path / "elsewhere"), "--set", "study.batch_sizes=[1]")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["visionquant", "sweep", "--all-models", "--all-precisions", *words])

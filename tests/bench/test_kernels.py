@@ -11,7 +11,7 @@ import tiny
 import torch
 from torch import nn
 
-from visionquant.bench import reference, torch_flags
+from visionquant.bench import torch_flags
 from visionquant.bench.backends import bnb as bnb_engine
 from visionquant.bench.backends import convert
 from visionquant.bench.backends.bnb import quantised
@@ -156,7 +156,6 @@ def test_a_record_holds_kernels_and_messages_of_its_preparation(
     project, params = tiny.project(tmp_path, tiny.settings(("tiny-vit",), ("fp32", "int8")))
     machine.declare(project, machine.probe("cpu"))
     checkpoint.download(project, params, "tiny-vit")
-    reference.make(project, params, "tiny-vit")
     monkeypatch.setitem(torch_flags.AT_IMPORT, "bitsandbytes: Failed to load CPU gemm_4bit_forward", 1)
     found = tiny.measure(project, params, "tiny-vit", "int8", [1]).conversion
     assert found is not None

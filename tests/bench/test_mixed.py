@@ -143,12 +143,10 @@ def test_a_policy_that_is_no_policy_is_one_line(change: dict[str, object], named
 
 def test_a_policy_is_measured_like_any_precision(tmp_path: Path) -> None:
     project, params = tiny.project(tmp_path, tiny.settings(("tiny-vit",), ("fp32", "mixed-sensitive")))
-    from visionquant.bench import reference
     from visionquant.core import machine
 
     machine.declare(project, machine.probe("cpu"))
     download(project, params, "tiny-vit")
-    reference.make(project, params, "tiny-vit")
     row = tiny.measure(project, params, "tiny-vit", "mixed-sensitive", [1])
     assert row.cells[0].status in tiny.MEASURED
     assert row.conversion is not None

@@ -14,8 +14,9 @@ import tiny
 import torch
 from torch import nn
 
-from visionquant.bench import loading, reference, worker
+from visionquant.bench import loading, sampling
 from visionquant.bench.backends import convert, onnx_graph, ort
+from visionquant.bench.command import Matrix
 from visionquant.core import machine
 from visionquant.core.errors import StudyError
 from visionquant.core.paths import Project
@@ -251,7 +252,6 @@ def ready(root: Path, precisions: tuple[str, ...]) -> tuple[Project, Params]:
     project, params = tiny.project(root, tiny.settings(("tiny-vit",), precisions))
     machine.declare(project, machine.probe("cpu"))
     checkpoint.download(project, params, "tiny-vit")
-    reference.make(project, params, "tiny-vit")
     return project, params
 
 
@@ -280,11 +280,9 @@ def test_where_it_is_absent_cells_are_unsupported_and_the_rest_goes_on(
     package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    from visionquant.bench import measure
-    from visionquant.bench.command import Matrix
-
     project, params = ready(tmp_path, ("fp32", "int8_onnxruntime"))
-    base, absent = measure.measure(project, params, Matrix.of(params, ["tiny-vit"], ["fp32", "int8_onnxruntime"], [1]))
+    sampling.sample(project, params, Matrix.of(params, ["tiny-vit"], ["fp32", "int8_onnxruntime"], [1]))
+    base, absent = (records.write(project.record("tiny-vit", name)) for name in ("fp32", "int8_onnxruntime"))
     assert base.cells[0].status in tiny.MEASURED
     assert [cell.status for cell in absent.cells] == ["unsupported"]
     assert 'pip install --editable ".[onnx]"' in absent.cells[0].reason
@@ -295,27 +293,3 @@ def test_where_it_is_absent_cells_are_unsupported_and_the_rest_goes_on(
 
 def test_on_a_gpu_it_says_that_it_runs_on_a_cpu() -> None:
     assert "CPU" in convert.backend_of("ort").unsupported("cuda")
-
-
-@present
-@pytest.mark.skipif(sys.platform != "linux", reason="counts threads under /proc")
-def test_an_export_starts_no_thread_in_the_process_that_replicates_are_forked_from(
-    study: tuple[Project, Params], networks: dict[str, nn.Module]
-) -> None:
-    def started() -> int:
-        before = len(list(Path("/proc/self/task").iterdir()))
-        onnx_graph.export(networks["tiny-vit"], row_of(study[1], "int8_onnxruntime"), images(study[1], "tiny-vit")[:2])
-        return len(list(Path("/proc/self/task").iterdir())) - before
-
-    assert worker.in_fork(started) <= 0  # a BLAS ends its own at a fork
-
-
-@present
-def test_the_process_that_forks_makes_no_session(
-    study: tuple[Project, Params], networks: dict[str, nn.Module], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its threads would not survive the fork."""
-    row, image = row_of(study[1], "int8_onnxruntime"), images(study[1], "tiny-vit")[:1]
-    monkeypatch.setattr(ort, "_session", lambda *_: pytest.fail("a session"))
-    build = ort.ENGINE.builder(copy.deepcopy(networks["tiny-vit"]), row, "cpu", tuple(image.shape[1:]))
-    ort.ENGINE.settle(build, image)

@@ -60,9 +60,14 @@ def test_comments_and_docstrings_change_none(path: str) -> None:
 @pytest.mark.parametrize(
     ("path", "old", "new"),
     [
-        ("visionquant/settings/params.py", "divmod(self.iterations, self.most)", "divmod(self.iterations, 2)"),
+        ("visionquant/settings/params.py", "self.rounds if batch_size == 1", "self.rounds if batch_size == 2"),
         ("visionquant/core/driver.py", "handle_of(nvml, first)", "handle_of(nvml, None)"),
         ("visionquant/bench/clock.py", "HALF, AGREES = 10, 0.02", "HALF, AGREES = 10, 0.2"),
+        ("visionquant/bench/turns.py", "turn[::-1] if", "turn if"),
+        ("visionquant/bench/kernels.py", "FILL_MS = 10.0", "FILL_MS = 30.0"),
+        ("visionquant/bench/host.py", "TICKS_S = 0.02", "TICKS_S = 0.0"),
+        ("visionquant/bench/prepared.py", "REPEATS = 0.999999", "REPEATS = 0.9"),
+        ("visionquant/records/cell.py", "BUSY_PRESSURE = 0.05", "BUSY_PRESSURE = 0.5"),
         ("visionquant/bench/loading.py", "float = 0.02", "float = 0.03"),
         ("visionquant/core/processors.py", "def usable", "def usable_"),
     ],
@@ -80,6 +85,9 @@ def test_a_row_belongs_to_its_own_precisions() -> None:
 def test_settings_of_other_things_and_pages_change_none() -> None:
     for path in (
         "settings/sections.py",
+        "bench/plan.py",
+        "bench/executor.py",
+        "records/upgrade.py",
         "report/verify.py",
         "analysis/study.py",
         "deploy/predictor.py",

@@ -1,202 +1,122 @@
-"""Pairs that take turns: seeded order, positions and times in the record, a stop rule, a machine that moves."""
+"""How many rounds fit, by arithmetic: the smallest batch size first, then the cheapest, and what was decided stays."""
 
-import itertools
 from pathlib import Path
 from typing import Any
 
+import made
 import pytest
 import tiny
 
-from visionquant.bench import cell_run, measure, pair_worker, reference, reference_kernel, worker
-from visionquant.bench.command import Command, Matrix
-from visionquant.core import machine
-from visionquant.core.paths import Project
-from visionquant.records import record
-from visionquant.records.cell import Cell, Sentinel
-from visionquant.records.record import Record
-from visionquant.settings.params import Params, parse
-from visionquant.weights import checkpoint
-from visionquant.weights.sources import HubFile, Manifest
+from visionquant.bench import schedule
+from visionquant.bench.schedule import Cost, Schedule
+from visionquant.settings.params import Protocol
 
-PRECISIONS = ("fp32", "int8", "nf4")
+MODELS, SIZES = ("small", "large"), (1, 4, 16)
+PROTOCOL = Protocol(**tiny.PROTOCOL | {"rounds": 10, "rounds_of_batches": 4, "blocks": 8, "round_s": 6.0,
+                                       "warmup_passes": 2, "slot_passes": 1, "slot_ms": 75.0})  # fmt: skip
+# Of a pass so short that only what is no pass counts: 2 s and 5 s a round, whatever the batch size.
+COSTS = {"small": Cost(2.0 - 8 * 0.075, (1e-9,)), "large": Cost(5.0 - 8 * 0.075, (1e-9,))}
 
 
-@pytest.fixture(autouse=True)
-def steady_sentinel(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Noise so wide that no test machine is called unsteady."""
-    monkeypatch.setattr(
-        reference_kernel, "calibrate", lambda device, protocol: ((0.1, None), (1.0, None), (10.0, None))
-    )
+def decided(minutes: float | None, spent_s: float = 0.0, **changed: Any) -> Schedule:
+    given = {"models": MODELS, "batch_sizes": SIZES, "costs": COSTS, "protocol": PROTOCOL} | changed
+    return schedule.decide("key", minutes=minutes, spent_s=spent_s, **given)
 
 
-def study(root: Path, **protocol: Any) -> tuple[Project, Params]:
-    root.mkdir(exist_ok=True)
-    raw = tiny.settings(("tiny-vit",), PRECISIONS)
-    raw["protocols"]["tiny"] |= {"replicates": 3, "iterations": 12, **protocol}
-    return tiny.project(root, raw)
+def test_a_round_costs_its_processes_a_warm_up_and_as_many_blocks_as_fit() -> None:
+    cost = Cost(2.0, (0.01, 0.02))
+    assert cost.of_round(1, PROTOCOL) == pytest.approx(2.0 + 2 * 0.03 + 8 * (0.01 + 0.02 + 2 * 0.075))
+    assert cost.of_round(100, PROTOCOL) == pytest.approx(2.0 + 2 * 3.0 + 1 * 2 * 3.0)
 
 
-def matrix(params: Params, *batch_sizes: int) -> Matrix:
-    return Matrix.of(params, ["tiny-vit"], PRECISIONS, batch_sizes)
-
-
-def swept(project: Project, params: Params) -> list[Record]:
-    found: list[Record] = []
-    measure.sweep(project, params, matrix(params), Command(tiny.observer(pair=found.append)))
-    return found
-
-
-def turns(records: list[Record], batch_size: int) -> list[str]:
-    """Precisions by position."""
-    seen = [
-        (one.position, record.precision)
-        for record in records
-        for found in [record.cell(batch_size)]
-        if found
-        for one in found.replicates
-    ]
-    return [precision for _, precision in sorted(seen)]
-
-
-def test_replicates_of_a_models_pairs_take_turns_in_seeded_order(tmp_path: Path) -> None:
-    records = swept(*study(tmp_path / "a"))
-    order = turns(records, 1)
-    assert len(order) == 9
-    for first in (0, 3, 6):  # every round has each precision once
-        assert sorted(order[first : first + 3]) == sorted(PRECISIONS)
-    assert [order[i : i + 3] for i in (0, 3, 6)] != [list(PRECISIONS)] * 3
-    assert order == turns(swept(*study(tmp_path / "b")), 1)
-    assert order != turns(swept(*study(tmp_path / "c", seed=4)), 1) or turns(records, 2) != order
-    found = records[0].cell(1)
-    assert found is not None
-    assert found.interleaved_with == {"int8", "nf4"}
-    times = sorted((one.position, one.started_at) for record in records for c in record.cells for one in c.replicates)
-    assert len({position for position, _ in times}) == 18
-    assert [time for _, time in times] == sorted(time for _, time in times)
-
-
-def test_a_pair_alone_is_interleaved_with_nothing(tmp_path: Path) -> None:
-    project, params = study(tmp_path)
-    ready(project, params)
-    assert {found.interleaved_with for found in tiny.measure(project, params, "tiny-vit", "fp32").cells} == {
-        frozenset()
+def test_a_cost_is_that_of_the_last_round_of_the_smallest_batch_size() -> None:
+    """Of each arm once, however many pairs saw it: FP32, INT8 and the placebo."""
+    rounds = [[9.0], [3.0]]
+    records = {
+        "fp32": made.record("vit-base-224-production", "fp32", [made.cell(2, [[8.0], [2.0]], [[8.0], [2.0]])]),
+        "int8": made.record("vit-base-224-production", "int8", [made.cell(2, rounds, [[8.0], [2.0]])]),
+        "nf4": made.record("vit-base-224-production", "nf4", []),
     }
+    found = schedule.cost_of(records)
+    assert found is not None
+    assert sorted(found.passes_s) == pytest.approx([0.001, 0.001, 0.0015])
+    assert found.apart_s == 0.5  # of a round of 2 s
+    found = schedule.cost_of(records, spent_s=7.0)
+    assert found is not None
+    assert found.apart_s == 5.5
+    assert schedule.cost_of({"nf4": records["nf4"]}) is None
 
 
-def ready(project: Project, params: Params) -> None:
-    machine.declare(project, machine.probe("cpu"))
-    checkpoint.download(project, params, "tiny-vit")
-    reference.make(project, params, "tiny-vit")
+def test_without_minutes_everything_is_asked_for() -> None:
+    found = decided(None)
+    assert found.rounds == {model: {1: 10, 4: 4, 16: 4} for model in MODELS}
+    assert found.reasons == {}
 
 
-def test_pairs_that_do_not_fit_into_memory_together_come_one_after_the_other(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    ("minutes", "spent_s", "first", "larger"),
+    [
+        (0.1, 7.0, 3, {}),  # three rounds whatever they take
+        (0.5, 7.0, 3, {"small": {4: 4}}),  # 9 s are left after them
+        (1.0, 7.0, 6, {"small": {4: 4, 16: 4}}),  # 1 + 31.8 // 7 rounds, 16 s for larger ones, 9 s for one more round
+        (2.0, 7.0, 10, {"small": {4: 4, 16: 4}, "large": {4: 4}}),
+        (5.0, 7.0, 10, {model: {4: 4, 16: 4} for model in MODELS}),
+    ],
+)
+def test_what_fits_is_decided_by_the_smallest_batch_size_and_then_the_cheapest(
+    minutes: float, spent_s: float, first: int, larger: dict[str, dict[int, int]]
 ) -> None:
-    model = Manifest(model="vit-base-224-production", weights="seeded", source="", config_sha256="")
-    assert measure._groups(Project(tiny.ROOT), model, PRECISIONS) == [["fp32", "int8", "nf4"]]
-    monkeypatch.setattr(measure.host, "available_bytes", lambda: 2**30)  # three times 0.32 GiB are more than half
-    assert measure._groups(Project(tiny.ROOT), model, PRECISIONS) == [["fp32"], ["int8"], ["nf4"]]
-
-
-def test_without_committed_counts_the_files_of_a_model_say_what_fits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    project, _ = tiny.project(tmp_path)
-    file = HubFile(name="model.safetensors", bytes=7 * 2**30, sha256="0")
-    manifest = Manifest(model="mine", weights="pretrained", source="", files=(file,), config_sha256="")
-    monkeypatch.setattr("visionquant.bench.host.available_bytes", lambda: 30 * 2**30)
-    assert measure._groups(project, manifest, PRECISIONS) == [["fp32"], ["int8"], ["nf4"]]
-    pair_worker._require_memory(project, manifest)
-    monkeypatch.setattr("visionquant.bench.host.available_bytes", lambda: 2**30)
-    with pytest.raises(worker.Failed, match=r"foreseen: weights of 7\.0 GiB, 1\.0 GiB free"):
-        pair_worker._require_memory(project, manifest)
-
-
-def test_time_that_is_up_keeps_replicates_and_the_next_run_goes_on(tmp_path: Path) -> None:
-    project, params = study(tmp_path)
-    assert not measure.sweep(project, params, matrix(params), Command(until_s=0.0))
-    assert not list((project.local / "latency").glob("*"))
-    seen: list[tuple[str, int]] = []
-
-    def in_the_middle(pair: tuple[str, str], course: cell_run.CellRun) -> None:
-        seen.append((pair[1], len(course.runs)))
-        if len(seen) == 4:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        measure.sweep(project, params, matrix(params), Command(tiny.observer(replicate=in_the_middle)))
-    again: list[tuple[str, int]] = []
-    observer = tiny.observer(replicate=lambda pair, course: again.append((pair[1], len(course.runs))))
-    measure.sweep(project, params, matrix(params, 1), Command(observer))
-    assert not set(seen) & set(again)  # no replicate was measured twice
-    assert len(list((project.local / "latency").glob("*.json"))) == 3
-
-
-def test_replicates_of_one_batch_size_outlive_a_run_of_another(tmp_path: Path) -> None:
-    project, params = study(tmp_path)
-    ready(project, params)
-
-    def interrupted(pair: tuple[str, str], course: cell_run.CellRun) -> None:
-        raise KeyboardInterrupt
-
-    for batch_size in (2, 1):
-        with pytest.raises(KeyboardInterrupt):
-            tiny.measure(project, params, "tiny-vit", "fp32", [batch_size], replicate=interrupted)
-    progress = [record.under_way(path) for path in (project.local / "progress").glob("*.json")]
-    assert sorted(pending.batch_size for one in progress for pending in one.pending if pending.runs) == [1, 2]
-    seen: list[int] = []
-    tiny.measure(project, params, "tiny-vit", "fp32", replicate=lambda pair, course: seen.append(len(course.runs)))
-    assert seen == [2, 2]  # the first of three was there in both cells
-
-
-def test_a_goal_adds_processes_until_the_interval_is_narrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processes that all take a millisecond, however busy this machine is, then its own times."""
-    project, params = study(tmp_path, goal=0.9, most_replicates=12, replicates=2, iterations=24)
-    ready(project, params)
-    real = cell_run.CellRun.add
-
-    def steady(self: cell_run.CellRun, run: Any) -> Cell | None:
-        replicate = run.replicate.model_copy(update={"wall_ms": (1.0, 1.0)})
-        return real(self, run.model_copy(update={"replicate": replicate}))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(cell_run.CellRun, "add", steady)
-        found = tiny.measure(project, params, "tiny-vit", "fp32", [1]).cells[0]
-    assert (found.stopped_by, len(found.replicates)) == ("goal", 2 + cell_run.AFTER_GOAL)
-    raw = tiny.settings(("tiny-vit",), PRECISIONS)
-    raw["protocols"]["tiny"] |= {"replicates": 2, "most_replicates": 4, "goal": 1e-9, "iterations": 8}
-    strict = parse(raw)
-    reference.make(project, strict, "tiny-vit")
-    found = tiny.measure(project, strict, "tiny-vit", "fp32", [1]).cells[0]
-    assert (found.stopped_by, len(found.replicates)) == ("count", 4)
-    raw["protocols"]["tiny"] |= {"budget_s": 1e-6}
-    found = tiny.measure(project, parse(raw), "tiny-vit", "fp32", [1]).cells[0]
-    assert (found.stopped_by, len(found.replicates)) == ("budget", 2)
-
-
-@pytest.mark.parametrize(("steady_after", "attempts", "status"), [(2, 2, "ok"), (99, 3, "unsteady")])
-def test_a_cell_whose_machine_moved_is_measured_again_and_then_marked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steady_after: int, attempts: int, status: str
-) -> None:
-    """The reference kernel alternates between 1 and 2 ms until so many attempts are over."""
-    project, params = study(tmp_path)
-    ready(project, params)
-    monkeypatch.setattr(
-        reference_kernel, "calibrate", lambda device, protocol: ((1.0, None), (1.01, None), (0.99, None))
+    found = decided(minutes, spent_s)
+    assert found.rounds == {model: {1: first, **larger.get(model, {})} for model in MODELS}
+    for model in MODELS:
+        left_out = {4, 16} - larger.get(model, {}).keys()
+        assert found.reasons.get(model, {}).keys() == left_out
+        assert all(found.target(model, size) == 0 for size in left_out)
+    taken_s = sum(
+        count * {"small": 2, "large": 5}[model] for model, one in found.rounds.items() for count in one.values()
     )
-    earlier = itertools.count()
-    real = cell_run.CellRun.add
+    assert taken_s - 7 + spent_s <= max(60 * minutes, 3 * 7)  # the first round is spent
 
-    def moving(self: cell_run.CellRun, run: Any) -> Cell | None:
-        restless = len(self.earlier) < steady_after and next(earlier) % 2
-        ms = 2.0 if restless else 1.0
-        replicate = run.replicate.model_copy(update={"sentinel": Sentinel(before_ms=ms, after_ms=ms)})
-        return real(self, run.model_copy(update={"replicate": replicate}))
 
-    monkeypatch.setattr(cell_run.CellRun, "add", moving)
-    found = tiny.measure(project, params, "tiny-vit", "fp32", [1]).cells[0]
-    assert (found.status, len(found.earlier)) == (status, attempts)
-    assert len(found.replicates) == 3
-    assert all(len(one.medians_ms) == 3 for one in found.earlier)
-    if status == "unsteady":
-        assert "in each of 4 attempts" in found.reason
+def test_all_the_time_is_for_the_smallest_where_it_is_the_only_one() -> None:
+    assert decided(1.0, 7.0, batch_sizes=(1,)).target("small", 1) == 8
+    assert decided(1.0, 7.0, batch_sizes=(4,)).target("small", 4) == 4  # of a larger one no more than are asked for
+
+
+def test_what_does_not_fit_says_what_it_would_take() -> None:
+    found = decided(1.0, 7.0)
+    assert found.reasons["large"][16] == "4 rounds of about 5 s don't fit into study.minutes 1"
+    cell = schedule.over_budget(16, found.reasons["large"][16])
+    assert (cell.batch_size, cell.status, cell.rounds) == (16, "over_budget", ())
+
+
+def test_a_model_of_which_nothing_could_be_measured_takes_no_time_from_others() -> None:
+    costs = {"small": COSTS["small"]}
+    assert (
+        decided(0.5, 2.0, costs=costs).rounds["small"]
+        == decided(0.5, 2.0, costs=costs, models=("small",)).rounds["small"]
+    )
+    assert decided(0.5, 2.0, costs=costs).rounds["large"][16] == 4
+
+
+def test_what_was_decided_does_not_move_and_an_added_model_or_batch_size_extends_it() -> None:
+    before = decided(1.0, 7.0, models=("small",), batch_sizes=(1, 4))
+    now = decided(0.1, 60.0)
+    assert (before.target("small", 1), now.target("small", 1)) == (10, 3)
+    found = schedule.extended(before, now)
+    assert found.rounds["small"] == {1: 10, 4: 4}
+    assert found.reasons["small"].keys() == {16}
+    assert found.rounds["large"] == {1: 3}
+    assert found.reasons["large"].keys() == {4, 16}
+    fewer = schedule.extended(before, decided(9.0, models=("large",)))
+    assert fewer.rounds.keys() == {"large"}
+    assert fewer.reasons == {}
+
+
+def test_what_can_not_be_read_is_decided_again(tmp_path: Path) -> None:
+    path = tmp_path / "schedule.json"
+    assert schedule.read(path) is None
+    path.write_text(decided(1.0, 7.0).model_dump_json())
+    assert schedule.read(path) == decided(1.0, 7.0)
+    path.write_text(path.read_text()[:-9])
+    assert schedule.read(path) is None

@@ -1,93 +1,23 @@
 """A new kind of device is one class, a new engine one module and one row: both are made up here and go all the way."""
 
 import sys
-from collections.abc import Callable
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any, Literal
 
 import pytest
-import tiny
 import torch
 from torch import nn
 
 from visionquant.bench import device as devices
-from visionquant.bench import replicate, worker
 from visionquant.bench.backends import convert
 from visionquant.bench.backends.eager import Eager
-from visionquant.bench.clock import Clock
 from visionquant.core import machine
 from visionquant.core.errors import StudyError
-from visionquant.records.cell import Launch
-from visionquant.settings.params import Protocol
-from visionquant.settings.precision import FP32, PrecisionRow
-
-
-class ScriptedClock(Clock):
-    """Of a device that takes 2 ms a step, by its own marks."""
-
-    def __init__(self) -> None:
-        self.marks = 0
-
-    def mark(self) -> int:
-        self.marks += 1
-        return self.marks
-
-    def between_ms(self, start: int, end: int) -> float:
-        return 2.0 * (end - start)
+from visionquant.settings.precision import PrecisionRow
 
 
 class Scripted(devices.Device):
-    """A device with a queue and memory of its own, on a CPU."""
-
-    half = torch.float16
-    forks_warm = in_host_memory = False
-    cold_passes = 2
-    kernel = devices.KernelPlan(side=8, first_s=0.0, again_s=0.0, readings=2)
-
-    def clock(self) -> Clock:
-        return ScriptedClock()
-
-    def allocated_bytes(self) -> int | None:
-        return 100
-
-    def peaks(self, run: Callable[[], object]) -> tuple[int | None, int | None]:
-        run()
-        return 300, 400
-
-    def computing(self) -> set[int] | None:
-        return None
-
-    def profile(self, step: Callable[[int], Any]) -> Launch | None:
-        step(0)
-        return Launch(gpu_busy_ms=1.5, kernels=7)
-
-
-class Plain(nn.Module):
-    def forward(self, images: torch.Tensor) -> Any:
-        return SimpleNamespace(last_hidden_state=images)
-
-
-def test_a_replicate_asks_all_that_it_wants_to_know_of_a_device_of_that_device() -> None:
-    subject = replicate.ReadyPair(
-        Plain,
-        FP32,
-        Protocol(**tiny.PROTOCOL),
-        Scripted(),
-        torch.float32,
-        torch.ones(16, 3, 8, 8),
-        replicate.ExpectedOutput(None, None, None, True),
-        None,
-        frozenset({1}),
-    )
-    run = worker.in_fork(lambda: replicate.run(subject, 1, 0, 0))
-    assert len(run.replicate.cold_ms) == 2
-    assert run.replicate.gpu_ms is not None
-    assert set(run.replicate.gpu_ms) == {2.0}
-    assert run.replicate.sentinel is not None
-    assert run.replicate.sentinel.before_ms == 2.0
-    assert run.replicate.conditions.isolation != "clean"
-    assert (run.workspace, run.allocated_after, run.peak_allocated, run.peak_reserved) == (0, 100, 300, 400)
-    assert run.launch == Launch(gpu_busy_ms=1.5, kernels=7)
+    """A kind of its own."""
 
 
 def test_a_kind_is_found_by_its_row_and_an_unknown_one_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

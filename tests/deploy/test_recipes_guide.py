@@ -8,10 +8,9 @@ import torch
 
 from visionquant import recipes
 from visionquant.analysis import study as evidence
-from visionquant.bench import interleave
 from visionquant.core import machine
 from visionquant.core.paths import Project
-from visionquant.recipes import checkpointing, compile, half, storage
+from visionquant.recipes import checkpointing, compile, half, storage, timing
 from visionquant.records import outcomes
 from visionquant.records.outcomes import Recipe
 from visionquant.report.columns import recipe_tables as tables
@@ -128,11 +127,11 @@ def test_before_a_recipe_was_run_its_table_names_the_command(study: tuple[Projec
         assert name in recipes.NAMES
 
 
-def test_turns_rotate_and_ratios_are_of_the_same_round() -> None:
+def test_ways_take_turns_and_ratios_are_of_the_same_round() -> None:
     order: list[str] = []
-    times = interleave.take({name: lambda name=name: order.append(name) for name in "abc"}, "cpu", rounds=3)
-    assert "".join(order[6:]) == "abcbcacab"
-    assert {name: len(each) for name, each in times.items()} == {"a": 3, "b": 3, "c": 3}
-    made = {"slow": (2.0, 40.0, 2.0), "fast": (1.0, 10.0, 1.0)}
-    assert interleave.speedup(made, "fast", "slow") == 2.0
-    assert interleave.milliseconds(made, "slow") == 2000.0
+    times = timing.take({name: lambda name=name: order.append(name) for name in "abc"}, "cpu", rounds=4)
+    assert ["".join(order[i : i + 3]) for i in range(6, 18, 3)] == ["abc", "cba", "bca", "acb"]
+    assert {name: len(each) for name, each in times.items()} == {"a": 4, "b": 4, "c": 4}
+    made = {"slow": [2.0, 40.0, 2.0], "fast": [1.0, 10.0, 1.0]}
+    assert timing.speedup(made, "fast", "slow") == 2.0
+    assert timing.milliseconds(made, "slow") == 2000.0

@@ -24,7 +24,7 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> Study:
     path = study.project.record(*HOLE)
     record = records.read(path)
     late = [Cell(batch_size=one.batch_size, status="over_budget", reason="7 passes") for one in record.cells[1:]]
-    records.write(path, record.model_copy(update={"cells": (record.cells[0], *late)}))
+    made.write(path, record.model_copy(update={"cells": (record.cells[0], *late)}))
     gathered = studies.gather(study.project, study.params)
     tables = frame_files.contents(gathered) | ledger.contents(gathered, ledger.check_claims(gathered))
     for path, content in tables.items():

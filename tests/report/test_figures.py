@@ -27,15 +27,14 @@ from visionquant.settings import params
 DRAW: list[Callable[[Study, MachineSet], Figure]] = [
     latency_page.latency_figure,
     latency_page.speedup_figure,
-    latency_page.distribution_figure,
     latency_page.throughput_figure,
     memory_page.memory_figure,
     statistics_page.published_against_measured,
     statistics_page.groups_figure,
     accuracy_page.agreement_figure,
     accuracy_page.depth_figure,
-    conditions_page.machine_figure,
-    conditions_page.repeated_figure,
+    conditions_page.kernels_figure,
+    conditions_page.placebo_figure,
     latency_page.roofline_figure,
     claims_page.memory_model_figure,
 ]

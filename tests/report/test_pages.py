@@ -102,7 +102,7 @@ def test_the_summary_is_five_lines(rendered: Study) -> None:
     assert len(lines) == 5
     assert lines[1] == "cells     316 of 320 ok; 4 over budget"
     assert "FP16 2.00x, INT8 0.50x, NF4 0.99x" in lines[2]
-    assert lines[3].startswith("time      10.7 min measuring, ")
+    assert lines[3].startswith("time      18.7 min measuring, ")
     assert lines[4] == f"report    {rendered.project.reports / 'index.html'}"
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import made
 import pytest
 
+from visionquant.analysis import provenance
 from visionquant.analysis.study import Study, gather
-from visionquant.records import record as records
+from visionquant.records.cell import KERNELS, Cell
 from visionquant.report import items
 from visionquant.report.items import missing, number, text
 from visionquant.report.pages import (
@@ -19,9 +20,10 @@ from visionquant.report.pages import (
     statistics_page,
     study_page,
 )
-from visionquant.report.table import Column, Table
+from visionquant.report.table import Column, Table, banner
 from visionquant.settings import params
 
+HUGE = "vit-huge-patch14-2020"
 FACTORS = {"fp32": 1.0, "fp16": 0.5, "int8": 2.0, "nf4": 1.01}
 
 
@@ -48,7 +50,7 @@ def test_the_latency_table_puts_published_beside_measured(study: Study) -> None:
     found = latency_page.latency(study, study.measured, 1)
     assert len(found.rows) == 16
     assert row(found, "vit-huge-patch14-2020") == [
-        "vit-huge-patch14-2020", "25.59", "10.24", "56.14", "56.54", "100.95", "50.48", "201.90", "101.96",
+        "vit-huge-patch14-2020", "25.59", "10.24", "56.14", "56.54", "100.95", "50.47", "201.88", "101.95",
         "2.50", "0.46", "2.00", "0.50", "0.99",
     ]  # fmt: skip
     groups = [column.group for column in found.columns]
@@ -68,7 +70,7 @@ def test_rows_that_the_supplement_leaves_out_are_there(study: Study) -> None:
     assert all(re.fullmatch(r"\d+\.\d\d", text) for text in memory[5:13])
     throughput = row(latency_page.throughput(study, study.measured, 1), "dino-vits16-production")
     assert throughput[1:5] == [items.DASH] * 4
-    assert throughput[5] == "10.00"
+    assert throughput[5] == "9.91"
 
 
 def test_every_cell_of_an_unmeasured_study_is_missing_and_says_why(empty: Study) -> None:
@@ -158,6 +160,82 @@ def test_conditions_name_the_published_and_the_measured_machine(study: Study) ->
     assert row(found, "Experiments")[1:] == ["64", "64"]
 
 
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """One cell was busy, one precision is unsupported, and another machine was recorded before rounds."""
+    found = made.study(tmp_path_factory.mktemp("mixed"), FACTORS)
+    disturbed = made.cell(1, made.times(200.0), made.times(100.0), others=0.5)
+    lacks = Cell(batch_size=1, status="unsupported", reason="no BF16 instructions")
+    for precision, cell in (("int8", disturbed), ("bf16", lacks)):
+        made.write(found.project.record(HUGE, precision), made.record(HUGE, precision, [cell]))
+    old = [made.record(HUGE, name, [made.cell(1, made.times(ms))]) for name, ms in (("fp32", 100.0), ("int8", 50.0))]
+    made.recorded_set(found.project, "old-box", old)
+    return gather(found.project, found.params)
+
+
+def test_a_busy_cell_is_a_row_with_its_reason_and_in_no_headline(mixed: Study) -> None:
+    shown = row(latency_page.speedups(mixed, mixed.measured, 1), HUGE, "INT8")
+    assert (shown[2], *shown[6:]) == (items.DASH, "0 of 3", "others were busy in 3 of 3 rounds")
+    found = latency_page.latency(mixed, mixed.measured, 1)
+    assert {item.status for item in found.rows[0]} >= {"busy"}
+    assert any("others were busy in 3 of 3 rounds" in line for line in found.legend)
+    answers = {one.question: one.answer for one in index_page.findings(mixed)}
+    assert "in the median of 15 models" in answers["Is INT8 faster than FP32?"]
+    assert "of which other programs disturbed 1" in answers["Can these measurements be trusted?"]
+    conditions = conditions_page.machine_conditions(mixed, mixed.measured)
+    assert row(conditions, "Busy cells")[1] == "1"
+    assert row(conditions, "Busy slots")[1].startswith("3 of ")
+
+
+def test_where_every_cell_was_busy_the_first_line_says_so_and_offers_a_thread_less(tmp_path: Path) -> None:
+    found = made.project(tmp_path)
+    for precision in ("fp32", "int8"):
+        cell = made.cell(1, made.times(200.0), made.times(100.0), others=0.5)
+        made.write(found.record(HUGE, precision), made.record(HUGE, precision, [cell]))
+    study = gather(found, params.load(found))
+    first, *_ = provenance.warnings(study)
+    assert first.startswith("Other programs were at work in all 2 cells")
+    assert first.endswith("`--set protocols.quick.threads=1`.")
+    text = banner(study).html
+    assert text.index("Other programs were at work") < text.index("seeded weights")
+
+
+def test_a_precision_beside_the_supplements_is_shown_where_it_was_measured_or_why_not(mixed: Study) -> None:
+    found = latency_page.latency(mixed, mixed.measured, 1)
+    (place,) = (
+        i for i, column in enumerate(found.columns) if column.group == "measured, ms" and "BF" in column.heading
+    )
+    assert (found.rows[0][place].status, found.rows[0][place].note) == ("unsupported", "no BF16 instructions")
+    assert {boxes[place].status for boxes in found.rows[1:]} == {"not_measured"}
+
+
+def test_records_before_rounds_are_marked_wherever_they_stand(mixed: Study) -> None:
+    (old,) = (one for one in mixed.sets if one.name == "old-box")
+    found = latency_page.speedups(mixed, old, 1)
+    shown = next(boxes for boxes in found.rows if boxes[0].text == HUGE and boxes[1].text == "INT8")
+    assert [item.text for item in shown[2:]] == ["2.00", *[items.DASH] * 4, "before rounds"]
+    assert (shown[2].bounds, shown[2].word) == ("", "")
+    for table in (found, latency_page.latency(mixed, old, 1), latency_page.throughput(mixed, old, 1)):
+        assert "Before rounds: " in table.caption
+    assert "; before rounds." in memory_page.model_size(mixed, old).source
+    assert "; before rounds." not in memory_page.model_size(mixed, mixed.measured).source
+    assert row(study_page.conditions(mixed, old), "Rounds a cell")[2] == "3"
+
+
+def test_what_the_kernels_did_is_told_over_rounds(tmp_path: Path) -> None:
+    found = made.project(tmp_path)
+    times = [[2.0] * 4, [2.2] * 4, [1.8] * 4]
+    cell = made.cell(1, times, times, blocks=2, kernels_ms=1.0)
+    second = cell.rounds[1]
+    slower = [slot.model_copy(update={"wall_ms": (1.5,)}) if slot.arm in KERNELS else slot for slot in second.slots]
+    rounds = (cell.rounds[0], second.model_copy(update={"slots": tuple(slower)}), cell.rounds[2])
+    made.write(found.record(HUGE, "fp32"), made.record(HUGE, "fp32", [cell.model_copy(update={"rounds": rounds})]))
+    study = gather(found, params.load(found))
+    shown = conditions_page.kernels(study, study.measured)
+    assert [boxes[0].text for boxes in shown.rows] == ["compute", "stream", "int8"]
+    assert [item.flat for item in shown.rows[0][1:]] == ["3", "1.000 (1.000 to 1.500)", "23.4"]
+
+
 def test_kernels_and_messages_are_shown_and_what_was_not_recorded_says_so(tmp_path: Path) -> None:
     found = made.study(tmp_path / "one", FACTORS)
     old = conditions_page.library_kernels(found, found.measured)
@@ -173,8 +251,7 @@ def test_kernels_and_messages_are_shown_and_what_was_not_recorded_says_so(tmp_pa
         said = {"kernels": kernels.get(name[1], {}), "messages": {slow: 24} if name[1] == "nf4" else {}}
         assert one.conversion is not None
         new = one.model_copy(update={"conversion": one.conversion.model_copy(update=said)})
-        records.write(found.project.record(*name), new)
-        assert records.read(found.project.record(*name)) == new
+        made.write(found.project.record(*name), new)
     found = gather(found.project, found.params)
     shown = [tuple(item.text for item in row) for row in conditions_page.library_kernels(found, found.measured).rows]
     assert ("INT8", "INT8, an INT8 product (cigemmlt_32)", "1", "72") in shown
@@ -188,13 +265,13 @@ def test_kernels_and_messages_are_shown_and_what_was_not_recorded_says_so(tmp_pa
 
 def test_another_sets_tables_stand_beside_the_measured_ones(tmp_path: Path) -> None:
     here = made.study(tmp_path, FACTORS)
-    record = made.record("vit-huge-patch14-2020", "fp32", [made.cell(1, [[5.0] * 3] * 3, 2**20, True)], made.CARD)
+    record = made.record("vit-huge-patch14-2020", "fp32", [made.cell(1, made.times(5.0), gpu=True)], made.CARD)
     made.recorded_set(here.project, "a-card", [record])
     both = gather(here.project, here.params)
     local, other = (latency_page.latency(both, one, 1) for one in both.shown)
     assert (local.id, local.label) == ("latency-1", "Batch size 1")
     assert (other.id, other.label) == ("latency-1-recorded-a-card", "Batch size 1, recorded (a-card)")
-    assert row(other, "vit-huge-patch14-2020")[5] == "5.00"
+    assert row(other, "vit-huge-patch14-2020")[5] == "5.05"
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def test_a_broken_lock_is_named(project: Project) -> None:
     assert faults(project) == {"evidence": "dvc.lock: not YAML at line 4; mend it there, or restore it from git"}
 
 
-def test_a_single_changed_sample_is_found_and_named(project: Project) -> None:
+def test_samples_and_a_record_made_outside_the_pipeline_are_found_and_named(project: Project) -> None:
     path = project.local / "latency" / PAIR
     import hashlib
 
@@ -101,7 +101,9 @@ def test_a_single_changed_sample_is_found_and_named(project: Project) -> None:
     lock["stages"]["measure"]["outs"][0]["md5"] = hashlib.md5(path.read_bytes()).hexdigest()
     (project.root / "dvc.lock").write_text(yaml.safe_dump(lock))
     assert faults(project) == {}
-    edited("101.0", "101.1")(path)
+    one = record.read(path)
+    cells = [cell.model_copy(update={"rounds": cell.rounds[1:]}) for cell in one.cells]
+    made.write(path, one.model_copy(update={"cells": tuple(cells)}))
     found = faults(project)
     assert "not the file that dvc.lock knows" in found[f"data/machines/local/latency/{PAIR}"]
     assert "reports/tables/cells.csv" in found
@@ -112,19 +114,16 @@ def test_a_changed_setting_makes_evidence_of_every_kind_tables_and_notebooks_sta
     run = {"command": "", "weights": "seeded", "environment": made.CPU, "elapsed_s": 1.0}
     settings = parameters.load(project)
     outcomes.write_recipe(project, outcomes.Recipe(name="made-up", **run, rows=({"precision": "nf4"},)), settings)
-    for side in archive.AA_SIDES:
-        (project.local / side).mkdir(parents=True)
-        shutil.copy(project.local / "latency" / PAIR, project.local / side / PAIR)
     edited("    blocksize: 64", "    blocksize: 128")(project.params)
     found = faults(project)
-    for name in (f"latency/{PAIR}", f"aa/first/{PAIR}", f"aa/second/{PAIR}", "recipes/made-up.json"):
+    for name in (f"latency/{PAIR}", "recipes/made-up.json"):
         assert found[f"data/machines/local/{name}"] == "stale: recorded under other settings: precisions.nf4"
     assert "reports/tables/cells.csv" in found
     assert "reports/notebooks/02_latency.ipynb" in found
 
 
 def test_a_setting_that_is_not_in_force_makes_nothing_stale(project: Project) -> None:
-    edited("    warmup_iterations: 100", "    warmup_iterations: 101")(project.params)
+    edited("    warmup_passes: 100", "    warmup_passes: 101")(project.params)
     assert faults(project) == {}
 
 
@@ -160,7 +159,7 @@ def test_weights_that_are_not_those_that_were_measured_are_named(tmp_path: Path)
     one = made.record("vit-base-224-production", "nf4", [made.cell(1, [[1.0] * 3] * 3)])
     used = {"kind": "pretrained", "source": manifest.source, "manifest_sha256": manifest.sha256()}
     settings = one.settings.model_copy(update={"model": params.models["mine"], "weights": record.Weights(**used)})
-    record.write(project.record("mine", "nf4"), one.model_copy(update={"model": "mine", "settings": settings}))
+    made.write(project.record("mine", "nf4"), one.model_copy(update={"model": "mine", "settings": settings}))
     local = "data/machines/local"
     assert not {f"{local}/models/mine.json", f"{local}/latency/mine-nf4.json"} & set(faults(project))
     (folder / "model.safetensors").write_text("[]")
@@ -172,11 +171,17 @@ def test_weights_that_are_not_those_that_were_measured_are_named(tmp_path: Path)
     assert found[f"{local}/latency/mine-nf4.json"] == why
 
 
-def test_a_changed_sample_of_a_recorded_set_is_named(project: Project) -> None:
-    path = archive.record(project, parameters.load(project), "made-up-cpu") / "latency" / PAIR
-    edited("101.0", "101.1")(path)
-    found = faults(project)
-    assert found["data/machines/made-up-cpu/latency/" + PAIR].startswith("altered")
+def test_changed_samples_are_named_with_the_record_that_they_no_longer_are_of(project: Project) -> None:
+    one = record.read(project.local / "latency" / PAIR)
+    record.write_samples(project.local / "samples" / f"{PAIR}.gz", one.model_copy(update={"elapsed_s": 11.0}))
+    found = faults(project)[f"data/machines/local/latency/{PAIR}"]
+    assert found.startswith(f"data/machines/local/samples/{PAIR}.gz: other samples than those that the record is of")
+
+
+def test_changed_samples_of_a_recorded_set_are_named(project: Project) -> None:
+    path = archive.record(project, parameters.load(project), "made-up-cpu") / "samples" / f"{PAIR}.gz"
+    path.write_bytes(path.read_bytes()[:-1])
+    assert faults(project)[f"data/machines/made-up-cpu/samples/{PAIR}.gz"].startswith("altered")
 
 
 def test_pages_built_from_other_notebooks_are_not_hidden_by_the_notebooks_fault(project: Project) -> None:

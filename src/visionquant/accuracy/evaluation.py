@@ -84,11 +84,11 @@ def evaluate_labelled(project: Project, params: Params, machine: Environment, te
     missing: dict[str, str] = {}
     for model in params.study.models:
         source = model_source.open_model(project, params, model)
-        if source.weights == "pretrained" and source.manifest:
+        if source.manifest and source.manifest.has_files:
             weights = [model, source.manifest.sha256(), machine.key()]
             pretrained[sha256_of([*weights, identity, params.evaluation.neighbours, asked, how])] = source
         else:
-            missing[model] = SEEDED
+            missing[model] = SEEDED if source.weights == "seeded" or not source.manifest else source.manifest.reason
     before = outcomes.read_labelled(project.local)
     # What was answered to other images or settings goes at once: a model stands in the file once.
     done = {result.key: result for result in before.judged if result.key in pretrained} if before else {}

@@ -13,6 +13,7 @@ from visionquant.bench import fidelity, inputs, loading
 from visionquant.bench.inputs import Preprocessing
 from visionquant.core.frozen import Size
 from visionquant.core.paths import Project
+from visionquant.records.record import WeightsKind
 from visionquant.settings.params import Params, known
 from visionquant.weights import architectures, sources
 from visionquant.weights.sources import Manifest
@@ -29,7 +30,7 @@ class ModelSource:
     project: Project
     params: Params
     name: str
-    weights: Literal["pretrained", "seeded", "trained here"]
+    weights: WeightsKind | Literal["trained here"]
     origin: str
     size: Size
     preprocessing: Preprocessing
@@ -44,7 +45,7 @@ class ModelSource:
     @property
     def folder(self) -> Path | None:
         """The checkpoint's files, every byte checked, or None for weights that come from none."""
-        return sources.resolve(self.project, self.manifest) if self.manifest and self.weights == "pretrained" else None
+        return sources.resolve(self.project, self.manifest) if self.manifest and self.manifest.has_files else None
 
     def build(self, attention: str | None = None) -> nn.Module:
         """The network in FP32 on the CPU, in evaluation mode; ``attention`` is the protocol's unless it is given."""
@@ -78,7 +79,7 @@ def open_model(project: Project, params: Params, name: str, *, seeded: bool = Fa
     manifest = Manifest(model=name, weights="seeded", source="seeded for a recipe", config_sha256="")
     if not seeded:
         manifest = sources.manifest_of(project, params, name)
-    folder = sources.resolve(project, manifest) if manifest.weights == "pretrained" else None
+    folder = sources.resolve(project, manifest) if manifest.has_files else None
     prepared = loading.preprocessing(project, name, spec, folder)
     return ModelSource(project, params, name, manifest.weights, manifest.source, spec.input_size, prepared, manifest)
 

@@ -1,14 +1,13 @@
 """Does a rerun agree? Two machine sets, cell by cell: agrees, differs, undecided or not comparable.
 
 Between like machines (the same GPU, or the same CPU with as many cores, and the same recorded settings of its speed)
-the median latency is compared; between others only the speedup over FP32, which each set takes on its own machine. The
-unit is the process, as in verdicts: a cell agrees where both are equivalent within the margin, differs where the
-corrected test says so, and is undecided where the processes at hand carry neither; the interval stands beside it.
-Holm's correction is over all compared cells.
+the median latency is compared; between any two the speedup over FP32, which each set takes on its own machine. The unit
+is the round, as in verdicts: a cell agrees where both are equivalent within the margin, differs where the corrected
+test says so, and is undecided where the rounds at hand carry neither; the interval of the ratio stands beside it.
+Holm's correction is over all compared cells of a quantity. Of a speedup it is also told whether both sets give the same
+verdict, and whether the second lies where the first foresaw it.
 
-An A/A run is such a comparison of equal things, so it tells of false alarms and of the machine's noise floor. Corrected
-verdicts differ in at most 1 - confidence of all runs, so not one may. Uncorrected, each of n cells has that chance:
-more than the binomial's 95 % bound of them is more than chance.
+Source: B. L. Welch, Biometrika 34 (1947) 28, on the logs of both sides.
 """
 
 from collections import Counter
@@ -19,25 +18,27 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from visionquant.analysis.estimators import ONE_PROCESS, contrasts, logs, summary, wall_times
-from visionquant.analysis.frame import Sides, shared_rounds
+from visionquant.analysis import ratios
+from visionquant.analysis.estimators import ONE_ROUND, logs
 from visionquant.analysis.study import BASELINE, MachineSet, Study
 from visionquant.analysis.verdicts import decide, grounds
 from visionquant.core.errors import StudyError
-from visionquant.core.intervals import half_width, log_medians
-from visionquant.records import drift
+from visionquant.records.cell import Cell
 from visionquant.records.record import Record
 
 AgreementWord = Literal["agrees", "differs", "undecided", "not comparable"]
 WORDS: dict[str, AgreementWord] = {
     "SAME": "agrees", "FASTER": "differs", "SLOWER": "differs", "UNDECIDED": "undecided",
 }  # fmt: skip
-FEWEST = 20  # compared cells of an A/A run; fewer decide nothing
+Key = tuple[str, str, int]
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """One cell of two sets; ``ratio`` is A over B of ``quantity`` with its interval, empty where not comparable."""
+    """One cell of two sets; ``ratio`` is A over B of ``quantity`` with its interval, empty where not comparable.
+
+    Of a speedup also whether both ``verdicts`` are one, and whether B's value is ``foreseen`` by A; else None.
+    """
 
     model: str
     precision: str
@@ -48,6 +49,8 @@ class Agreement:
     low: float | None = None
     high: float | None = None
     why: str = ""
+    same_verdict: bool | None = None
+    foreseen: bool | None = None
 
     @property
     def text(self) -> str:
@@ -70,32 +73,41 @@ def set_named(study: Study, name: str) -> MachineSet:
     return held[name]
 
 
-def compare(study: Study, a: MachineSet, b: MachineSet, one_set: bool = False) -> list[Agreement]:
-    """Every cell that either set measured, in the order of ``a``, then what only ``b`` has.
-
-    ``one_set``: both are passes of one set, whose machine is one by all that was recorded.
-    """
+def compare(study: Study, a: MachineSet, b: MachineSet) -> list[Agreement]:
+    """Every cell that either set measured, in the order of ``a``, then what only ``b`` has: times, then speedups."""
     machines = a.environment, b.environment
     apart = machines[0].why_unlike(machines[1]) if machines[0] and machines[1] else "nothing measured"
-    apart, choice = "" if one_set else apart, study.params.statistics
-    quantity = "speedup" if apart else "latency_median"
-    cells = ((*pair, cell.batch_size) for one in (a, b) for pair, found in one.records.items() for cell in found.cells)
-    sides = {key: _sides(a, b, *key, apart) for key in dict.fromkeys(cells)}
-    compared = {key: side for key, side in sides.items() if not isinstance(side, str)}
-    contrast = _contrasts([side[0] for side in compared.values()])
     if apart:
-        contrast = _difference(contrast, _contrasts([side[1] for side in compared.values()]))
-    half = stats.t.ppf(0.5 + choice.confidence / 2, contrast.df) * contrast.error
-    words = decide(contrast.assign(all=1), ["all"], choice.confidence, choice.equivalence_margin)
-    why = grounds(contrast, words, choice.confidence, choice.equivalence_margin)
-    ratios = (np.exp(contrast.effect + sign * half) for sign in (0, -1, 1))
-    reasons = {key: side if isinstance(side, str) else ONE_PROCESS for key, side in sides.items()}
-    agreements = {key: Agreement(*key, quantity, "not comparable", why=reason) for key, reason in reasons.items()}
-    for key, word, ratio, low, high, ground in zip(compared, words.verdict, *ratios, why, strict=True):
-        if not np.isnan(low):
-            bounds = {"ratio": ratio, "low": low, "high": high}
-            agreements[key] = replace(agreements[key], word=WORDS[word], why=ground, **bounds)
-    return list(agreements.values())
+        return _speedups(study, a, b, f"{apart}: absolute figures don't compare")
+    speedups = _speedups(study, a, b, "")
+    return [*compare_times(study, a, b), *(one for one in speedups if one.precision != BASELINE)]
+
+
+def compare_times(study: Study, a: MachineSet, b: MachineSet) -> list[Agreement]:
+    """The median latency of every cell of two sets of one machine."""
+    why = {key: _why_not(a, b, *key) for key in _keys(a, b)}
+    sides = [logs(cell.times_ms(key[1]) for key, cell in _cells(one, why)) for one in (a, b)]
+    return _agreements(study, "latency_median", why, *sides)
+
+
+def _speedups(study: Study, a: MachineSet, b: MachineSet, of_fp32: str) -> list[Agreement]:
+    why = {key: (key[1] == BASELINE and of_fp32) or _why_not(a, b, *key, paired=True) for key in _keys(a, b)}
+    sides = []
+    for one in (a, b):
+        cells = _cells(one, why)
+        turned = ratios.turns((cell, key[1]) for key, cell in cells)
+        rounds = ratios.rounds_of(turned, ratios.over_fp32(turned, ratios.TIMES))
+        sides.append(ratios.over_rounds(rounds).reindex(range(len(cells))))
+    found = []
+    for agreement in _agreements(study, "speedup", why, *sides):
+        key = agreement.model, agreement.precision, agreement.batch_size
+        mine, other = (study.row(side.source, *key, "speedup") for side in (a, b))
+        ahead = study.row(a.source, *key, "speedup_prediction")
+        if agreement.ratio is not None and None not in (ahead.low, ahead.high, other.value):
+            foreseen = ahead.low <= other.value <= ahead.high  # type: ignore[operator]
+            agreement = replace(agreement, same_verdict=mine.verdict == other.verdict, foreseen=foreseen)
+        found.append(agreement)
+    return found
 
 
 def counted(agreements: list[Agreement]) -> str:
@@ -103,116 +115,68 @@ def counted(agreements: list[Agreement]) -> str:
     counts = Counter(one.word for one in agreements)
     apart = counts["not comparable"]
     agree = f"{counts['agrees']} of {len(agreements) - apart} compared cells agree, {counts['differs']} differ"
-    return f"{agree}, {counts['undecided']} are undecided; {apart} are not comparable"
+    agree = f"{agree}, {counts['undecided']} are undecided; {apart} are not comparable"
+    speedups = [one for one in agreements if one.foreseen is not None]
+    if not speedups:
+        return agree
+    same, outside = sum(bool(one.same_verdict) for one in speedups), sum(not one.foreseen for one in speedups)
+    return f"{agree}; of {len(speedups)} speedups {same} have the same verdict, {outside} lie outside the prediction"
 
 
-def _sides(a: MachineSet, b: MachineSet, model: str, precision: str, batch_size: int, apart: str) -> list[Sides] | str:
-    """What to compare: a cell of A with B's, or in each set FP32 with the precision; or why nothing can be."""
-    states, bases = ([one.state(model, name, batch_size) for one in (a, b)] for name in (precision, BASELINE))
+def _keys(a: MachineSet, b: MachineSet) -> dict[Key, None]:
+    cells = ((*pair, cell.batch_size) for one in (a, b) for pair, found in one.records.items() for cell in found.cells)
+    return dict.fromkeys(cells)
+
+
+def _cells(one: MachineSet, why: dict[Key, str]) -> list[tuple[Key, Cell]]:
+    return [(key, one.state(*key).measured[1]) for key, reason in why.items() if not reason]
+
+
+def _why_not(a: MachineSet, b: MachineSet, model: str, precision: str, batch_size: int, paired: bool = False) -> str:
+    """Why a cell of A is not compared with B's, or empty."""
+    states = [one.state(model, precision, batch_size) for one in (a, b)]
     for one, state in zip((a, b), states, strict=True):
         if state.status != "ok":
             return f"{one.label}: {state.reason}"
-    (record_a, cell_a), (record_b, cell_b) = (state.measured for state in states)
-    if changed := _other_settings(record_a, record_b):
-        return f"other {changed}"
-    if not apart:
-        return [Sides(cell_a.replicates, cell_b.replicates, max(drift.between(cell_a, cell_b), a.shift, b.shift))]
-    if precision == BASELINE:
-        return f"{apart}: absolute figures don't compare"
-    sides = []
-    for one, base, cell in zip((a, b), bases, (cell_a, cell_b), strict=True):
-        if base.status != "ok":
-            return f"{one.label}: no FP32 cell ({base.reason})"
-        sides.append(shared_rounds(base.measured[1], cell, precision, one.shift))
-    return sides
+        if paired and not state.measured[1].paired:
+            return f"{one.label}: before rounds"
+    changed = _other_settings(states[0].measured[0], states[1].measured[0])
+    return f"other {changed}" if changed else ""
 
 
 def _other_settings(a: Record, b: Record) -> str:
     """Which settings of two records differ so that their figures mean different things."""
+    protocols = [dict(record.settings.protocol) for record in (a, b)]
     pairs = {
         "model row": (a.settings.model, b.settings.model),
         "precision row": (a.settings.precision, b.settings.precision),
         "weights": (a.settings.weights.kind, b.settings.weights.kind),
-        "attention": (a.settings.protocol.attention, b.settings.protocol.attention),
-        "threads": tuple({one.threads for cell in record.cells for one in cell.replicates} for record in (a, b)),
+        "attention": tuple(protocol["attention"] for protocol in protocols),
+        "threads": tuple({one.threads for cell in record.cells for one in cell.rounds} for record in (a, b)),
     }
     return ", ".join(name for name, (here, there) in pairs.items() if here != there)
 
 
-def _contrasts(sides: list[Sides]) -> pd.DataFrame:
-    base, other = logs(wall_times(side.base) for side in sides), logs(wall_times(side.other) for side in sides)
-    return contrasts(base, other).assign(drift=np.array([side.drift for side in sides], float))
+def _agreements(study: Study, quantity: str, why: dict[Key, str], a: pd.DataFrame, b: pd.DataFrame) -> list[Agreement]:
+    """A word on each cell from both sides' effects (log), errors and degrees of freedom."""
+    choice = study.params.statistics
+    contrast = _difference(a, b)
+    half = stats.t.ppf(0.5 + choice.confidence / 2, contrast.df) * contrast.error
+    words = decide(contrast.assign(all=1), ["all"], choice.confidence, choice.equivalence_margin)
+    reasons = grounds(contrast, words, choice.confidence, choice.equivalence_margin)
+    ends = (np.exp(contrast.effect + sign * half) for sign in (0, -1, 1))
+    found = {key: Agreement(*key, quantity, "not comparable", why=reason or ONE_ROUND) for key, reason in why.items()}
+    compared = [key for key, reason in why.items() if not reason]
+    for key, word, ratio, low, high, ground in zip(compared, words.verdict, *ends, reasons, strict=True):
+        if not np.isnan(low):
+            found[key] = replace(found[key], word=WORDS[word], ratio=ratio, low=low, high=high, why=ground)
+    return list(found.values())
 
 
 def _difference(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
-    """The contrasts of two contrasts, with Welch's degrees of freedom over both."""
-    total = a.error**2 + b.error**2
-    df = (total**2 / (a.error**4 / a.df + b.error**4 / b.df)).where(total > 0, a.df + b.df)
-    found = pd.DataFrame({"effect": a.effect - b.effect, "error": total**0.5, "df": df, "drift": a.drift + b.drift})
-    return found.assign(spread=np.hypot(a.spread, b.spread), n=np.minimum(a.n, b.n))
-
-
-@dataclass(frozen=True)
-class RepeatedRun:
-    """Cells of an A/A run with the gate: ``different`` after correction, ``uncorrected`` of at most ``bound`` without.
-
-    ``floor`` are half-widths (shares) of the median's interval, of every cell in both passes.
-    """
-
-    cells: tuple[Agreement, ...]
-    compared: int
-    different: int
-    uncorrected: int
-    bound: int
-    floor: tuple[float, ...]
-    protocol: str
-    processes: tuple[int, ...]
-
-    @property
-    def passed(self) -> bool:
-        return self.compared >= FEWEST and self.different == 0 and self.uncorrected <= self.bound
-
-    @property
-    def text(self) -> str:
-        """The outcome in one sentence."""
-        found, width = summary(self.floor), "not known"
-        if found:
-            middle, least, most = (100 * found[name] for name in ("median", "min", "max"))
-            width = f"{middle:.1f} % in the middle ({least:.1f} to {most:.1f} %)"
-        return (
-            f"{self.different} of {self.compared} compared cells called different (corrected), {self.uncorrected} "
-            f"before correction (at most {self.bound} expected); half-width of a median's interval {width}"
-        )
-
-    @property
-    def lines(self) -> tuple[str, ...]:
-        """Every cell, then the outcome."""
-        return (*(one.text for one in self.cells), f"A/A {'passed' if self.passed else 'FAILED'}: {self.text}")
-
-
-def repeated_run(study: Study, machine_set: MachineSet) -> RepeatedRun:
-    """The outcome of a set's A/A run.
-
-    Raises:
-        StudyError: the set has none.
-    """
-    if machine_set.aa is None:
-        raise StudyError("aa-test", "no A/A run", "run `visionquant aa-test`")
-    first, second = (MachineSet(name, rows) for name, rows in zip(("first", "second"), machine_set.aa, strict=True))
-    cells, confidence = compare(study, first, second, one_set=True), study.params.statistics.confidence
-    bounds = [(one.low, one.high) for one in cells if one.low is not None and one.high is not None]
-    records = [record for one in machine_set.aa for record in one.values()]
-    timed = [cell for record in records for cell in record.cells]
-    widths = [half_width(log_medians(wall_times(cell.replicates)), confidence) for cell in timed]
-    protocols = {record.settings.protocol for record in records}
-    names = [name for name, row in study.params.protocols.items() if row in protocols]
-    return RepeatedRun(
-        cells=tuple(cells),
-        compared=len(bounds),
-        different=sum(one.word == "differs" for one in cells),
-        uncorrected=sum(not low <= 1 <= high for low, high in bounds),
-        bound=max(0, int(stats.binom.ppf(0.95, len(bounds), 1 - confidence))),
-        floor=tuple(width for width in widths if width is not None),
-        protocol=", ".join(names) or "one that params.yaml no longer has",
-        processes=tuple(sorted({len(cell.replicates) for cell in timed})),
-    )
+    """The contrast of two sides, with Welch's degrees of freedom; a side of one round has no error."""
+    errors = [side.error.mask(side.n < 2) for side in (a, b)]
+    total = errors[0] ** 2 + errors[1] ** 2
+    df = (total**2 / (errors[0] ** 4 / a.df + errors[1] ** 4 / b.df)).where(total > 0, a.df + b.df)
+    n = np.minimum(a.n, b.n)
+    return pd.DataFrame({"effect": a.effect - b.effect, "error": total**0.5, "df": df, "n": n})

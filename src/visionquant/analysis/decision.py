@@ -120,12 +120,6 @@ class Capacity:
     why: str = ""
 
 
-def published_capacity(study: Study, model: str, precision: str) -> Capacity:
-    """What the published latency at batch size 1 gives."""
-    ms = study.published.value("latency_median", model, precision)
-    return Capacity(1e3 / ms, batch_size=1) if ms else Capacity(why="no latency is printed")
-
-
 def measured_capacity(study: Study, machine_set: MachineSet, model: str, precision: str) -> Capacity:
     """The best measured throughput within the limits of cost."""
     assumed, found, reasons = study.params.cost, [], []

@@ -1,35 +1,32 @@
 """Every formula of the study, beside its source, and what one record or one cell says by them.
 
-The replicate process is the unit: timings inside one process share its memory layout and its luck, so intervals of a
-median or of a ratio come from the spread between processes. A t interval on the logarithms of the process medians
-covers 94 to 96 % at 3 to 20 processes, where a hierarchical bootstrap covered 79 % at 3. Percentiles carry
-order-statistic intervals and are refused where the sample can't carry them. Nothing is dropped.
+The round is the unit of a time: passes of one round share its processes, their memory layout and their minute, so the
+interval of a median comes from the spread between rounds. A t interval on the logarithms of the rounds' medians covers
+94 to 96 % of independent rounds at 3 to 20 of them. Percentiles carry order-statistic intervals and are refused where
+the sample can't carry them. Nothing is dropped but what other programs disturbed. Ratios are in ``ratios``.
 """
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
 from visionquant.analysis.published import Printed
-from visionquant.core.intervals import log_medians
 from visionquant.core.quantities import MIB
-from visionquant.records.cell import Cell, Replicate
-from visionquant.records.machine_set import BASELINE
+from visionquant.records.cell import BASELINE, Cell
 from visionquant.records.record import Record
 from visionquant.settings.params import StatisticsChoice
 
-Processes = Sequence[Sequence[float]]
+Rounds = Sequence[Sequence[float]]
 # numpy's names; "linear" (type 7) is its default. Hyndman and Fan, The American Statistician 50 (1996) 361.
 PERCENTILE_METHODS = (
     "linear", "lower", "higher", "nearest", "midpoint", "inverted_cdf", "averaged_inverted_cdf",
     "closest_observation", "interpolated_inverted_cdf", "hazen", "weibull", "median_unbiased", "normal_unbiased",
 )  # fmt: skip
-ONE_PROCESS = "one process: no interval"
+ONE_ROUND = "one round: no interval"
 ON_CPU = "a CUDA figure, there is none on a CPU"
 UNPROFILED = "profiled at the smallest and largest batch size alone, or the profiler told nothing"
 DEVICE_MEMORY = ("memory_allocated_after", "memory_peak_allocated", "memory_peak_reserved")
@@ -67,56 +64,30 @@ def known(quantity: str, value: float | None, n: int, reason: str) -> Estimate:
     return absent(quantity, reason) if value is None else Estimate(quantity, value, n=n)
 
 
-def logs(sides: Iterable[Processes]) -> pd.DataFrame:
-    """A row a side: ``value``, the pooled median of its processes, and ``k``, ``mean``, ``var`` of their log medians.
-
-    Processes without a timed iteration are no processes; ``k`` is 0, and the rest NaN, where there are no others.
+def logs(sides: Iterable[Rounds]) -> pd.DataFrame:
+    """A row a side, which is its samples by round: ``value``, the median of all, ``n`` rounds, and of the logs of the
+    rounds' medians ``effect``, their mean, its ``error``, and ``df``. Without samples ``n`` is 0 and the rest NaN.
     """
     rows = []
     for side in sides:
-        timed = [process for process in side if len(process)]
-        value = np.median(np.concatenate([np.asarray(process, float) for process in timed])) if timed else np.nan
-        medians = log_medians(timed) if timed else np.array([np.nan])
-        rows.append((value, len(timed), medians.mean(), medians.var(ddof=1) if len(timed) > 1 else np.nan))
-    return pd.DataFrame(rows, columns=["value", "k", "mean", "var"], dtype=float)
+        n, value = len(side), np.median(np.concatenate(side)) if side else np.nan
+        middles = np.log([np.median(each) for each in side]) if side else np.array([np.nan])
+        rows.append((value, n, middles.mean(), middles.std(ddof=1) / n**0.5 if n > 1 else np.nan, n - 1))
+    return pd.DataFrame(rows, columns=["value", "n", "effect", "error", "df"], dtype=float)
 
 
 def medians(side: pd.DataFrame, confidence: float) -> pd.DataFrame:
-    """Median over all samples; t interval on the logs of the process medians (rows of :func:`logs`).
+    """Median over all samples; t interval on the logs of the rounds' medians (rows of :func:`logs`).
 
-    With k processes of medians m_i: exp(mean(log m) -+ t(k-1) * sd(log m) / sqrt(k)), widened to hold the value itself
-    where unequal process sizes put the pooled median outside. ``n`` is k.
+    With n rounds of medians m_i: exp(mean(log m) -+ t(n-1) * sd(log m) / sqrt(n)), widened to hold the value itself
+    where unequal rounds put the median of all outside.
     Source: Student's t interval, e.g. Hahn and Meeker, Statistical Intervals (1991), section 4.2, on the log scale.
     """
-    return _interval(side.value, side["mean"], (side["var"] / side.k) ** 0.5, side.k - 1, side.k, confidence)
-
-
-def contrasts(base: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
-    """Welch's t statistic of two sides (rows of :func:`logs`) on the log scale.
-
-    ``effect`` is log(base over other), ``error`` its standard error, ``df`` after Welch and Satterthwaite; ``spread``
-    the standard deviation of one process's log median, pooled over both sides; ``n`` the processes of the smaller side.
-    ``error`` is NaN where a side has fewer than two processes. Source: B. L. Welch, Biometrika 34 (1947) 28.
-    """
-    a, b = base["var"] / base.k, other["var"] / other.k
-    df = (a + b) ** 2 / (a**2 / (base.k - 1) + b**2 / (other.k - 1))
-    found = pd.DataFrame({"effect": base["mean"] - other["mean"], "error": (a + b) ** 0.5})
-    spread, n = ((base["var"] + other["var"]) / 2) ** 0.5, np.minimum(base.k, other.k)
-    return found.assign(df=df.where(a + b > 0, base.k + other.k - 2), spread=spread, n=n)
-
-
-def ratios(base: pd.DataFrame, other: pd.DataFrame, contrast: pd.DataFrame, confidence: float) -> pd.DataFrame:
-    """Ratio of the pooled medians, base over other, with Welch's t interval; a speedup above 1 is faster than base."""
-    return _interval(base.value / other.value, contrast.effect, contrast.error, contrast.df, contrast.n, confidence)
-
-
-def _interval(
-    value: pd.Series, centre: pd.Series, error: pd.Series, df: pd.Series, n: pd.Series, confidence: float
-) -> pd.DataFrame:
-    half = stats.t.ppf(0.5 + confidence / 2, df) * error
-    low, high = (np.exp(centre + sign * half) for sign in (-1, 1))
-    found = pd.DataFrame({"value": value, "low": low.clip(upper=value), "high": high.clip(lower=value), "n": n})
-    return found.assign(reason=np.select([value.isna(), half.isna()], ["no timed iteration", ONE_PROCESS], ""))
+    half = stats.t.ppf(0.5 + confidence / 2, side.df) * side.error
+    low, high = (np.exp(side.effect + sign * half) for sign in (-1, 1))
+    reason = np.select([side.value.isna(), half.isna()], ["no timed pass", ONE_ROUND], "")
+    bounds = {"low": low.clip(upper=side.value), "high": high.clip(lower=side.value), "reason": reason}
+    return side[["value", "n"]].assign(**bounds)
 
 
 def percentile(samples: Sequence[float], percent: float, confidence: float) -> Estimate:
@@ -124,7 +95,7 @@ def percentile(samples: Sequence[float], percent: float, confidence: float) -> E
 
     The ranks are the binomial quantiles that leave at most (1 - confidence) / 2 on either side; where the smallest or
     the largest sample is not extreme enough for that, the percentile is refused: ``value`` None and a reason.
-    Assumes independent samples, which iterations of one process are only nearly.
+    Assumes independent samples, which passes of one round are only nearly.
     Source: Hahn and Meeker, Statistical Intervals (1991), section 5.2; H. A. David, Order Statistics, section 2.5.
     """
     name, n, needed = f"latency_p{percent:g}", len(samples), samples_needed(percent, confidence)
@@ -140,15 +111,15 @@ def samples_needed(percent: float, confidence: float) -> int:
     return max(math.ceil(math.log(tail) / math.log(q)), math.ceil(math.log(tail) / math.log1p(-q)))
 
 
-def outliers(processes: Processes) -> int:
-    """How many samples lie beyond three interquartile ranges from the quartiles of their own process.
+def outliers(rounds: Rounds) -> int:
+    """How many samples lie beyond three interquartile ranges from the quartiles of their own round.
 
     They are counted and never dropped. Source: J. W. Tukey, Exploratory Data Analysis (1977), section 2E ("far out").
     """
     count = 0
-    for process in (np.asarray(one, float) for one in processes if len(one)):
-        low, high = np.percentile(process, [25, 75])
-        count += int(np.sum((process < low - 3 * (high - low)) | (process > high + 3 * (high - low))))
+    for times in map(np.asarray, rounds):
+        low, high = np.percentile(times, [25, 75])
+        count += int(np.sum((times < low - 3 * (high - low)) | (times > high + 3 * (high - low))))
     return count
 
 
@@ -177,15 +148,21 @@ def reproducing(statistic: str, printed: Printed, values: Sequence[float]) -> li
     return [name for name, number in numbers if name.split("_")[0] == statistic and printed.rounds_from(number)]
 
 
-def wall_times(replicates: Iterable[Replicate]) -> Processes:
-    """The timed milliseconds of each process."""
-    return [one.wall_ms for one in replicates]
+def gpu_times(cell: Cell, precision: str) -> Rounds:
+    """Milliseconds of each round's passes by CUDA events, as :meth:`Cell.times_ms` by the clock."""
+    times = ([ms for slot in one.of(precision, cell.paired) for ms in slot.gpu_ms or ()] for one in cell.rounds)
+    return [one for one in times if one]
 
 
-def windows(replicates: Iterable[Replicate]) -> Processes:
-    """Milliseconds an image in the throughput window of each process that had one."""
-    found = [one.throughput for one in replicates if one.throughput and one.throughput.seconds > 0]
-    return [(1e3 * window.seconds / window.images,) for window in found]
+def rates(cell: Cell, precision: str) -> Rounds:
+    """Images a second of each round: in the windows of its slots, or in their timed passes where it has no window."""
+    slots = [one.of(precision, cell.paired) for one in cell.rounds]
+    windows = [[slot.window for slot in one if slot.window] for one in slots]
+    if any(windows):
+        totals = [(sum(window.images for window in one), sum(window.seconds for window in one)) for one in windows]
+    else:
+        totals = [(len(one) * cell.batch_size, sum(one) / 1e3) for one in cell.times_ms(precision)]
+    return [(images / seconds,) for images, seconds in totals if seconds > 0]
 
 
 def of_sizes(size: int | None, base: int | None, workspace_mib: float, why: str, why_base: str) -> Iterator[Estimate]:
@@ -217,13 +194,14 @@ def of_cell(
     record: Record, cell: Cell, base: Cell | None, base_reason: str, choice: StatisticsChoice
 ) -> Iterator[Estimate]:
     """Passes, memory and energy of a timed cell; ``base`` is the same model's FP32 cell, None for a reason."""
-    times = [ms for process in wall_times(cell.replicates) for ms in process]
+    rounds = cell.times_ms(record.precision)
+    times = [ms for each in rounds for ms in each]
     n, on_cpu, memory = len(times), record.environment.device == "cpu", cell.memory
     yield Estimate("latency_mean", float(np.mean(times)), n=n)
     deviation = float(np.std(times, ddof=1)) if n > 1 else None
     yield known("latency_std", deviation, n, "a standard deviation needs two samples")
     yield from (percentile(times, percent, choice.confidence) for percent in choice.percentiles if percent != 50)
-    yield Estimate("latency_outliers", float(outliers(wall_times(cell.replicates))), n=n)
+    yield Estimate("latency_outliers", float(outliers(rounds)), n=n)
     waits = 100 * (1 - cell.launch.gpu_busy_ms / float(np.median(times))) if cell.launch else None
     yield known("launch_share", waits, 1, ON_CPU if on_cpu else UNPROFILED)
     joules, images = (cell.energy.net_j_per_image, cell.energy.images) if cell.energy else (None, 0)
@@ -242,11 +220,3 @@ def block_ratios(records: Mapping[tuple[str, str], Record]) -> dict[tuple[str, s
     """Signal to noise in dB after each block of every pair, FP32 apart, whose record tells of it."""
     found = {pair: one.fidelity.blocks_sqnr_db for pair, one in records.items() if one.fidelity}
     return {pair: ratios for pair, ratios in found.items() if ratios and pair[1] != BASELINE}
-
-
-def steepest(ratios: Iterable[float | None]) -> tuple[int | None, float | None]:
-    """The block (counted from 1) after which a ratio falls most against the block before, and by how many dB."""
-    steps = enumerate(pairwise(ratios), start=2)
-    falls = [(a - b, number) for number, (a, b) in steps if a is not None and b is not None and a > b]
-    lost, number = max(falls, default=(None, None))
-    return number, lost

@@ -1,29 +1,27 @@
 """Records as one tidy frame: a row a source, model, precision, batch size and quantity.
 
 Tables pivot it, figures plot it, claims join it. Columns: ``value``, ``low`` and ``high`` in the unit that
-``core.quantities`` names, NaN where there is none; ``n`` values behind it; ``verdict`` on a speedup or a change, from
-the effect and error that also give the bounds, with its grounds in ``reason``; ``status`` is ok wherever there is a
-value, else it and ``reason`` say why not. ``batch_size`` is 0 for quantities of the model itself. Sources are
-"published" (as printed), "arithmetic" (from parameter counts, no model loaded), "local" and "recorded:<platform>".
-Rows over models name what they are over ("all models", "edge (as listed)") as their model. Values have twelve digits,
-for the last ones differ between processors.
+``core.quantities`` names, NaN where there is none; ``n`` values behind it; ``verdict`` on a placebo, and on a speedup
+or a change, from the effect and error that also give the bounds, with its grounds in ``reason``; ``status`` is ok
+wherever there is a value, else it and ``reason`` say why not. ``batch_size`` is 0 for quantities of the model itself.
+Sources are "published" (as printed), "arithmetic" (from parameter counts, no model loaded), "local" and
+"recorded:<platform>". Rows over models name what they are over ("all models", "edge (as listed)") as their model.
+Values have twelve digits, for the last ones differ between processors.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from visionquant.analysis import accuracy, estimators, verdicts
+from visionquant.analysis import accuracy, estimators, ratios, verdicts
 from visionquant.analysis.estimators import DEVICE_MEMORY, FIDELITY, SIZES, Estimate, absent
 from visionquant.analysis.published import GROUP_BOUNDS, SUBJECTS
 from visionquant.core.quantities import STATISTICS
-from visionquant.records import drift
-from visionquant.records.cell import Cell, Replicate
-from visionquant.records.machine_set import BASELINE
+from visionquant.records.cell import BASELINE
 
 if TYPE_CHECKING:
     from visionquant.analysis.study import Study
@@ -34,35 +32,16 @@ COLUMNS = [*CELL, "quantity", "value", "low", "high", "n", "verdict", "status", 
 OF_MODEL = (*SIZES, "model_size", *FIDELITY)
 REDUCTIONS = ("memory_reduction", "memory_reduction_stored", "memory_reduction_workspace")
 UNCOUNTED = "no committed counts for this model and precision"
+BEFORE_ROUNDS = "before rounds: no interval, no verdict"
+PLACEBO_BOUND = 0.02  # FP32 against itself has to lie within this share; fixed before any set was recorded
 Row = tuple[object, ...]
-
-
-class Sides(NamedTuple):
-    """The processes of FP32 and of another precision, and how far (log) the machine may have moved between them."""
-
-    base: Sequence[Replicate]
-    other: Sequence[Replicate]
-    drift: float
-
-
-def shared_rounds(base: Cell, other: Cell, precision: str, shift: float) -> Sides:
-    """What of a cell and of FP32's is compared: the rounds that both took part in, where each side has two or more.
-
-    Nothing moved between those. Otherwise all, charged with what the reference kernel moved or with the ``shift`` of
-    the A/A run, whichever is more: a machine can move without the kernel.
-    """
-    bases = [one for one in base.replicates if precision in one.turns_with]
-    others = [one for one in other.replicates if BASELINE in one.turns_with]
-    if min(len(bases), len(others)) >= 2:
-        return Sides(bases, others, 0.0)
-    return Sides(base.replicates, other.replicates, max(drift.between(base, other), shift))
 
 
 def figures(study: "Study") -> pd.DataFrame:
     """Every figure of the study, and every one that is missing."""
     timed = list[Row]()
     rows = [*_published(study), *_accuracy(study), *_measured(study, timed)]
-    cells = pd.DataFrame(timed, columns=[*CELL, "shift", "cell", "base", "base_reason"]).astype({"base": object})
+    cells = pd.DataFrame(timed, columns=[*CELL, "cell", "base", "base_reason"]).astype({"base": object})
     parts = [pd.DataFrame(rows, columns=COLUMNS), *(_times(study, cells) if timed else ())]
     found = pd.concat([part.reindex(columns=COLUMNS) for part in parts], ignore_index=True)
     missing = found[(found.quantity == "speedup") & (found.status != "ok")]
@@ -79,8 +58,8 @@ def of_cell(study: "Study") -> list[str]:
     """The quantities of a cell."""
     percentiles = [f"latency_p{percent}" for percent in study.params.statistics.percentiles]
     times = ["latency_median", "latency_mean", "latency_std", *percentiles, "latency_outliers", "gpu_median"]
-    speeds = ["launch_share", "speedup", "throughput", "throughput_change", "energy_per_image"]
-    return [*times, *speeds, *DEVICE_MEMORY, "memory_host_peak", "memory_reduction"]
+    speeds = ["speedup", "speedup_pooled", "speedup_prediction", "placebo", "throughput", "throughput_change"]
+    return [*times, "launch_share", *speeds, "energy_per_image", *DEVICE_MEMORY, "memory_host_peak", "memory_reduction"]
 
 
 def _rows_of(source: str, model: str, precision: str, size: int, estimates: Iterable[Estimate]) -> Iterator[Row]:
@@ -135,50 +114,104 @@ def _measured(study: "Study", timed: list[Row]) -> Iterator[Row]:
                 state, base = one.state(model, precision, size), one.state(model, BASELINE, size)
                 if state.status != "ok" or record is None or state.cell is None:
                     found = [absent(name, state.reason, state.status) for name in quantities]
+                elif not state.cell.times_ms(precision):
+                    found = [absent(name, "no round was measured", "not_measured") for name in quantities]
                 else:
                     base_cell = base.cell if base.status == "ok" else None
                     found = [*estimators.of_cell(record, state.cell, base_cell, base.reason, choice)]
-                    timed.append((one.source, model, precision, size, one.shift, state.cell, base_cell, base.reason))
+                    timed.append((one.source, model, precision, size, state.cell, base_cell, base.reason))
                 yield from _rows_of(one.source, model, precision, size, found)
 
 
 def _times(study: "Study", timed: pd.DataFrame) -> Iterator[pd.DataFrame]:
     """Medians, rates and ratios over FP32 of every timed cell, the ratios with their verdicts."""
-    choice, processes = study.params.statistics, [cell.replicates for cell in timed.cell]
-    gpu_ms = ([one.gpu_ms for one in replicates if one.gpu_ms] for replicates in processes)
-    rates = ([(1e3 / ms,) for (ms,) in estimators.windows(replicates)] for replicates in processes)
-    wall = estimators.logs(estimators.wall_times(replicates) for replicates in processes)
-    logs = {"latency_median": wall, "latency_p50": wall}
-    logs |= {"gpu_median": estimators.logs(gpu_ms), "throughput": estimators.logs(rates)}
+    confidence, cells = study.params.statistics.confidence, [*zip(timed.cell, timed.precision, strict=True)]
+    wall = estimators.logs(cell.times_ms(precision) for cell, precision in cells)
+    rates = estimators.logs(estimators.rates(*one) for one in cells)
+    logs = {"latency_median": wall, "latency_p50": wall, "throughput": rates}
+    logs["gpu_median"] = estimators.logs(estimators.gpu_times(*one) for one in cells)
     for quantity in [name for name in logs if name in of_cell(study)]:
-        found = estimators.medians(logs[quantity], choice.confidence)
+        found = estimators.medians(logs[quantity], confidence)
         unclocked = found.value.isna() & (quantity == "gpu_median")
         yield _beside(timed, quantity, found.assign(reason=found.reason.mask(unclocked, "no GPU clock on a CPU")))
-    alone, both = timed[timed.base.isna()], timed[timed.base.notna()].reset_index(drop=True)
-    sides = [shared_rounds(*one) for one in both[["base", "cell", "precision", "shift"]].itertuples(index=False)]
-    itself = both.precision == BASELINE
-    for quantity, of in (("speedup", estimators.wall_times), ("throughput_change", estimators.windows)):
-        why = "no FP32 cell to compare with: " + alone.base_reason
-        yield _beside(alone, quantity, pd.DataFrame({"value": np.nan, "reason": why}))
-        base = estimators.logs(of(side.base) for side in sides)
-        other = estimators.logs(of(side.other) for side in sides)
-        contrast = estimators.contrasts(base, other).assign(drift=np.array([side.drift for side in sides], float))
-        found = estimators.ratios(base, other, contrast, choice.confidence)
-        found[["low", "high"]] = found[["low", "high"]].mask(itself)
-        found["reason"] = found.reason.mask(itself, "")
-        families = {"speedup": study.compared} | study.families
-        if quantity == "throughput_change":
-            found[["value", "low", "high"]] = 100 * (found[["value", "low", "high"]] - 1)
-            families = {quantity: study.compared}
-        for name, precisions in families.items():
-            members = both.precision.isin(precisions)
-            family = contrast.join(both[["source", "batch_size"]])[members & ~itself]
-            words = verdicts.decide(family, ["source", "batch_size"], choice.confidence, choice.equivalence_margin)
-            grounds = verdicts.grounds(family, words, choice.confidence, choice.equivalence_margin)
-            reasons = pd.Series(grounds, family.index, dtype=object).reindex(found.index).fillna(found.reason)
-            shown, unknown = members | (name == quantity), found.value.isna()
-            decided = found.assign(verdict=words.verdict.mask(unknown), reason=reasons.mask(unknown, found.reason))
-            yield _beside(both[shown], name, decided[shown])
+    paired = np.array([cell.paired for cell in timed.cell])
+    yield from _before_rounds(study, timed[~paired], wall.value[~paired], rates.value[~paired])
+    if paired.any():
+        yield from _paired(study, timed[paired].reset_index(drop=True))
+
+
+def _before_rounds(study: "Study", timed: pd.DataFrame, ms: pd.Series, rate: pd.Series) -> Iterator[pd.DataFrame]:
+    """Ratios of the medians of cells in which no arms took turns."""
+    keys = pd.MultiIndex.from_frame(timed[CELL])
+    base = pd.MultiIndex.from_frame(timed[CELL].assign(precision=BASELINE))
+    over = [pd.Series(side.to_numpy(), keys).reindex(base).to_numpy() for side in (ms, rate)]
+    why = np.where(timed.base.isna(), "no FP32 cell to compare with: " + timed.base_reason, BEFORE_ROUNDS)
+    found = timed[CELL].assign(n=[len(cell.rounds) for cell in timed.cell], reason=why)
+    found = found.assign(reason=found.reason.mask(timed.precision == BASELINE, ""))
+    values = {"speedup": over[0] / ms, "throughput_change": 100 * (rate / over[1] - 1)}
+    for quantity, precisions in (_families(study, "speedup") | _families(study, "throughput_change")).items():
+        value = values.get(quantity, values["speedup"])
+        shown = timed.precision.isin(precisions) | np.isin(quantity, [*values])
+        status = np.where(value.notna(), "ok", "not_available")
+        yield found.assign(quantity=quantity, value=value, status=status)[shown]
+    for quantity in ("speedup_pooled", "speedup_prediction", "placebo"):
+        yield found.assign(quantity=quantity, value=np.nan, status="not_available", reason="before rounds")
+
+
+def _families(study: "Study", quantity: str) -> dict[str, tuple[str, ...]]:
+    """Tables of a ratio, with the precisions whose verdicts are corrected together there."""
+    return {quantity: study.compared} | (study.families if quantity == "speedup" else {})
+
+
+def _paired(study: "Study", timed: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    """Ratios over FP32 from the blocks of rounds, and FP32 over the placebo in the same blocks."""
+    confidence, itself = study.params.statistics.confidence, timed.precision == BASELINE
+    turned = ratios.turns(zip(timed.cell, timed.precision, strict=True))
+    rounds = ratios.rounds_of(turned, turned.fp32 - turned.placebo)
+    found = ratios.interval(ratios.over_rounds(rounds, drift=0.0).reindex(timed.index), confidence)
+    low, high, bound = found.low, found.high, 1 + PLACEBO_BOUND
+    outside = (low > bound) | (high < 1 / bound)
+    words = np.select([outside, (low >= 1 / bound) & (high <= bound)], ["outside", "within"], "not resolved")
+    yield _beside(timed, "placebo", found.assign(verdict=pd.Series(words).mask(found.value.isna())))
+    rounds = ratios.rounds_of(turned, ratios.over_fp32(turned, ratios.TIMES))
+    contrast = ratios.over_rounds(rounds).reindex(timed.index)
+    yield from _judged(study, "speedup", timed, contrast, outside)
+    others, own = timed[~itself], contrast[~itself]
+    pooled = ratios.pooled(rounds[rounds.cell.isin(others.index)], own.dropna(subset="n"), _family(others))
+    for quantity, contrasts, runs in (("speedup_pooled", pooled, 1), ("speedup_prediction", own, 2)):
+        found = ratios.interval(contrasts.reindex(own.index), confidence, runs)
+        yield _beside(others, quantity, found.assign(value=found.value.where(found.low.notna())))
+    windowed = ratios.rounds_of(turned, ratios.over_fp32(turned, ratios.WINDOWS))
+    rates = ratios.over_rounds(windowed).reindex(timed.index)
+    contrast = rates.where(rates.n.notna(), contrast)  # without windows the passes themselves give the rate
+    yield from _judged(study, "throughput_change", timed, contrast, outside)
+
+
+def _family(timed: pd.DataFrame) -> pd.Series:
+    return timed.source + " " + timed.precision + " " + timed.batch_size.astype(str)
+
+
+def _judged(
+    study: "Study", quantity: str, timed: pd.DataFrame, contrast: pd.DataFrame, outside: pd.Series
+) -> Iterator[pd.DataFrame]:
+    """A ratio with its verdicts, family by family; none where the placebo lies ``outside`` its bound."""
+    choice, itself = study.params.statistics, timed.precision == BASELINE
+    found, lost = ratios.interval(contrast, choice.confidence), outside & ~itself
+    found[["low", "high"]] = found[["low", "high"]].mask(itself)
+    found["reason"], found["value"] = found.reason.mask(itself, ""), found.value.mask(itself & found.value.notna(), 1.0)
+    if quantity == "throughput_change":
+        found[["value", "low", "high"]] = 100 * (found[["value", "low", "high"]] - 1)
+    for name, precisions in _families(study, quantity).items():
+        members = timed.precision.isin(precisions)
+        family = contrast.join(timed[["source", "batch_size"]])[members & ~itself & contrast.n.notna()]
+        words = verdicts.decide(family, ["source", "batch_size"], choice.confidence, choice.equivalence_margin)
+        grounds = verdicts.grounds(family, words, choice.confidence, choice.equivalence_margin)
+        reasons = pd.Series(grounds, family.index, dtype=object).reindex(found.index)
+        reasons = reasons.mask(lost, f"undecided: the placebo lies outside {100 * PLACEBO_BOUND:g} %")
+        reasons = reasons.where(found.reason == "", found.reason).fillna("")
+        decided = found.assign(verdict=words.verdict.mask(lost, "UNDECIDED"), reason=reasons)
+        shown = members | (name == quantity)
+        yield _beside(timed[shown], name, decided[shown])
 
 
 def _beside(keys: pd.DataFrame, quantity: str, found: pd.DataFrame) -> pd.DataFrame:

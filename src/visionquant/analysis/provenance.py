@@ -32,10 +32,13 @@ def counts(study: "Study", machine_set: MachineSet) -> dict[str, int]:
 
 
 def timed_share(machine_set: MachineSet) -> float | None:
-    """Timed seconds over all seconds that the measuring took (0 to 1), None for an empty set."""
-    elapsed = sum(record.elapsed_s for record in machine_set.records.values())
-    timed = sum(cell.timed_s() for record in machine_set.records.values() for cell in record.cells)
-    return timed / elapsed if elapsed > 0 else None
+    """Seconds in passes over all seconds that the measuring took (0 to 1), None for an empty set.
+
+    Passes before the timed ones count, reference kernels do not; of a set before rounds the timed passes alone.
+    """
+    found = machine_set.rounds
+    passes_s = sum(one.passes_s or sum(sum(slot.wall_ms) for slot in one.slots) / 1e3 for one in found)
+    return passes_s / machine_set.spent_s if machine_set.spent_s > 0 else None
 
 
 def describe(machine_set: MachineSet) -> str:
@@ -59,6 +62,13 @@ def warnings(study: "Study") -> tuple[str, ...]:
     if not any(one.records for one in study.sets):
         remedy = "Run `dvc repro`, or `visionquant sweep`."
         found.append(f"Nothing has been measured yet: every measured column is empty. {remedy}")
+    if (seen := counts(study, study.measured)).get("busy") and not seen["ok"]:
+        cores, key = study.measured.rounds[0].threads, f"protocols.{study.params.study.protocol}.threads"
+        less = f" Or leave them a core: `--set {key}={cores - 1}`." if cores > 1 else ""
+        found.append(
+            f"Other programs were at work in all {seen['busy']} cells that were measured, so there is no figure of "
+            f"speed. As many threads as cores wait for the one that is taken. Close them and run `make repro`.{less}"
+        )
     for one in study.shown:
         name, kinds = _capital(one.label), {(r.model, r.settings.weights.kind) for r in one.records.values()}
         if "seeded" in one.weights:
@@ -82,7 +92,8 @@ def warnings(study: "Study") -> tuple[str, ...]:
 def evidence_digest(project: Project, params: Params) -> str:
     """The sha256 over the settings in force, every file behind a table or figure by name and content, and the code."""
     settings = params.model_dump(mode="json", exclude={"protocols"}) | {"protocol": params.protocol.model_dump()}
-    committed = [path for folder in (project.supplement, project.architectures) for path in sorted(folder.rglob("*.*"))]
+    folders = (project.supplement, project.published, project.architectures)
+    committed = [path for folder in folders for path in sorted(folder.rglob("*.*"))]
     modules = [path for name in PACKAGES for path in (PACKAGE / name).rglob("*.py")]
     parts = [json.dumps(settings, sort_keys=True), code_sha256(modules, PACKAGE)]
     for path in (*archive.evidence_files(project), *committed):

@@ -9,6 +9,7 @@ is 1000 / latency almost to the digit, so both are set against batch size 1.
 
 import math
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -32,7 +33,6 @@ FIELDS = {
     "groups": "group rule subject statistic printed unit statement",
     "costs": "instance fp32_instances fp16_instances monthly_usd annual_usd",
     **dict.fromkeys(("edge", "ownership"), "subject printed unit statement"),
-    "validation": "subject printed tolerance",
     "prices": "instance before now date region terms gpu gpus source",
     "peaks": "gpu fp32_tflops fp16_tflops bandwidth_gb_per_s source",
 }
@@ -98,7 +98,6 @@ class Published:
     costs: tuple[Row, ...]
     edge: tuple[Row, ...]
     ownership: tuple[Row, ...]
-    validation: tuple[Row, ...]
     prices: dict[str, Row]
     setup: dict[str, str]
     peaks: Row
@@ -165,7 +164,8 @@ def load(project: Project) -> Published:
     Raises:
         StudyError: a file is missing or holds a value that is no number; names file and line.
     """
-    wide = {table: _read(project, table) for table in (*BY_MODEL, *FIELDS, "releases", "setup")}
+    tables = (*BY_MODEL, *FIELDS, "validation", "releases", "setup")
+    wide = {name: read_csv(project, f"data/supplement/{name}.csv", KEYS.get(name, ())) for name in tables}
     figures = pd.concat([_long(table, frame) for table, frame in wide.items()], ignore_index=True)
     rows: dict[str, Any] = {table: _rows(table, wide[table]) for table in FIELDS}
     cells = {}
@@ -182,9 +182,12 @@ def load(project: Project) -> Published:
     return Published(figures, cells, **rows | {"peaks": rows["peaks"][0]})
 
 
-def _read(project: Project, table: str) -> pd.DataFrame:
-    """A file as text, whichever line ends and byte order mark an editor left in it; "" where a line ends early."""
-    place, keys = f"data/supplement/{table}.csv", KEYS.get(table, [])
+def read_csv(project: Project, place: str, keys: Collection[str] = ()) -> pd.DataFrame:
+    """A file as text, whichever line ends and byte order mark an editor left in it; "" where a line ends early.
+
+    Raises:
+        StudyError: the file is missing or broken, or lacks one of the columns ``keys``.
+    """
     try:
         wide = pd.read_csv(
             project.root / place, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False

@@ -77,17 +77,6 @@ class Study:
         found = ((model, self.value(source, model, precision, batch_size, quantity)) for model in models)
         return {model: value for model, value in found if value is not None}
 
-    def select(self, **where: str | int | Iterable[str | int]) -> pd.DataFrame:
-        """The rows, with and without a value, whose columns have these values (one, or several to choose from).
-
-        ``batch_size=8`` also selects quantities of the model itself, which have no batch size (0).
-        """
-        found = self.frame
-        for name, wanted in where.items():
-            values = [wanted] if isinstance(wanted, str | int) else [*wanted]
-            found = found[found[name].isin([*values, 0] if name == "batch_size" else values)]
-        return found
-
     def pivot(
         self, source: str, quantity: str, precisions: Sequence[str] | None = None, batch_size: int = 1
     ) -> pd.DataFrame:
@@ -110,6 +99,16 @@ class Study:
     def shown(self) -> tuple[MachineSet, ...]:
         """The sets that get a column: those that hold a record; where none does, the empty local one."""
         return tuple(one for one in self.sets if one.records) or self.sets[:1]
+
+    @property
+    def evaluated(self) -> list[MachineSet]:
+        """The sets that evaluated a trained network, this machine's first."""
+        return sorted((one for one in self.sets if one.accuracy), key=lambda one: one.source != LOCAL)
+
+    @property
+    def most_evaluated(self) -> MachineSet:
+        """The set that evaluated trained networks on the most images; this machine's, empty or not, where none did."""
+        return max(self.evaluated, key=lambda one: len(next(iter(one.accuracy.values())).labels), default=self.local)
 
     @property
     def models(self) -> tuple[str, ...]:

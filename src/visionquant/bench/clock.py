@@ -1,4 +1,4 @@
-"""When an iteration begins and ends: the seam between timed loops and the device.
+"""When a pass begins and ends: the seam between timed loops and the device.
 
 Wall time is taken around a synchronised step, GPU time from events on the stream; they are two columns. The span
 between two events holds the gaps between kernels as well: how launch-bound a cell is, a profiled pass tells
@@ -8,12 +8,13 @@ writes down what it is asked.
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from statistics import median
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 Step = Callable[[int], Any]
 HALF, AGREES = 10, 0.02
+SLOW_S = 2.0  # a pass that takes longer: the round's warm-up stands for the discarded pass of its slots
+LONG_S = 0.5  # one that takes longer needs no second warm-up pass
 
 
 class Clock:
@@ -35,72 +36,48 @@ class Clock:
         return None
 
 
-@dataclass(frozen=True)
-class TimingPlan:
-    """What one process times: counts of steps, and the seconds that timed steps may take (None: no limit).
+class TimedPasses(NamedTuple):
+    """Milliseconds of the discarded pass (None: there was none) and of each timed one, wall and device's."""
 
-    ``cold``: first steps of the process that are neither warm-up nor timed. ``warmup_s``: further warm-up, at most,
-    until its halves agree.
-    """
-
-    cold: int
-    warmup: int
-    warmup_s: float
-    iterations: int
-    minimum: int
-    budget_s: float | None
-
-
-@dataclass(frozen=True)
-class TimedSteps:
-    """What one process saw: milliseconds per step, in order, and why it stopped ("count" or "budget").
-
-    ``settled``: whether the warm-up :func:`converged`. All names are those of a record's replicate.
-    """
-
-    cold_ms: tuple[float, ...]
-    warmup_ms: tuple[float, ...]
-    settled: bool | None
+    discarded_ms: float | None
     wall_ms: tuple[float, ...]
     gpu_ms: tuple[float, ...] | None
-    stopped_by: Literal["count", "budget"]
 
 
-def time_steps(step: Step, clock: Clock, plan: TimingPlan, after: Step = lambda i: None) -> TimedSteps:
-    """Warm up, then time ``step(i)`` for i = 0, 1, ... until the plan is fulfilled or its budget is spent.
+def time_slot(
+    step: Step, clock: Clock, passes: int, fill_ms: float, discard: bool, after: Step = lambda i: None
+) -> TimedPasses:
+    """Discard a pass, if asked to, then time ``step(i)`` for i = 0, 1, ...
 
-    A step is not begun when one as long as the last would overrun the budget, but ``plan.minimum`` are always timed.
-    ``after(i)`` is called behind each timed step, outside of its time.
+    ``passes`` at least, more until they fill ``fill_ms`` milliseconds. ``after(i)`` is called behind each timed step,
+    outside of its time.
     """
-    cold = [one_step(step, clock, i)[0] for i in range(plan.cold)]
-    warmup = _warm_up(step, clock, plan)
-    begin, budget_s = clock.now_s(), plan.budget_s
+    discarded = one_step(step, clock, 0)[0] if discard else None
     wall: list[float] = []
     gpu: list[float | None] = []
-    stopped_by: Literal["count", "budget"] = "count"
-    for i in range(plan.iterations):
-        if budget_s is not None and i >= plan.minimum and clock.now_s() - begin + wall[-1] / 1e3 > budget_s:
-            stopped_by = "budget"
-            break
+    while len(wall) < passes or sum(wall) < fill_ms:
+        i = len(wall)
         wall_ms, gpu_ms = one_step(step, clock, i)
         wall.append(wall_ms)
         gpu.append(gpu_ms)
         after(i)
     events = tuple(value for value in gpu if value is not None)
-    by_events = events if len(events) == len(wall) else None
-    return TimedSteps(tuple(cold), tuple(warmup), converged(warmup), tuple(wall), by_events, stopped_by)
+    return TimedPasses(discarded, tuple(wall), events if len(events) == len(wall) else None)
 
 
-def _warm_up(step: Step, clock: Clock, plan: TimingPlan) -> list[float]:
-    """At least ``plan.warmup`` steps; more while their halves disagree and ``plan.warmup_s`` holds one as fast as any.
+def warm_up(step: Step, clock: Clock, passes: int, more_s: float) -> tuple[float, ...]:
+    """Milliseconds of ``passes`` steps (one where it takes over ``LONG_S``), and of more while their halves disagree.
 
-    Halves of fewer than four steps agree with nothing, so there are four where they fit.
+    These take ``more_s`` seconds at most, as far as the last step tells. Halves of fewer than four steps agree with
+    nothing, so there are four where they fit.
     """
-    times = [one_step(step, clock, i)[0] for i in range(plan.warmup)]
-    begin = clock.now_s()
-    while not converged(times) and clock.now_s() - begin + min(times, default=0.0) / 1e3 < plan.warmup_s:
+    times = [one_step(step, clock, 0)[0]]
+    while len(times) < passes and times[0] < 1e3 * LONG_S:
         times.append(one_step(step, clock, len(times))[0])
-    return times
+    begin = clock.now_s()
+    while not converged(times) and clock.now_s() - begin + min(times) / 1e3 < more_s:
+        times.append(one_step(step, clock, len(times))[0])
+    return tuple(times)
 
 
 def converged(times: Sequence[float]) -> bool | None:

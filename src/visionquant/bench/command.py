@@ -1,19 +1,16 @@
-"""What a command that measures was asked for, what of it is there, and who is told how it goes; torch-free."""
+"""What a command that measures was asked for, and who is told how it goes; torch-free."""
 
 import itertools
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from visionquant.bench import pair_fingerprint
-from visionquant.bench.cell_run import CellRun
 from visionquant.core.machine import Environment
 from visionquant.core.paths import Project
-from visionquant.records.cell import Cell, Pending
-from visionquant.records.record import SCHEMA, PartialRecord, Record, Settings, Weights, current, under_way
+from visionquant.records.record import SCHEMA, Record, Settings, Weights, read_samples
 from visionquant.settings.params import Params, known
-from visionquant.weights import architectures
 from visionquant.weights.sources import Manifest
 
 
@@ -55,14 +52,16 @@ class Matrix:
 class Observer:
     """Is told of measuring as it goes; this one ignores it all."""
 
-    def cell(self, pair: tuple[str, str], cell: Cell) -> None:
-        """A cell was measured, or it was foreseen that it can't be."""
+    def preparing(self, model: str) -> None:
+        """A model is loaded and converted."""
 
-    def replicate(self, pair: tuple[str, str], course: CellRun) -> None:
-        """A replicate was measured that did not finish its cell."""
+    def waiting(self, model: str, left_s: float) -> None:
+        """Others keep the machine busy; seconds that it will still wait."""
 
-    def pair(self, record: Record) -> None:
-        """A pair is complete, measured just now or before."""
+    def round(
+        self, model: str, batch_size: int, number: int, planned: int, medians_ms: Mapping[str, float], left_s: float
+    ) -> None:
+        """A round was taken, ``number`` of ``planned``; ``left_s`` seconds are foreseen for what is left."""
 
 
 class TimeIsUp(Exception):
@@ -71,16 +70,15 @@ class TimeIsUp(Exception):
 
 @dataclass
 class Command:
-    """What all pairs of one command share.
+    """How far a command goes: no round begins past ``until_s`` (``time.monotonic()``), nor beyond ``rounds`` of them.
 
-    ``before_s`` are seconds spent before (imports), which count for the first pair; past ``until_s``
-    (``time.monotonic()``) no further replicate begins; ``positions`` number the command's replicates.
+    ``retry``: what waits for a quieter machine, or ran out of memory, is tried again.
     """
 
     observer: Observer = field(default_factory=Observer)
-    before_s: float = 0.0
     until_s: float = math.inf
-    positions: Iterator[int] = field(default_factory=itertools.count)
+    rounds: int | None = None
+    retry: bool = False
 
     def require_time(self) -> None:
         """Raise TimeIsUp past ``until_s``."""
@@ -116,28 +114,15 @@ def blank(
     )
 
 
-def kept(project: Project, asked: Record, matrix: Matrix) -> PartialRecord:
-    """What a run keeps of an interrupted one of the pair ``asked`` for, or of its record, if they are of one identity.
+def kept(project: Project, asked: Record, matrix: Matrix) -> Record:
+    """What a run keeps of the samples of the pair ``asked`` for: those of one identity, unless ``again`` is asked.
 
-    Of the batch sizes of ``matrix``, cells that failed are not kept, and none is with ``again``. Where nothing is kept,
-    facts and elapsed time begin anew too. A broken record is a StudyError.
+    Broken samples, or those of a later version, are a StudyError: they are not written over.
     """
-    pair = asked.model, asked.precision
-    progress = under_way(project.progress(*pair))
-    if progress is None or not progress.record.goes_on_as(asked):
-        record = current(project.record(*pair))
-        progress = PartialRecord(record=record if record is not None and record.goes_on_as(asked) else asked)
-
-    def lasts(part: Cell | Pending) -> bool:
-        anew = matrix.again or getattr(part, "status", "") == "failed"
-        return part.batch_size not in matrix.batch_sizes or not anew
-
-    pending, cells = tuple(filter(lasts, progress.pending)), tuple(filter(lasts, progress.record.cells))
-    anew = progress.record.cells and not cells and not pending
-    return PartialRecord(record=asked if anew else progress.record.model_copy(update={"cells": cells}), pending=pending)
-
-
-def fp32_bytes(project: Project, manifest: Manifest) -> int:
-    """Bytes of a model's FP32 weights: by its committed counts, else those of its files; 0 where neither is known."""
-    facts = architectures.facts(project, manifest.model)
-    return facts.model_bytes["fp32"] if facts else sum(file.bytes for file in manifest.files)
+    path = project.samples(asked.model, asked.precision)
+    there = read_samples(path) if path.is_file() else asked
+    if not there.goes_on_as(asked):
+        return asked
+    anew = matrix.batch_sizes if matrix.again else ()
+    cells = tuple(cell for cell in there.cells if cell.batch_size not in anew)
+    return there.model_copy(update={"cells": cells}) if cells else asked

@@ -23,28 +23,25 @@ from visionquant.records.cell import Launch
 
 @dataclass(frozen=True)
 class KernelPlan:
-    """Of the reference kernel: the side of its matrices, seconds of warm-up before the first and a later reading of a
-    process, and in how many processes its noise is read.
-    """
+    """Of the reference kernels: the side of the matrices, and bytes that are copied."""
 
     side: int
-    first_s: float
-    again_s: float
-    readings: int
+    stream_bytes: int
 
 
 class Device:
     """A CPU, whose answers are every kind's unless it knows better.
 
-    ``half`` is its 16-bit type. ``forks_warm``: weights may be converted before replicates are forked; else each makes
-    its own. ``in_host_memory``: activations lie there. ``cold_passes`` of a process load code and are no warm-up.
+    ``half`` is its 16-bit type. ``a_process_an_arm``: the arms of a round have processes of their own, into which
+    converted weights are read; else one process has them all, at all batch sizes. ``in_host_memory``: activations lie
+    there. ``cold_passes`` load kernels and choose algorithms, and count as nothing.
     """
 
     kind = "cpu"
     half = torch.bfloat16
-    forks_warm = in_host_memory = True
+    a_process_an_arm = in_host_memory = True
     cold_passes = 0
-    kernel = KernelPlan(side=512, first_s=0.0, again_s=0.0, readings=7)
+    kernel = KernelPlan(side=512, stream_bytes=2**26)
 
     def clock(self) -> Clock:
         return Clock()
@@ -116,9 +113,9 @@ class Cuda(Device):
 
     kind = "cuda"
     half = torch.float16
-    forks_warm = in_host_memory = False
+    a_process_an_arm = in_host_memory = False
     cold_passes = 1
-    kernel = KernelPlan(side=4096, first_s=0.3, again_s=0.05, readings=4)  # it has to leave its idle clock
+    kernel = KernelPlan(side=4096, stream_bytes=2**30)
 
     def clock(self) -> Clock:
         return CudaClock()
@@ -137,6 +134,7 @@ class Cuda(Device):
             remedy = "end what else uses it" if busy else driver.remedy(torch.version.cuda)
             found = f"torch {torch.__version__} can't use a GPU here ({why})"
             raise MachineMismatch("study.device", found, f"{remedy}, or set it to cpu") from None
+        telemetry.keep_open()
 
     def alive(self) -> bool:
         """After a kernel's failure every call fails, after running out of memory none."""

@@ -97,36 +97,6 @@ class Local:
             )
 
 
-class Scripted:
-    """For tests: polls of a job give its command's ``states`` in turn; once it has ended, ``work`` does what it would.
-
-    ``work`` is given the command and returns the log; ``cancelled`` are the jobs that were.
-    """
-
-    def __init__(
-        self, states: Mapping[tuple[str, ...], Sequence[State]], work: Callable[[tuple[str, ...]], str]
-    ) -> None:
-        self._states, self._work = {command: list(given) for command, given in states.items()}, work
-        self._logs: dict[Job, str] = {}
-        self.cancelled: list[Job] = []
-
-    def submit(self, command: Sequence[str]) -> Job:
-        return Job(" ".join(command), tuple(command))
-
-    def poll(self, job: Job) -> State:
-        if states := self._states.get(job.command):
-            return states.pop(0)
-        if job not in self._logs:
-            self._logs[job] = self._work(job.command)
-        return "ended"
-
-    def cancel(self, job: Job) -> None:
-        self.cancelled.append(job)
-
-    def log(self, job: Job) -> str:
-        return self._logs.get(job, "")
-
-
 def run(
     executor: Executor,
     tasks: Mapping[Matrix, Sequence[str]],

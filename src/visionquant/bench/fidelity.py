@@ -145,7 +145,7 @@ def sqnr_db(signal: np.ndarray, found: np.ndarray) -> float | None:
 
 def head_of(project: Project, manifest: Manifest, seed: int) -> tuple[Head, str]:
     """The head that turns features into logits, and its description."""
-    if manifest.weights == "pretrained" and (own := _own_head(sources.resolve(project, manifest))):
+    if manifest.has_files and (own := _own_head(sources.resolve(project, manifest))):
         return own, OWN_HEAD
 
     def projection(answer: NetworkOutput) -> torch.Tensor:

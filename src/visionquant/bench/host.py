@@ -1,35 +1,25 @@
-"""The host: its memory, and what else it was doing (load, clock, other busy processes: clean, busy, or unknown).
+"""The host: its memory, and what else it does meanwhile.
 
-On Linux the kernel counts the time of all cores; what this process did not use, others did. On a GPU, NVML lists the
-processes that compute there; inside a container it may not, which is "unknown".
+On Linux the kernel counts the time of all cores; what this process did not use, others did. That count has ticks of ten
+milliseconds; how long any task waited for a core it knows to the microsecond, where it tells.
 """
 
 import os
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import psutil
 
-from visionquant.core.errors import StudyError
-from visionquant.records.cell import Conditions, Isolation, worst
-from visionquant.settings.params import Protocol
+from visionquant.core import processors
+from visionquant.records.cell import BUSY_OTHERS, BUSY_PRESSURE, BUSY_STEAL
 
-if TYPE_CHECKING:
-    from visionquant.bench.device import Device
-
-BUSY_SHARE = 0.15  # of all cores, by others
-TOLERANCE = 0.1
-PATIENCE_S, LOOK_S = 30.0, 1.0
-STAT, GROUP, STATUS = Path("/proc/stat"), Path("/sys/fs/cgroup"), Path("/proc/self/status")
-
-
-class HostMemory(NamedTuple):
-    """Bytes of host memory: free now, and resident in the process that replicates are forked from."""
-
-    available: int
-    baseline: int
+TICKS_S = 0.02  # a span's count of the cores' time may be wrong by so much
+LOOK_S, REST_S = 0.25, 1.0
+STAT, PRESSURE = Path("/proc/stat"), Path("/proc/pressure/cpu")
+GROUP, STATUS = Path("/sys/fs/cgroup"), Path("/proc/self/status")
 
 
 def available_bytes() -> int:
@@ -62,93 +52,94 @@ def peak_bytes() -> int | None:
     return None
 
 
+class Shares(NamedTuple):
+    """Of a span, 0 to 1: of some cores taken by others, of them stolen by the hypervisor, of time a task waited."""
+
+    others: float | None
+    steal: float | None
+    pressure: float | None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a slot so disturbed is busy."""
+        limits = (BUSY_OTHERS, BUSY_STEAL, BUSY_PRESSURE)
+        return any(share is not None and share > limit for share, limit in zip(self, limits, strict=True))
+
+
 class Reading(NamedTuple):
-    """Seconds since boot or start: all cores busy, this process and its children busy, wall time."""
+    """Seconds since boot or start: of all cores busy and stolen, a task waiting, this process at work, and wall time.
+
+    None: the kernel does not tell.
+    """
 
     busy_s: float | None
+    steal_s: float | None
+    waiting_s: float | None
     own_s: float
     wall_s: float
 
     @classmethod
-    def now(cls, stat: Path = STAT) -> "Reading":
-        """This moment; a kernel that tells nothing of its cores leaves ``busy_s`` None."""
-        busy_s = None
-        with suppress(OSError, ValueError):
-            fields = [int(field) for field in stat.read_text(encoding="utf-8").split("\n", 1)[0].split()[1:9]]
-            busy_s = (sum(fields) - sum(fields[3:5])) / os.sysconf("SC_CLK_TCK")  # without idle and iowait
-        return cls(busy_s, sum(os.times()[:4]), time.monotonic())
+    def now(cls, stat: Path = STAT, pressure: Path = PRESSURE) -> "Reading":
+        """This moment."""
+        busy_s = steal_s = waiting_s = None
+        with suppress(OSError, ValueError, IndexError):
+            ticks = [int(field) for field in stat.read_text(encoding="utf-8").split("\n", 1)[0].split()[1:9]]
+            busy = sum(ticks) - ticks[3] - ticks[4] - ticks[7]  # without idle, iowait and steal
+            busy_s, steal_s = (count / os.sysconf("SC_CLK_TCK") for count in (busy, ticks[7]))
+        with suppress(OSError, ValueError, IndexError):
+            some = pressure.read_text(encoding="utf-8").split("\n", 1)[0]
+            waiting_s = int(some.partition("total=")[2]) / 1e6
+        return cls(busy_s, steal_s, waiting_s, time.process_time(), time.monotonic())
+
+    def until(self, after: "Reading", cores: int) -> Shares:
+        """What others did between two readings, as shares of ``cores``; what the ticks can't tell is left to chance."""
+        wall_s = after.wall_s - self.wall_s
+        if wall_s <= 0:
+            return Shares(None, None, None)
+        others = steal = waited = None
+        if self.busy_s is not None and after.busy_s is not None:
+            others = after.busy_s - self.busy_s - (after.own_s - self.own_s) - TICKS_S
+        if self.steal_s is not None and after.steal_s is not None:
+            steal = after.steal_s - self.steal_s - TICKS_S / 2
+        if self.waiting_s is not None and after.waiting_s is not None:
+            waited = (after.waiting_s - self.waiting_s) * cores
+        shares = (None if each is None else each / (wall_s * cores) for each in (others, steal, waited))
+        return Shares(*(None if share is None else round(min(1.0, max(0.0, share)), 3) for share in shares))
 
 
-def others_share(before: Reading, after: Reading) -> float | None:
-    """The share of all cores (0 to 1) that other processes kept busy between two readings; None if not known."""
-    wall_s = after.wall_s - before.wall_s
-    if before.busy_s is None or after.busy_s is None or wall_s <= 0:
-        return None
-    others_s = (after.busy_s - before.busy_s) - (after.own_s - before.own_s)
-    if others_s < -TOLERANCE * wall_s:
-        return None  # a kernel that counts less than this process used does not count
-    return round(min(1.0, max(0.0, others_s / (wall_s * (os.cpu_count() or 1)))), 3)
+def wait_for_quiet(most_s: float, tell: Callable[[float], None] = lambda left_s: None) -> float:
+    """Wait until others leave this machine's cores alone, ``most_s`` at most; the seconds that it took.
 
-
-def conditions_since(before: Reading, device: "Device") -> Conditions:
-    """The conditions since ``before``, which this process took."""
-    share, frequency = others_share(before, Reading.now()), None
-    with suppress(OSError, NotImplementedError, AttributeError):  # psutil's words for a kernel that does not tell
-        frequency = psutil.cpu_freq()
-    return Conditions(
-        isolation=isolation(share, device),
-        others_share=share,
-        load_1m=round(os.getloadavg()[0], 2),
-        frequency_mhz=round(float(frequency.current), 1) if frequency else None,
-        omp_wait_policy=os.environ.get("OMP_WAIT_POLICY", "not set"),
-    )
-
-
-def isolation(share: float | None, device: "Device") -> Isolation:
-    """The worse of the words for what others do on the CPU and on the device, where this process is at work."""
-    on_cpu: Isolation = "unknown" if share is None else "busy" if share > BUSY_SHARE else "clean"
-    computing = device.computing() or set()
-    on_device: Isolation = "unknown" if os.getpid() not in computing else "busy" if len(computing) > 1 else "clean"
-    return worst((on_cpu, on_device)) or "unknown"
-
-
-def require_quiet(protocol: Protocol, device: "Device", patience_s: float = PATIENCE_S) -> None:
-    """Wait until no other process keeps the machine busy, if the protocol refuses that.
-
-    Raises:
-        StudyError: others were busy for ``patience_s``, the busiest are named; or others compute on the GPU.
+    ``tell`` gets the seconds that are left, about once a second, as long as it waits.
     """
-    if protocol.busy == "allow":
-        return
-    if others := (device.computing() or set()) - {os.getpid()}:
-        names = ", ".join(map(_named, sorted(others)))
-        remedy = "end them, or set busy: allow in the protocol"
-        raise StudyError("measure", f"other processes compute on the GPU ({names})", remedy)
-    deadline = time.monotonic() + patience_s
-    while True:
-        _busiest()
+    begin_s = told_s = time.monotonic()
+    while (left_s := begin_s + most_s - time.monotonic()) > 0:
         before = Reading.now()
-        time.sleep(LOOK_S)
-        share = others_share(before, Reading.now())
-        if share is None or share <= BUSY_SHARE:
-            return
-        if time.monotonic() >= deadline:
-            found = f"other processes keep {100 * share:.0f} % of the machine busy{_busiest()}"
-            remedy = "end them, or set busy: allow in the protocol; the cells are marked then"
-            raise StudyError("measure", found, remedy)
+        time.sleep(min(LOOK_S, left_s))
+        if not before.until(Reading.now(), processors.usable()).busy:
+            break
+        if time.monotonic() - told_s > REST_S:
+            told_s = time.monotonic()
+            tell(left_s)
+    return time.monotonic() - begin_s
 
 
-def _busiest() -> str:
+def load_1m() -> float:
+    """The load average of one minute."""
+    return round(os.getloadavg()[0], 2)
+
+
+def frequency_mhz() -> float | None:
+    """The clock of the CPU now, None where the kernel does not tell."""
+    with suppress(OSError, NotImplementedError, AttributeError):  # psutil's words for a kernel that does not tell
+        if frequency := psutil.cpu_freq():
+            return round(float(frequency.current), 1)
+    return None
+
+
+def busiest() -> str:
     """Three processes that were busiest since the last call, which psutil remembers, in brackets."""
     others = (one.info for one in psutil.process_iter(["name", "cpu_percent"]) if one.pid != os.getpid())
     shares = sorted(((info["cpu_percent"] or 0.0, str(info["name"])) for info in others), reverse=True)
     names = ", ".join(f"{name} {percent:.0f} %" for percent, name in shares[:3] if percent >= 1)
     return f" ({names})" if names else ""
-
-
-def _named(pid: int) -> str:
-    """A process as an operator finds it; one of another container has no name here."""
-    try:
-        return f"{psutil.Process(pid).name()} {pid}"
-    except psutil.Error:
-        return f"process {pid}"

@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from visionquant.bench import inputs, worker
+from visionquant.bench import inputs, torch_flags, worker
 from visionquant.bench.inputs import DEFAULT, Preprocessing
 from visionquant.core.errors import StudyError
 from visionquant.core.paths import Project
@@ -29,6 +29,7 @@ from visionquant.weights import architectures, sources
 from visionquant.weights.sources import Manifest
 
 NORMALS = 4_194_301  # values
+AGREES = 1e-4  # of the largest value: how far two engines may be apart in FP32
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
 
 
@@ -119,9 +120,50 @@ def load(project: Project, model: str, spec: ModelSpec, manifest: Manifest, atte
     Raises:
         StudyError: weights are missing, cut, of another shape, or the architecture is unknown.
     """
-    if manifest.weights == "pretrained":
+    if manifest.has_files:
         return _pretrained(sources.resolve(project, manifest), model, attention, seed)
+    if manifest.weights == "missing":
+        raise StudyError(f"model {model}", "it has no weights", manifest.reason)
     return seeded(project, model, spec, attention, seed)
+
+
+def agreement(model: str, folder: Path, graph: bytes, output: str) -> str:
+    """How near a folder's network is to the ONNX graph that its weights were read from, on a photograph, in words.
+
+    Args:
+        output: name of the last hidden state among the graph's outputs.
+
+    Raises:
+        StudyError: the network does not load, or its last hidden state is another.
+    """
+    try:
+        return worker.in_fork(lambda: _agreement(model, folder, graph, output))
+    except (worker.Failed, worker.Defect) as error:
+        found = f"its graph does not run: {worker.first_line(error)}"
+        raise StudyError(f"model {model}", found, "name another file") from None
+
+
+def _agreement(model: str, folder: Path, graph: bytes, output: str) -> str:
+    try:
+        import onnxruntime
+    except ImportError:
+        return "not checked against its graph: ONNX Runtime is not installed"
+    torch_flags.quiet("cpu")
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    given, config = session.get_inputs()[0], _json(folder, sources.CONFIG)
+    made = (1, *architectures.shape(config))
+    _, *shape = (own if isinstance(own, int) else other for own, other in zip(given.shape, made, strict=True))
+    settings: Any = _json(folder, sources.PREPROCESSOR) or DEFAULT, tuple(shape), config["model_type"], model
+    image = inputs.batch(1, Preprocessing(*settings))
+    with torch.inference_mode():
+        own = _pretrained(folder, model, "eager", 0)(image).last_hidden_state.numpy()
+    [theirs] = session.run([output], {given.name: image.numpy()})
+    largest = float(np.abs(theirs).max())
+    apart = float(np.abs(own - theirs).max()) if own.shape == theirs.shape else float("inf")
+    if not apart <= AGREES * largest:
+        found = f"its last hidden state is {apart:.2g} off the graph's"
+        raise StudyError(f"model {model}", found, "correct its config.json, or name another file")
+    return f"last hidden state within {apart:.1e} of the graph's own, whose values reach {largest:.0f}"
 
 
 def seeded(project: Project, model: str, spec: ModelSpec, attention: str, seed: int) -> nn.Module:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from visionquant.bench import fidelity, worker
+from visionquant.bench import fidelity
 from visionquant.core.errors import StudyError
 
 SCALE = 20.0
@@ -25,19 +25,12 @@ Readers = dict[str, list[str]]  # names of normalisations, and of the Linear lay
 def plant(model: nn.Module, channels: int, image: torch.Tensor) -> int:
     """Plant ``channels`` outliers in front of every Linear layer that reads a LayerNorm; return how many norms.
 
-    All passes run in a fork, on its copy: a pass may open CUDA, which a process that forks may not. ``model`` is FP32
-    on the CPU and changed in place; ``image`` is prepared, (1, 3, side, side).
+    ``model`` is FP32 on the CPU and changed in place; ``image`` is prepared, (1, 3, side, side). It is passed here: a
+    pass may open CUDA, so this is no process to fork from.
 
     Raises:
         StudyError: no such normalisation, or the outputs change.
     """
-    readers = worker.in_fork(lambda: _tried(model, channels, image))
-    _scale(model, readers, channels)
-    return len(readers)
-
-
-def _tried(model: nn.Module, channels: int, image: torch.Tensor) -> Readers:
-    """Plant them in this process and return where, by name."""
     readers, remedy = _readers(model, image), "set outliers: 0 in the row"
     if not readers:
         raise StudyError("outliers", "no Linear layer reads a LayerNorm in this model", remedy)
@@ -48,7 +41,7 @@ def _tried(model: nn.Module, channels: int, image: torch.Tensor) -> Readers:
     moved = float((after - before).norm() / before.norm())
     if not moved <= TOLERANCE:
         raise StudyError("outliers", f"planting them moved the outputs by {moved:.2g}", remedy)
-    return readers
+    return len(readers)
 
 
 def _scale(model: nn.Module, readers: Readers, channels: int) -> None:

@@ -18,12 +18,12 @@ from visionquant.records.record import Code
 from visionquant.settings.precision import PrecisionRow
 
 SOURCE = Path(__file__).parents[2]
-ROOTS = ("visionquant.bench.measure", "visionquant.bench.pair_worker")
+ROOTS = ("visionquant.bench.sampling",)
 ENGINES, ROWS = "visionquant.bench.backends", "visionquant/settings/precision.py"
 # Settings of other things, how files and old records are read, what messages say: none of it decides a figure.
 APART = tuple(
     f"visionquant/{name}.py"
-    for name in ("settings/sections", "core/errors", "core/yaml12", "records/upgrade", "weights/hub")
+    for name in ("settings/sections", "core/errors", "core/yaml12", "records/upgrade", "weights/hub", "weights/package")
 )
 Modules = Mapping[str, bytes]
 

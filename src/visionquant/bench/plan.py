@@ -1,103 +1,124 @@
-"""What a command would take before it starts: time and memory of what lacks.
+"""What a command would take before it starts: rounds, time, disk space and memory of what lacks; torch-free.
 
-Times come from what was measured before on the same hardware, in this order: the cell itself, the pair at another batch
-size (in proportion), the precision on other models (by arithmetic). Without any of that a time is unknown, and said to
-be. Memory is the stored weights by arithmetic, or what the pair's process needed at most when it was measured.
+Times come from what was measured before on the same hardware: the model itself, else by arithmetic from the others.
+Where nothing was measured a time is unknown, and said to be.
 """
 
-import itertools
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from statistics import median
 from typing import NamedTuple
 
-from visionquant.bench.cell_run import fewest_passes, median_s, pass_s, spent_s
+from visionquant.bench import schedule
 from visionquant.bench.command import Matrix, blank, kept
+from visionquant.bench.schedule import Cost
 from visionquant.core.errors import StudyError
-from visionquant.core.machine import probe
+from visionquant.core.machine import Environment, probe
 from visionquant.core.paths import Project
 from visionquant.records import archive
-from visionquant.records.record import Record, current
-from visionquant.settings.params import Params, Protocol
+from visionquant.records.record import Record
+from visionquant.settings.params import Params
 from visionquant.weights import architectures, sources
 
+GIB = 2**30
 
-class PlannedPair(NamedTuple):
-    """One pair: batch sizes to measure, their seconds (None: unknown), and bytes of host memory (None: unknown)."""
+
+class PlannedModel(NamedTuple):
+    """One model: rounds to take by batch size, their seconds (None: unknown), and bytes of its converted weights."""
 
     model: str
-    precision: str
-    batch_sizes: tuple[int, ...]
+    rounds: dict[int, int]
+    left_out: dict[int, str]
     seconds: float | None
-    memory: int | None
+    weights_bytes: int
 
     @property
     def text(self) -> str:
-        time = "time unknown" if self.seconds is None else f"about {self.seconds:.0f} s"
-        memory = "memory unknown" if self.memory is None else f"{self.memory / 2**30:.2f} GiB"
-        return f"{self.model} {self.precision}: batch {' '.join(map(str, self.batch_sizes))}; {time}; {memory}"
+        taken = ", ".join(f"batch {size}: {count} rounds" for size, count in self.rounds.items() if count)
+        left = "".join(f"; batch {size}: {why}" for size, why in self.left_out.items())
+        time = "time unknown" if self.seconds is None else f"about {self.seconds / 60:.1f} min"
+        return f"{self.model}: {taken or 'nothing to take'}{left}; {time}"
 
 
-def of_study(project: Project, params: Params, matrix: Matrix) -> list[PlannedPair]:
-    """The pairs of which a run here would measure something; StudyError: a record is broken, the device lacks."""
+def foreseen(project: Project, params: Params, matrix: Matrix) -> list[PlannedModel]:
+    """The models of which a run here would take samples; StudyError: a record is broken, the device lacks."""
     here = probe(params.study.device)
-    records = [record for pair in matrix.pairs if (record := current(project.record(*pair)))]
-    records += [record for machine in archive.recorded(project) for record in machine.records.values()]
-    history = [record for record in records if record.environment.same_hardware(here)]
+    own = {model: _kept(project, params, matrix, model, here) for model in matrix.models}
+    sets = [one.records for one in archive.recorded(project)]
+    earlier = [{pair: one for pair, one in of.items() if one.environment.same_hardware(here)} for of in sets]
+    costs = _costs(project, own, earlier)
+    decided = schedule.read(project.schedule)
+    known = {model: cost for model, cost in costs.items() if cost is not None}
+    wanted = schedule.decide("", matrix.models, matrix.batch_sizes, known, params.protocol, params.study.minutes, 0.0)
+    wanted = wanted if decided is None else schedule.extended(decided, wanted)
     planned = []
-    for pair in matrix.pairs:
-        try:
-            manifest = sources.manifest_of(project, params, pair[0])
-        except StudyError:  # without its weights nothing of a model is kept
-            there: set[int] = set()
-        else:
-            cells = kept(project, blank(project, params, pair, manifest, here), matrix).record.cells
-            there = {cell.batch_size for cell in cells}
-        if sizes := [size for size in matrix.batch_sizes if size not in there]:
-            planned.append(estimate(project, params.protocol, pair, sizes, history))
+    for model in matrix.models:
+        missing = {}
+        for size in matrix.batch_sizes:
+            target = wanted.target(model, size)
+            there = [_there(own[model].get(name), size, target) for name in matrix.precisions]
+            missing[size] = max(0, target - min(there))
+        if not any(missing.values()):
+            continue
+        cost = costs[model]
+        seconds = None
+        if cost is not None:
+            seconds = sum(count * cost.of_round(size, params.protocol) for size, count in missing.items())
+        facts = architectures.facts(project, model)
+        weights = sum(facts.model_bytes.get(name, 0) for name in matrix.precisions) if facts else 0
+        planned.append(PlannedModel(model, missing, wanted.reasons.get(model, {}), seconds, weights))
     return planned
 
 
-def estimate(
-    project: Project, protocol: Protocol, pair: tuple[str, str], batch_sizes: Sequence[int], history: Sequence[Record]
-) -> PlannedPair:
-    """Time and memory of these cells, from records of the same hardware, of which the first tell most."""
-    model, precision = pair
-    facts = architectures.facts(project, model)
-    own = [record.cells for record in history if (record.model, record.precision) == pair]
-    timed = next((cells for cells in own if any(cell.replicates for cell in cells)), ())
-    rates = [
-        median_s(cell) / (cell.batch_size * record.size.macs)
-        for record in history
-        if record.precision == precision and record.size and record.size.macs
-        for cell in record.cells
-        if cell.replicates
-    ]
-    by_arithmetic = median(rates) * facts.macs if facts and rates else None
-    spare = [record.elapsed_s - sum(cell.timed_s() for cell in record.cells) for record in history]
-    seconds: float | None = median(spare or [0.0])
-    for size in batch_sizes:
-        known_s = pass_s(timed, size) if timed else by_arithmetic and by_arithmetic * size
-        if known_s is None or seconds is None:
-            seconds = None
-        elif fewest_passes(protocol) * known_s <= (protocol.limit_s or math.inf):  # else it will be over budget
-            seconds += spent_s(protocol, known_s)
-    used = (cell.memory for cell in itertools.chain(*own) if cell.batch_size in batch_sizes)
-    peaks = [memory.host_peak for memory in used if memory and memory.host_peak]
-    by_counts = facts.model_bytes.get(precision) if facts else None
-    return PlannedPair(model, precision, tuple(batch_sizes), seconds, max(peaks, default=by_counts))
+def _kept(project: Project, params: Params, matrix: Matrix, model: str, here: Environment) -> Mapping[str, Record]:
+    try:
+        manifest = sources.manifest_of(project, params, model)
+    except StudyError:  # without its weights nothing of a model is kept
+        return {}
+    return {
+        name: kept(project, blank(project, params, (model, name), manifest, here), matrix) for name in matrix.precisions
+    }
 
 
-def summary(planned: Sequence[PlannedPair]) -> str:
+def _there(record: Record | None, batch_size: int, target: int) -> int:
+    """Rounds that need not be taken any more."""
+    cell = record.cell(batch_size) if record else None
+    if cell is None or cell.status in ("over_budget", "failed"):
+        return 0
+    return len(cell.rounds) if cell.status == "ok" else target
+
+
+def _costs(
+    project: Project, own: Mapping[str, Mapping[str, Record]], earlier: list[dict[tuple[str, str], Record]]
+) -> dict[str, Cost | None]:
+    """What a round of each model costs; by arithmetic from other models where it was never measured here."""
+    found: dict[str, Cost | None] = {}
+    for model, records in own.items():
+        of_sets = [{name: one for (m, name), one in of.items() if m == model} for of in earlier]
+        tried = (schedule.cost_of(one) for one in (records, *of_sets))
+        found[model] = next((cost for cost in tried if cost), None)
+    facts = {model: architectures.facts(project, model) for model in own}
+    known = [(cost, facts[model]) for model, cost in found.items() if cost]
+    rates = [(cost.apart_s, sum(cost.passes_s) / about.macs) for cost, about in known if about]
+    for model, cost in found.items():
+        about = facts[model]
+        if cost is None and rates and about:
+            apart_s, per_mac = (median(column) for column in zip(*rates, strict=True))
+            found[model] = Cost(apart_s, (per_mac * about.macs,))
+    return found
+
+
+def summary(planned: list[PlannedModel]) -> str:
     """A plan in one line."""
     if not planned:
         return "nothing to measure"
-    known = [pair.seconds for pair in planned if pair.seconds is not None]
-    unknown, memory = len(planned) - len(known), max(pair.memory or 0 for pair in planned)
+    known = [one.seconds for one in planned if one.seconds is not None]
+    unknown, disk = len(planned) - len(known), sum(one.weights_bytes for one in planned)
+    largest = max(one.weights_bytes for one in planned)
     parts = (
-        f"{sum(len(pair.batch_sizes) for pair in planned)} cells to measure",
+        f"{sum(sum(one.rounds.values()) for one in planned)} rounds of {len(planned)} models",
         f"about {sum(known) / 60:.1f} min" if known else "",
-        f"{unknown} pairs were never measured on this hardware: time unknown" if unknown else "",
-        f"largest process about {memory / 2**30:.1f} GiB" if memory else "",
+        f"{unknown} models were never measured on this hardware: time unknown" if unknown else "",
+        f"converted weights take {disk / GIB:.1f} GiB of disk meanwhile" if disk else "",
+        f"largest model about {largest / GIB:.1f} GiB of memory" if largest else "",
     )
     return "; ".join(filter(None, parts))

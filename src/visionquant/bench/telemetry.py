@@ -4,9 +4,8 @@ Energy of an NVIDIA GPU is that of the whole board (NVML), of Intel and AMD CPUs
 kernel mostly shows to root alone). A window lasts at least five seconds and fifty updates of the counter, or is no
 result; what the idle machine draws was taken before anything was loaded and is shown beside it.
 
-Clocks, temperature, power and throttling are asked for ten times a second by a process of its own, which does not
-import torch: ``python -m visionquant.bench.telemetry`` writes a JSON object a line and ends with its parent. What it
-costs it measures itself.
+Clocks, temperature, power and throttling are asked for ten times a second by a process of its own without torch:
+``python -m visionquant.bench.telemetry`` writes a JSON object a line, with its own cost, and ends with its parent.
 """
 
 import json
@@ -36,13 +35,8 @@ REST_S, REST_MOST_S, REST_LOOK_S = 2.0, 30.0, 0.1
 STEADY_SHARE, STEADY_W = 0.03, 1.0  # of power, whichever is more
 PERIOD_S = 0.1
 # nvml.h, nvmlClocksEventReasons; idle and application clocks are no throttling
-REASONS = {
-    4: "power cap",
-    8: "hardware slowdown",
-    32: "thermal (software)",
-    64: "thermal (hardware)",
-    128: "power brake",
-}
+REASONS = {4: "power cap", 8: "hardware slowdown", 32: "thermal (software)", 64: "thermal (hardware)"}
+REASONS |= {128: "power brake"}
 
 
 class EnergyCounter(Protocol):
@@ -123,6 +117,14 @@ def board() -> Iterator[EnergyCounter | str]:
             yield "this GPU has no energy counter"
         else:
             yield Board(*opened)
+
+
+def keep_open() -> None:
+    """Leave NVML open in this process, which forks no more: opening it for a question takes longer than many a slot."""
+    with suppress(Exception):  # there is none
+        import pynvml
+
+        pynvml.nvmlInit()
 
 
 def computing() -> set[int] | None:

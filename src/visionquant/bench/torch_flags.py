@@ -1,4 +1,4 @@
-"""The process-wide switches that a measurement depends on, set in each replicate, and what libraries say meanwhile.
+"""The process-wide switches that a measurement depends on, set where it is made, and what libraries say meanwhile.
 
 Their warnings and log records are counted instead of printed while a pair is prepared: a fallback to slower code is
 told in such a message and nowhere else. Timed passes stay silent: what they would say at each layer has been heard in

@@ -2,13 +2,11 @@
 
 import inspect
 import sys
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import psutil
 import typer
 from typer.core import TyperGroup
 
@@ -27,7 +25,7 @@ class Verbs(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            text = "interrupted; finished cells are kept, the same command goes on from there"
+            text = "interrupted; finished rounds are kept, the same command goes on from there"
             print(f"visionquant: {text}", file=sys.stderr)
             raise SystemExit(130) from None
 
@@ -131,10 +129,5 @@ def require_none_failed(project: Project, pairs: Sequence[tuple[str, str]]) -> N
         raise PairsFailed(
             f"{len(failed)} of {len(pairs)} pairs failed",
             f"each row says why, tracebacks are in {project.shown(project.failure('').parent)}",
-            f"the next sweep tries them again, or `visionquant measure --model {model} --precision {precision}`",
+            f"the next sweep tries them again, or `visionquant sample --retry --model {model} --precision {precision}`",
         )
-
-
-def untimed_s() -> float:
-    """Seconds since this process began."""
-    return max(0.0, time.time() - psutil.Process().create_time())

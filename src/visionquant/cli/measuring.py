@@ -7,89 +7,137 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 import visionquant.cli.common as common
-from visionquant.bench import executor as executors
-from visionquant.bench import plan as plans
-from visionquant.bench.command import Command, Matrix
 from visionquant.cli.common import machine_of, verb
-from visionquant.core import files, machine
-from visionquant.core.errors import PairsFailed, StudyError
+from visionquant.core import files, lock, machine, processors
+from visionquant.core.errors import StudyError
 from visionquant.core.paths import Project
-from visionquant.records import archive, outcomes
+from visionquant.records import outcomes
+from visionquant.records import record as records
 from visionquant.settings.params import Params, known
 from visionquant.weights import sources as weights
+from visionquant.weights.package import Compare
+
+if TYPE_CHECKING:
+    from visionquant.bench.command import Matrix
+    from visionquant.bench.sampling import Outcome
 
 Platform = Annotated[str, typer.Option("--platform", help="A name for this machine, e.g. rtx-4090.")]
 Partial = Annotated[bool, typer.Option("--partial", help="Though pairs of the study are missing.")]
+Rounds = Annotated[int | None, typer.Option(min=1, help="Stop once every pair at batch size 1 has so many rounds.")]
+Retry = Annotated[bool, typer.Option("--retry", help="Try again what was busy, out of memory or failed.")]
+Minutes = Annotated[float, typer.Option(min=0, help="Stop after so long, exit code 75; the same command goes on.")]
 PROGRAM = (sys.executable, "-c", "from visionquant.cli import main; main()")
+RUNS, TIME_IS_UP = 3, 75  # tries of what waits for a quieter machine; an exit code
 
 
 @verb("write")
 def environment(project: Project, params: Params) -> None:
-    """Write environment.json: what this machine is, what sets its speed, and the versions that matter.
+    """Write what this machine is, what sets its speed, and what lies behind each model's weights now.
 
     Limits of the instruction set (ATEN_CPU_CAPABILITY and the like) are part of it, though ONNX Runtime and
     bitsandbytes read the processor itself and ignore them.
     """
     here = machine_of(params)
     machine.declare(project, here)
+    files.save(project.sources, json.dumps(weights.sources(project, params), indent=1) + "\n")
     print(f"{here.device}: {here.title}\nspeed: {here.speed}")
 
 
 @verb("write")
-def sources(project: Project, params: Params) -> None:
-    """Write data/sources.json: have the weights' files changed since they were downloaded? `dvc repro` asks first."""
-    digests = weights.sources(project, params)
-    files.save(project.sources, json.dumps(digests, indent=1) + "\n")
-    print(f"{project.shown(project.sources)}: {len(digests)} models")
-
-
-@verb("write")
 def download(project: Project, params: Params, model: common.Model) -> None:
-    """Fetch the weights of one model at their pinned revision, or say that they will be seeded."""
+    """Fetch the weights of one model at their pinned revision or sha256, or say that they are seeded or missing."""
     from visionquant.weights import checkpoint
 
     known("models", [model], params.models)
-    manifest = checkpoint.download(project, params, model)
-    print(f"{model}: {manifest.weights}, {manifest.source}" + (f" ({manifest.reason})" if manifest.reason else ""))
+    compare: Compare | None = None
+    if params.models[model].package is not None:
+        from visionquant.bench import loading
+
+        compare = loading.agreement
+    manifest = checkpoint.download(project, params, model, compare)
+    found = manifest.provenance
+    known_of = f"{found.agreement}; {found.note}" if found else manifest.reason
+    print(f"{model}: {manifest.weights}, {manifest.source}" + (f" ({known_of})" if known_of else ""))
 
 
 @verb("measure")
-def reference(project: Project, params: Params, model: common.Model, keep_going: common.KeepGoing = False) -> None:
-    """Compute the FP32 outputs of one model that every precision of it is compared with."""
-    from visionquant.bench import reference as references
+def sample(
+    project: Project,
+    params: Params,
+    model: common.Models = None,
+    precision: common.Precisions = None,
+    batch_size: common.BatchSizes = None,
+    again: common.Again = False,
+    retry: Retry = False,
+    rounds: Rounds = None,
+    minutes: Minutes = math.inf,
+) -> None:
+    """Take the samples that are missing, round after round; all of the study by default.
 
-    known("models", [model], params.models)
-    outputs = references.make(project, params, model)
-    if outputs.failed and not keep_going:
-        raise PairsFailed(f"reference of {model}", outputs.reason, "the same command tries again")
-    print(f"{model}: {project.shown(project.reference(model))}" + (f" ({outputs.reason})" if outputs.reason else ""))
+    A precision is sampled together with FP32 and the placebo, so that its ratios cross no two runs.
+    """
+    from visionquant.bench import sampling
+    from visionquant.bench.command import Command, Matrix
+    from visionquant.cli.progress import Lines
+
+    matrix = Matrix.of(params, model, precision, batch_size, again)
+    command = Command(Lines(), until_s=time.monotonic() + 60 * minutes, rounds=rounds, retry=retry)
+    outcome = sampling.sample(project, params, matrix, command)
+    _tell(project, params, outcome)
+    _require_time(outcome, minutes)
 
 
-@verb("measure")
+def _tell(project: Project, params: Params, outcome: "Outcome") -> None:
+    """Say how much was measured, what waits for another run, and what helps where a core is taken."""
+    nothing = "nothing was measured: all samples are there" + (" that this machine gives now" if outcome.wait else "")
+    print(f"{outcome.rounds} rounds measured" if outcome.rounds else f"{nothing}; --again takes them anew")
+    if not outcome.wait:
+        return
+    (model, precision, size), why = next(iter(outcome.wait.items()))
+    waits = f"{len(outcome.wait)} cells wait for a quieter machine, e.g. {model} {precision} at batch size {size}"
+    print(f"{waits} ({why}): `make repro` or `visionquant sweep` tries them again")
+    cores, busy = processors.usable(), any("busy" in why for why in outcome.wait.values())
+    if busy and cores > 1 and params.protocol.threads is None and machine.declared(project).device == "cpu":
+        trap = "where a program keeps a core, as many threads as cores make a pass 20 to 100 times as long"
+        print(f"{trap}; --set protocols.{params.study.protocol}.threads={cores - 1} leaves it one")
+
+
+def _require_time(outcome: "Outcome", minutes: float) -> None:
+    if not outcome.complete and minutes < math.inf:
+        print(f"visionquant: {minutes:g} minutes are over; the same command goes on from here", file=sys.stderr)
+        raise SystemExit(TIME_IS_UP)
+
+
+@verb("write")
 def measure(
     project: Project,
     params: Params,
-    model: common.Model,
-    precision: common.Precision,
-    batch_size: common.BatchSizes = None,
-    again: common.Again = False,
+    model: common.Models = None,
+    precision: common.Precisions = None,
     keep_going: common.KeepGoing = False,
 ) -> None:
-    """Measure one pair: all batch sizes that it lacks; exit code 3 where one failed unexpectedly."""
-    from visionquant.bench import measure as pairs
-    from visionquant.cli import progress
+    """Check the samples of pairs and write their records; all that were sampled by default.
 
-    matrix = Matrix.of(params, [model], [precision], batch_size, again)
-    (record,) = pairs.measure(project, params, matrix, Command(before_s=common.untimed_s()))
-    print(progress.line(record))
-    if record.failure and not keep_going:
-        raise PairsFailed(f"{model} {precision}", record.failure, "the same command tries again")
+    Exit code 3 where a cell failed unexpectedly.
+    """
+    from visionquant.cli.progress import line
+
+    known("models", model or (), params.models)
+    known("precisions", precision or (), params.precisions)
+    named = bool(model or precision)
+    pairs = [(one, other) for one in model or params.study.models for other in precision or params.study.precisions]
+    pairs = [pair for pair in pairs if named or project.samples(*pair).is_file()]
+    for pair in pairs:
+        print(line(records.write(project.record(*pair))))
+    if not keep_going:
+        common.require_none_failed(project, pairs)
 
 
 @common.app.command()
@@ -100,9 +148,7 @@ def sweep(
     all_models: Annotated[bool, typer.Option("--all-models", help="Every model of study.models.")] = False,
     all_precisions: Annotated[bool, typer.Option("--all-precisions", help="Every one of study.precisions.")] = False,
     again: common.Again = False,
-    minutes: Annotated[
-        float, typer.Option(min=0, help="Stop after so long, exit code 75; the same command goes on.")
-    ] = math.inf,
+    minutes: Minutes = math.inf,
     executor: Annotated[
         Literal["local"] | None, typer.Option(help="Measure each model by a command of its own, with a log of its own.")
     ] = None,
@@ -113,35 +159,51 @@ def sweep(
 
     Exit code 3: all was tried, and a pair failed unexpectedly; its row says why.
     """
+    from visionquant.bench import plan as plans
+    from visionquant.bench.command import Matrix
+
     project, params = common.opened("submit", overrides, results)
     models = common.chosen("model", model, all_models)
     precisions = common.chosen("precision", precision, all_precisions)
     matrix = Matrix.of(params, models, precisions, batch_size, again)
     machine_of(params)
-    print(f"plan: {plans.summary(plans.of_study(project, params, matrix))}")
     if executor is None:
         _measure_here(project, params, matrix, minutes)
     elif again or minutes < math.inf:
         raise StudyError("sweep --executor", "it takes neither --again nor --minutes", "leave them out")
     else:
-        _submit(project, params, matrix, {"--set": overrides or (), "--results": [results] if results else ()})
+        print(f"plan: {plans.summary(plans.foreseen(project, params, matrix))}")
+        minutes_each = params.study.minutes and params.study.minutes / len(matrix.models)
+        shares = [*(overrides or ()), f"study.minutes={json.dumps(minutes_each)}"]
+        _submit(project, params, matrix, {"--set": shares, "--results": [results] if results else ()})
     common.require_none_failed(project, matrix.pairs)
 
 
-def _measure_here(project: Project, params: Params, matrix: Matrix, minutes: float) -> None:
-    from visionquant.bench import measure as pairs
-    from visionquant.cli import progress
+def _measure_here(project: Project, params: Params, matrix: "Matrix", minutes: float) -> None:
+    """Weights, samples and records; what waits for a quieter machine is tried in three runs, with --minutes in one."""
+    from visionquant.bench import sampling
+    from visionquant.bench.command import Command
+    from visionquant.cli.progress import Lines, line
 
-    with progress.Bar(matrix) as bar:
-        command = Command(bar, common.untimed_s(), time.monotonic() + 60 * minutes)
-        done = pairs.sweep(project, params, matrix, command)
-    if not done:
-        print(f"visionquant: {minutes:g} minutes are over; the same command goes on from here", file=sys.stderr)
-        raise SystemExit(75)
+    until_s, rounds = time.monotonic() + 60 * minutes, 0
+    with lock.held(project):
+        for run in range(RUNS if minutes == math.inf else 1):
+            command = Command(Lines(), until_s=until_s, retry=run > 0)
+            outcome = sampling.sweep(project, params, matrix, command)
+            matrix, rounds = replace(matrix, again=False), rounds + outcome.rounds
+            if not outcome.wait:
+                break
+        _tell(project, params, outcome._replace(rounds=rounds))
+        for pair in matrix.pairs:
+            if project.samples(*pair).is_file():
+                print(line(records.write(project.record(*pair))))
+    _require_time(outcome, minutes)
 
 
-def _submit(project: Project, params: Params, matrix: Matrix, options: dict[str, Sequence[object]]) -> None:
+def _submit(project: Project, params: Params, matrix: "Matrix", options: dict[str, Sequence[object]]) -> None:
     """Measure each model by a command that an executor runs, and say which of them left no valid records."""
+    from visionquant.bench import executor as executors
+
     logs = project.local / "jobs"
     options = {"--precision": matrix.precisions, "--batch-size": matrix.batch_sizes, **options}
     words = [word for option, values in options.items() for value in values for word in (option, str(value))]
@@ -161,9 +223,12 @@ def plan(
     precision: common.Precisions = None,
     batch_size: common.BatchSizes = None,
 ) -> None:
-    """Say which cells a run would measure, and about how long and in how much memory; measures nothing."""
-    planned = plans.of_study(project, params, Matrix.of(params, model, precision, batch_size))
-    print("\n".join([*(pair.text for pair in planned), plans.summary(planned)]))
+    """Say what a run would sample: rounds and batch sizes that fit study.minutes, time, memory; measures nothing."""
+    from visionquant.bench import plan as plans
+    from visionquant.bench.command import Matrix
+
+    planned = plans.foreseen(project, params, Matrix.of(params, model, precision, batch_size))
+    print("\n".join([*(one.text for one in planned), plans.summary(planned)]))
 
 
 @verb("measure")
@@ -209,27 +274,7 @@ def evaluate_pretrained(project: Project, params: Params) -> None:
 @verb("write")
 def record(project: Project, params: Params, platform: Platform, partial: Partial = False) -> None:
     """Copy this machine's evidence to a folder of data/machines, with hashes, for a pull request."""
+    from visionquant.records import archive
+
     folder = archive.record(project, params, platform, partial)
     print(f"{project.shown(folder)}: {len(archive.set_manifest(folder).files)} files and a manifest")
-
-
-@verb("measure")
-def aa_test(
-    project: Project,
-    params: Params,
-    model: common.Models = None,
-    precision: common.Precisions = None,
-    again: common.Again = False,
-) -> None:
-    """Measure at least 20 cells twice: how many does the verdict call different, and how fine can this machine tell?"""
-    from visionquant.analysis import comparison
-    from visionquant.analysis import study as evidence
-    from visionquant.bench import aa_test as test
-
-    test.measure(project, params, test.matrix_of(project, params, model, precision, again), print)
-    study = evidence.gather(project, params)
-    outcome = comparison.repeated_run(study, study.local)
-    print("\n".join(outcome.lines))
-    if not outcome.passed:
-        remedy = "end other work on this machine, or use a protocol with more processes"
-        raise StudyError("aa-test", outcome.text, remedy)

@@ -91,12 +91,12 @@ def report(project: Project, params: Params) -> None:
 
 @verb("analyse")
 def validate(study: "Study") -> None:
-    """Judge the supplement's three expected metrics; exit code 1 only where comparable figures differ."""
-    from visionquant.analysis import published_validation
+    """Judge the supplement's three expected metrics; exit code 1 only where comparable figures refute one."""
+    from visionquant.analysis.claims import ledger
 
-    verdicts = published_validation.validations(study)
-    print("\n".join(verdict.text for verdict in verdicts))
-    if any(verdict.verdict == "differs" for verdict in verdicts):
+    found = ledger.validation(study)
+    print("\n".join(f"{claim.row} [{one.source}]: {one.text}" for claim, one in found))
+    if any(one.word == "refuted" for _, one in found):
         raise SystemExit(1)
 
 

@@ -25,17 +25,16 @@ class Project:
     """A checkout of the study; all files are found from its root.
 
     ``machines`` has a folder a machine, of which ``local`` is this one: git ignores it, and the pipeline writes nowhere
-    else but to the reports. ``side`` names a measurement beside the study's own ("aa/first"): everything that measuring
-    writes has another place then, so that neither touches the other. ``results`` takes the place of ``local``.
+    else but to the reports. ``results`` takes the place of ``local``.
     """
 
     root: Path
-    side: str = ""
     results: Path | None = None
 
     params = _At("params.yaml")
     architectures = _At("data/architectures")
     supplement = _At("data/supplement")
+    published = _At("data/published")
     machines = _At("data/machines")
     notebooks = _At("notebooks")
     reports = _At("reports")
@@ -44,7 +43,9 @@ class Project:
     executed = _At("reports/notebooks")
     lock = _At(".lock", "local")  # whoever holds it measures or writes records here
     sources = _At("sources.json", "local")  # what lies behind each model now, by digest
-    environment = _At("environment.json", "_state")  # which machine measures here
+    environment = _At("environment.json", "local")  # which machine measures here
+    schedule = _At("schedule.json", "local")  # the rounds of the study, as they were foreseen
+    prepared = _At("prepared", "local")  # converted weights, kept between rounds
 
     @classmethod
     def find(cls, start: Path | None = None) -> "Project":
@@ -64,34 +65,26 @@ class Project:
         """What is measured, and what measuring needs, on this machine."""
         return self.results or self.machines / LOCAL
 
-    @property
-    def _state(self) -> Path:
-        return self.local / self.side / "state" if self.side else self.local
-
     def shown(self, path: Path) -> str:
         """A path as messages name it: from the root, where it lies below that."""
         return (path.relative_to(self.root) if path.is_relative_to(self.root) else path).as_posix()
 
     def manifest(self, model: str) -> Path:
         """Where the download stage says which weights ``model`` has."""
-        return self._state / "models" / f"{model}.json"
-
-    def reference(self, model: str) -> Path:
-        """Where the FP32 features of ``model`` on the fidelity images lie."""
-        return self._state / "references" / f"{model}.npz"
+        return self.local / "models" / f"{model}.json"
 
     def weights(self, network: str, fold: int) -> Path:
         """The weights of a network that was trained on all folds but one."""
         return self.local / "trained" / network / f"fold{fold}.safetensors"
 
     def record(self, model: str, precision: str) -> Path:
-        """The record of a finished pair."""
-        return self.local / (self.side or "latency") / f"{model}-{precision}.json"
+        """The record of a pair."""
+        return self.local / "latency" / f"{model}-{precision}.json"
 
-    def progress(self, model: str, precision: str) -> Path:
-        """The cells of a pair that is under way; gone once the pair is finished."""
-        return self._state / "progress" / f"{model}-{precision}.json"
+    def samples(self, model: str, precision: str) -> Path:
+        """All that was sampled of a pair; it grows while the pair is measured."""
+        return self.local / "samples" / f"{model}-{precision}.json.gz"
 
     def failure(self, name: str) -> Path:
-        """The traceback of what failed unexpectedly: a pair (MODEL-PRECISION), or the reference of a model (MODEL)."""
-        return self._state / "failures" / f"{name}.log"
+        """The traceback of what failed unexpectedly: a pair (MODEL-PRECISION), or a model (MODEL)."""
+        return self.local / "failures" / f"{name}.log"

@@ -19,7 +19,7 @@ from pydantic import Field
 from visionquant.core import files
 from visionquant.core.errors import StudyError
 from visionquant.core.frozen import InputSize, Strict
-from visionquant.records.record import sha256_of
+from visionquant.records.record import WeightsKind, sha256_of
 from visionquant.settings.precision import Dtype, Precision
 from visionquant.weights import hub
 from visionquant.weights.sources import HubFile
@@ -29,7 +29,7 @@ CONFIG, TENSORS, PREPROCESSOR = "config.json", "model.safetensors", "preprocesso
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 LIBRARIES = ("torch", "transformers", "bitsandbytes", "safetensors", "visionquant")  # that a stored model depends on
 REMEDY = "export it again with `visionquant export`"
-Weights = Literal["trained here", "seeded", "pretrained"]
+Weights = WeightsKind | Literal["trained here"]
 
 
 class ModelManifest(Strict):

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from visionquant.accuracy.model_source import seeded_model
-from visionquant.bench import fidelity, interleave
+from visionquant.bench import fidelity
 from visionquant.deploy import compute
-from visionquant.recipes import Environment, Params, Project, Row, recipe
+from visionquant.recipes import Environment, Params, Project, Row, recipe, timing
 
 MODELS, BATCH, ROUNDS = ("deit-tiny-ultra-efficient", "deit-small-distilled-224"), 4, 5
 SHARE = 1e-4  # of a tensor's largest gradient
@@ -24,7 +24,7 @@ def run(project: Project, params: Params, machine: Environment) -> Iterator[Row]
         plain, images = net.to(machine.device).train(), images.to(machine.device)
         nets = {"plain": plain, "checkpoints": copy.deepcopy(plain)}
         compute.enable_checkpointing(nets["checkpoints"])
-        times = interleave.take({way: partial(_step, nets[way], images) for way in nets}, machine.device, ROUNDS)
+        times = timing.take({way: partial(_step, nets[way], images) for way in nets}, machine.device, ROUNDS)
         kept = {way: _step(nets[way], images) for way in nets}
         gradients = [[p.grad for p in each.parameters() if p.grad is not None] for each in nets.values()]
         same = all(_same(a, b, machine.device) for a, b in zip(*gradients, strict=True))
@@ -33,8 +33,8 @@ def run(project: Project, params: Params, machine: Environment) -> Iterator[Row]
             yield named | {
                 "kept_mib": kept[way] / 2**20,
                 "share": kept[way] / kept["plain"],
-                "median_ms": interleave.milliseconds(times, way),
-                "time_ratio": 1 / interleave.speedup(times, way, "plain"),
+                "median_ms": timing.milliseconds(times, way),
+                "time_ratio": 1 / timing.speedup(times, way, "plain"),
                 "same_gradients": "yes" if same else "no",
             }
 

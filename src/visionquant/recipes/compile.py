@@ -8,10 +8,11 @@ from itertools import product
 import torch
 
 from visionquant.accuracy.model_source import seeded_model
-from visionquant.bench import fidelity, interleave
+from visionquant.bench import device as devices
+from visionquant.bench import fidelity
 from visionquant.core.errors import StudyError
 from visionquant.deploy import compute
-from visionquant.recipes import Environment, Params, Project, Row, recipe
+from visionquant.recipes import Environment, Params, Project, Row, recipe, timing
 
 MODELS, BATCHES, ROUNDS = ("deit-tiny-ultra-efficient", "vit-base-224-production"), (1, 8), 5
 
@@ -37,27 +38,27 @@ def _rows(net: torch.nn.Module, images: torch.Tensor, device: str, model: str) -
         eager, compiled = f"{name} eager", f"{name} compiled"
         ways[eager] = _call(own, given)
         ways[eager]()  # what starts with the first pass of all is no part of compiling
-        interleave.synchronize(device)
+        devices.of(device).synchronize()
         begun = time.perf_counter()
         try:
             ways[compiled] = _call(compute.compiled(own, given), given)
-            interleave.synchronize(device)
+            devices.of(device).synchronize()
             compile_s[compiled] = time.perf_counter() - begun
         except StudyError as error:
             why[compiled] = str(error)
-    times = interleave.take(ways, device, ROUNDS)
+    times = timing.take(ways, device, ROUNDS)
     expected = fidelity.features_of(ways["fp32 eager"]())
-    fastest = min((way for way in ways if way.startswith("fp32")), key=lambda way: interleave.milliseconds(times, way))
+    fastest = min((way for way in ways if way.startswith("fp32")), key=lambda way: timing.milliseconds(times, way))
     for way, call in ways.items():
         yield {
             "model": model,
             "batch_size": len(images),
             "way": way,
-            "median_ms": interleave.milliseconds(times, way),
-            "speedup": interleave.speedup(times, way, "fp32 eager"),
-            "to_fastest_fp32": interleave.speedup(times, way, fastest),
+            "median_ms": timing.milliseconds(times, way),
+            "speedup": timing.speedup(times, way, "fp32 eager"),
+            "to_fastest_fp32": timing.speedup(times, way, fastest),
             "fastest_fp32": fastest,
-            "cosine": interleave.mean_cosine(fidelity.features_of(call()), expected),
+            "cosine": timing.mean_cosine(fidelity.features_of(call()), expected),
             "compile_s": compile_s.get(way),
             "why_missing": "not compiled",
         }

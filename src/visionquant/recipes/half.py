@@ -8,9 +8,9 @@ import torch
 
 from visionquant.accuracy import training
 from visionquant.accuracy.model_source import seeded_model
-from visionquant.bench import fidelity, interleave
+from visionquant.bench import fidelity
 from visionquant.deploy import compute
-from visionquant.recipes import Environment, Params, Project, Row, recipe
+from visionquant.recipes import Environment, Params, Project, Row, recipe, timing
 
 NETWORK, EPOCHS = "digits-vit", 12
 MODEL, BATCHES = "deit-small-distilled-224", (1, 8)
@@ -31,13 +31,13 @@ def run(project: Project, params: Params, machine: Environment) -> Iterator[Row]
     for size in BATCHES:
         batch = images[:size]
         expected = fidelity.features_of(ways["fp32"](batch))
-        times = interleave.take({way: partial(call, batch) for way, call in ways.items()}, machine.device)
+        times = timing.take({way: partial(call, batch) for way, call in ways.items()}, machine.device)
         for way, call in ways.items():
             named: Row = {"part": "inference", "weights": "seeded", "model": MODEL, "way": way, "batch_size": size}
             yield named | {
-                "median_ms": interleave.milliseconds(times, way),
-                "speedup": interleave.speedup(times, way, "fp32"),
-                "cosine": interleave.mean_cosine(fidelity.features_of(call(batch)), expected),
+                "median_ms": timing.milliseconds(times, way),
+                "speedup": timing.speedup(times, way, "fp32"),
+                "cosine": timing.mean_cosine(fidelity.features_of(call(batch)), expected),
                 "why_missing": "not a figure of inference",
             }
 

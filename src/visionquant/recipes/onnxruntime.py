@@ -16,11 +16,11 @@ import torch
 from torch import nn
 
 from visionquant.accuracy.model_source import seeded_model
-from visionquant.bench import fidelity, interleave, torch_flags
+from visionquant.bench import fidelity, torch_flags
 from visionquant.bench.backends import convert, onnx_graph
 from visionquant.bench.backends.ort import Network, Options
 from visionquant.core.errors import StudyError
-from visionquant.recipes import Environment, Params, Project, Row, recipe
+from visionquant.recipes import Environment, Params, Project, Row, recipe, timing
 from visionquant.settings.params import known
 from visionquant.settings.precision import FP32
 
@@ -98,7 +98,7 @@ def time_variants(field: Sequence[EngineVariant], images: torch.Tensor, rounds: 
     cosines = [fidelity.compare(outputs[0], output, "none").cosine for output in outputs]
     for batch_size, count in rounds.items():
         ways = {str(i): partial(each.run, images[:batch_size].to(each.dtype)) for i, each in enumerate(field)}
-        times = 1e3 * np.array(list(interleave.take(ways, "cpu", count, warmups=1).values()))  # (variants, rounds), ms
+        times = 1e3 * np.array(list(timing.take(ways, "cpu", count, warmups=1).values()))  # (variants, rounds), ms
         medians = np.median(times, axis=1)
         floats = [i for i, each in enumerate(field) if each.precision in ("fp32", FLOAT)]
         fastest = min(floats, key=lambda i: float(medians[i]))

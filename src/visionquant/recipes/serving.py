@@ -33,7 +33,7 @@ import psutil
 import torch
 
 from visionquant.accuracy.model_source import open_model
-from visionquant.bench import image_file, inputs, interleave, torch_flags
+from visionquant.bench import image_file, inputs, torch_flags, turns
 from visionquant.core.errors import StudyError
 from visionquant.deploy.predictor import Predictor
 from visionquant.recipes import Environment, Params, Project, Row, recipe
@@ -156,7 +156,8 @@ def _under_load(direct: Predictor) -> Iterator[Row]:
         servers = {on: stack.enter_context(_server(direct, on == "on")) for on in ("on", "off")}
         for server in servers.values():
             server.wait_until_ready()
-        for n, (_, turn) in product(CLIENTS, [*interleave.turns(("on", "off", "direct"), ROUNDS)]):
+        every = [turn for number in range(ROUNDS) for turn in turns.order(("on", "off", "direct"), number)]
+        for n, turn in product(CLIENTS, every):
             with ExitStack() as others:
                 for on in servers.keys() - {turn}:
                     others.enter_context(servers[on].suspended())

@@ -11,11 +11,12 @@ from statistics import median
 import torch
 
 from visionquant.accuracy.model_source import seeded_model
-from visionquant.bench import fidelity, interleave
+from visionquant.bench import device as devices
+from visionquant.bench import fidelity
 from visionquant.bench.backends import convert
 from visionquant.deploy import serialization
 from visionquant.deploy.serialization import Device
-from visionquant.recipes import Environment, Params, Project, Row, recipe
+from visionquant.recipes import Environment, Params, Project, Row, recipe, timing
 
 MODELS = ("deit-tiny-ultra-efficient", "vit-base-224-production")
 PRECISIONS = ("fp32", "fp16", "int8", "nf4")
@@ -45,10 +46,10 @@ def run(project: Project, params: Params, machine: Environment) -> Iterator[Row]
         with tempfile.TemporaryDirectory() as root:
             for name, row in rows.items():
                 own, folder = copy.deepcopy(net), Path(root) / name
-                interleave.synchronize(device)
+                devices.of(device).synchronize()
                 begun = time.perf_counter()
                 converted = convert.convert(own, row, device)
-                interleave.synchronize(device)
+                devices.of(device).synchronize()
                 convert_s = time.perf_counter() - begun
                 manifest = serialization.save(converted, row, folder, device, side, "seeded", "a recipe")
                 sizes[name] = sum(file.bytes for file in manifest.files)
@@ -58,10 +59,10 @@ def run(project: Project, params: Params, machine: Environment) -> Iterator[Row]
                 figures[name] = {"convert_s": convert_s, "identical": "yes" if identical else "no"}
                 del converted
             ways = {name: partial(_output, Path(root) / name, images[:1], device) for name in rows}
-            times = interleave.take(ways, device, ROUNDS, warmups=1)
+            times = timing.take(ways, device, ROUNDS, warmups=1)
         for name in rows:
             size: Row = {"file_bytes": sizes[name], "share_of_fp32": sizes[name] / sizes["fp32"]}
-            ready: Row = {"ready_s": median(times[name]), "ready_speedup": interleave.speedup(times, name, "fp32")}
+            ready: Row = {"ready_s": median(times[name]), "ready_speedup": timing.speedup(times, name, "fp32")}
             yield {"model": model, "precision": name} | size | ready | figures[name]
 
 

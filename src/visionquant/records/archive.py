@@ -3,11 +3,12 @@
 ``local`` is this machine's, written by the pipeline; what was recorded there under other settings than those in force
 is stale and left out, with the reason. :func:`record` copies it to a named machine, whose ``manifest.json`` holds the
 sha256 of every file: that is only read from then on, never stale, and says which settings it was recorded under.
+Samples lie beside the records that name them.
 """
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -17,16 +18,16 @@ from visionquant.core.errors import StudyError
 from visionquant.core.frozen import Frozen
 from visionquant.core.paths import LOCAL, Project
 from visionquant.records import outcomes
-from visionquant.records.machine_set import AA_SIDES, MachineSet, Records
+from visionquant.records.machine_set import MachineSet, Records
 from visionquant.records.outcomes import Labelled, Recipe, Scores
-from visionquant.records.record import Record, current, read, stale
+from visionquant.records.record import SAMPLES, Record, current, read, samples_of, stale
 from visionquant.settings.params import Params
 
 MANIFEST = "manifest.json"
 NAME = r"^[a-z0-9]+(-[a-z0-9]+)*$"
-KINDS = ("latency", *AA_SIDES, "accuracy", "recipes")
-EARLIER = "measured by an earlier version of this code"
-Found = TypeVar("Found", Record, Scores, Recipe)
+KINDS = ("latency", SAMPLES, "accuracy", "recipes")
+SAMPLES_BYTES = 3_000_000  # of a named machine, at most: they are committed
+Found = TypeVar("Found", Scores, Recipe)
 
 
 class SetManifest(Frozen):
@@ -60,12 +61,11 @@ def folders(project: Project) -> list[Path]:
 def _named(folder: Path) -> MachineSet:
     for name, fault in faults(folder).items():
         raise StudyError(files.shown(folder / name), fault, "restore the machine from git, or record it again")
-    latency, first, second = (_by_pair(map(read, _paths(folder / kind))) for kind in ("latency", *AA_SIDES))
-    _require_one_machine(files.shown(folder), [*latency.values(), *first.values(), *second.values()])
+    records = [read(path) for path in _paths(folder / "latency")]
+    _require_one_machine(files.shown(folder), records)
     return MachineSet(
         folder.name,
-        latency,
-        (first, second) if first and first.keys() == second.keys() else None,
+        {record.pair: record for record in records},
         {scores.network: scores for scores in map(outcomes.read_scores, _paths(folder / "accuracy"))},
         outcomes.read_labelled(folder),
         {run.name: run for run in map(outcomes.read_recipe, _paths(folder / "recipes"))},
@@ -75,24 +75,21 @@ def _named(folder: Path) -> MachineSet:
 def local(project: Project, params: Params) -> MachineSet:
     """This machine's evidence under the settings in force, and why the rest is left out; see :func:`machines`.
 
-    Precisions that the study does not list, and that were measured all the same, are there too. Beside records of this
-    version those of an earlier one have no place.
+    Precisions that the study does not list, and that were measured all the same, are there too.
     """
     records, missing = _latency(project, params)
     left_out: dict[str, str] = {}
 
-    def fresh(kind: str, read: Callable[[Path], Found], beside: Records | None = None) -> Iterator[Found]:
+    def fresh(kind: str, read: Callable[[Path], Found]) -> Iterator[Found]:
         for path in _paths(project.local / kind):
             evidence = read(path)
-            if why := stale(evidence, params) or _why_apart(evidence, beside):
+            unknown = isinstance(evidence, Recipe) and evidence.settings is None
+            why = "which settings it was run under is not recorded" if unknown else stale(evidence, params)
+            if why:
                 left_out[f"{kind}/{path.name}"] = why
             else:
                 yield evidence
 
-    first = _by_pair(fresh(AA_SIDES[0], read, records))
-    second = _by_pair(fresh(AA_SIDES[1], read, records or first))
-    passed = [{path.name for path in _paths(project.local / side)} for side in AA_SIDES]
-    both = [pair for pair in first if pair in second] if passed[0] == passed[1] else []
     labelled = outcomes.read_labelled(project.local)
     if labelled is not None:
         old = {result.model: why for result in labelled.judged if (why := stale(result, params))}
@@ -102,7 +99,6 @@ def local(project: Project, params: Params) -> MachineSet:
     return MachineSet(
         LOCAL,
         records,
-        ({pair: first[pair] for pair in both}, {pair: second[pair] for pair in both}) if both else None,
         {scores.network: scores for scores in fresh("accuracy", outcomes.read_scores)},
         labelled,
         {run.name: run for run in fresh("recipes", outcomes.read_recipe)},
@@ -115,37 +111,12 @@ def _latency(project: Project, params: Params) -> tuple[Records, dict[tuple[str,
     found = {pair: current(project.record(*pair)) for pair in (*params.pairs(), *params.other_pairs())}
     why = {pair: stale(record, params) if record else "not measured" for pair, record in found.items()}
     records = {pair: record for pair, record in found.items() if record and not why[pair]}
-    # One set has one schema: what one record does not say of the machine can't be held against the others.
-    least = min((record.environment.unrecorded for record in records.values()), key=len, default=())
-    why |= {pair: EARLIER for pair, record in records.items() if record.environment.unrecorded != least}
-    records = {pair: record for pair, record in records.items() if not why[pair]}
     _require_one_machine(files.shown(project.local / "latency"), list(records.values()))
     return records, {pair: reason for pair in params.pairs() if (reason := why[pair])}
 
 
-def _why_apart(evidence: Record | Scores | Recipe, beside: Records | None) -> str | None:
-    """Why a record of an A/A run says nothing of the records beside it, or nobody knows when a recipe is stale."""
-    if isinstance(evidence, Recipe) and evidence.settings is None:
-        return "which settings it was run under is not recorded"
-    if not isinstance(evidence, Record) or not beside:
-        return None
-    other = beside.get(evidence.pair, next(iter(beside.values())))
-    if differences := evidence.environment.differs_from(other.environment):
-        return f"measured on another machine: {'; '.join(differences)}"
-    if evidence.environment.unrecorded != other.environment.unrecorded:
-        return EARLIER
-    if evidence.code.measuring_sha256 not in {record.code.measuring_sha256 for record in beside.values()}:
-        return f"measured by other code ({evidence.code.measuring_sha256[:8]}) than the records"
-    differ = evidence.pair == other.pair and evidence.settings.weights != other.settings.weights
-    return "measured with other weights than the records" if differ else None
-
-
-def _by_pair(records: Iterable[Record]) -> Records:
-    return {record.pair: record for record in records}
-
-
 def _paths(folder: Path) -> list[Path]:
-    return sorted(folder.glob("[!.]*.json"))
+    return sorted(path for path in folder.glob("[!.]*") if path.name.endswith((".json", ".json.gz")))
 
 
 def _require_one_machine(place: str, records: list[Record]) -> None:
@@ -163,7 +134,8 @@ def record(project: Project, params: Params, name: str, partial: bool = False) -
         partial: copy what is there, though pairs of the study are missing.
 
     Raises:
-        StudyError: the name is unfit or taken, or a pair of the study is missing, stale, failed or broken.
+        StudyError: the name is unfit or taken, a pair of the study is missing, stale, failed or broken, or all samples
+            together are larger than ``SAMPLES_BYTES``.
     """
     folder, asked = project.machines / name, f"record --platform {name}"
     if not re.fullmatch(NAME, name) or name == LOCAL:
@@ -177,10 +149,14 @@ def record(project: Project, params: Params, name: str, partial: bool = False) -
         pair, reason = next(iter(missing.items()))
         what = f"{len(missing)} of {len(params.pairs())} pairs are missing ({'-'.join(pair)}: {reason})"
         raise StudyError(asked, what, "run `dvc repro` first, or pack what is there with --partial")
+    paths = [project.local / path for path in own.evidence if not path.startswith(outcomes.LABELLED)]
+    samples = [samples_of(project.record(*pair)) for pair, record in own.records.items() if record.samples_sha256]
+    if (size := sum(path.stat().st_size for path in samples)) > SAMPLES_BYTES:
+        what = f"its samples have {size / 1e6:.1f} MB, {SAMPLES_BYTES / 1e6:.0f} MB is the most that a machine may have"
+        raise StudyError(asked, what, "measure fewer rounds or batch sizes, or fewer passes in a slot")
     with new_machine(folder) as staging:
-        for path in own.evidence:
-            if not path.startswith(outcomes.LABELLED):
-                files.save(staging / path, (project.local / path).read_bytes())
+        for path in (*paths, *samples):
+            files.save(staging / path.relative_to(project.local), path.read_bytes())
         if own.labelled is not None and own.labelled.judged:
             files.save(staging / outcomes.LABELLED, own.labelled)
     return folder

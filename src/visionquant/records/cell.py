@@ -1,24 +1,26 @@
-"""What one process and one cell saw: raw samples, the machine meanwhile, and why there is no figure.
+"""What one cell saw, slot by slot: raw samples, the machine meanwhile, and why there is no figure.
 
-Absence is a value: what could not be measured is a row with a status and a reason.
+A model is measured in rounds. A round is a fresh process for each arm: every precision, FP32 once more as ``PLACEBO``,
+and reference kernels. In a round the arms take turns in blocks; a turn is a slot of some passes. Absence is a value:
+what could not be measured is a row with a status and a reason.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from typing import Literal
 
 from visionquant.core.frozen import Frozen
 
-# "failed" is what nobody foresaw: it is tried again by the next run, the others are kept.
-Status = Literal["ok", "out_of_memory", "unsupported", "over_budget", "unsteady", "non_finite", "audit_failed",
-                 "failed"]  # fmt: skip
-Isolation = Literal["clean", "busy", "unknown"]
-WORST_FIRST: tuple[Isolation, ...] = ("busy", "unknown", "clean")
+# "failed" is what nobody foresaw. "unsteady" is of records before rounds.
+Status = Literal["ok", "out_of_memory", "unsupported", "over_budget", "busy", "unsteady", "non_finite",
+                 "audit_failed", "failed"]  # fmt: skip
+PASSING = ("busy", "out_of_memory", "failed")  # another run may fare better
 REPEAT_FLOOR = 0.9  # a repeated batch that surely takes less than this share of a new one's time was not computed
+BASELINE, PLACEBO = "fp32", "placebo"
+KERNELS = ("kernel-compute", "kernel-stream", "kernel-int8")
 
-
-def worst(words: Iterable[Isolation]) -> Isolation | None:
-    """The worst of several words, None for none."""
-    return min(words, key=WORST_FIRST.index, default=None)
+# When a slot is busy: others take more of its cores than this, the hypervisor steals more, or tasks waited for a core
+# for a longer share of it. Chosen on other data than any committed set, see LOG.md.
+BUSY_OTHERS, BUSY_STEAL, BUSY_PRESSURE = 0.05, 0.02, 0.05
 
 
 class Throughput(Frozen):
@@ -28,19 +30,8 @@ class Throughput(Frozen):
     seconds: float
 
 
-class Sentinel(Frozen):
-    """Milliseconds of the fixed reference kernel just before and just after the timed passes.
-
-    On a GPU its time there; ``host`` is then that of a row of launches that hardly do a thing, None where not recorded.
-    """
-
-    before_ms: float
-    after_ms: float
-    host: "Sentinel | None" = None
-
-
 class GpuConditions(Frozen):
-    """What NVML said while a replicate ran, null what this GPU hides; ``sampler_share`` is its CPU over wall time."""
+    """What NVML said while a round ran, null what this GPU hides; ``sampler_share`` is its CPU over wall time."""
 
     samples: int
     sm_mhz_low: float | None
@@ -52,47 +43,68 @@ class GpuConditions(Frozen):
     sampler_share: float
 
 
-class Conditions(Frozen):
-    """The machine while a replicate ran; null where it can't be read.
+class Slot(Frozen):
+    """One turn of an arm: milliseconds of each timed pass; ``gpu_ms`` from CUDA events.
 
-    ``others_share`` is the share of all cores (0 to 1) that other processes kept busy.
+    ``order`` counts the slots of a round from 0; ``attempt`` is 1 where the block was repeated because it was busy.
+    ``discarded_ms`` is the pass before the timed ones, None where the round's warm-up stands for it. ``window`` follows
+    the timed passes on a GPU. ``others``, ``steal`` and ``pressure`` are shares (0 to 1), None where unknown: of the
+    slot's cores taken by other processes, of them taken by the hypervisor, of time in which a task waited for a core.
     """
 
-    isolation: Isolation
-    others_share: float | None
-    load_1m: float | None
-    frequency_mhz: float | None
-    omp_wait_policy: str
-    gpu: GpuConditions | None = None
-
-
-class Replicate(Frozen):
-    """One fresh process. Milliseconds of each iteration; ``gpu_ms`` from CUDA events; ``threads`` of the CPU.
-
-    ``cold_ms`` are the first passes of a process on a GPU, which load its code: no warm-up; empty where not recorded.
-    ``turns_with`` names the precisions whose replicates came in the same round; ``settled`` says whether two halves of
-    the warm-up agreed, null where they were too short to tell; ``position`` is the number of the replicate in the
-    command that ran it, ``started_at`` its time (UTC). None among these and no ``sentinel``: not recorded.
-    """
-
-    position: int | None
-    started_at: str | None
-    turns_with: tuple[str, ...]
-    threads: int
-    cold_ms: tuple[float, ...] = ()
-    warmup_ms: tuple[float, ...]
-    settled: bool | None
+    arm: str
+    block: int
+    order: int
+    attempt: int = 0
+    discarded_ms: float | None = None
     wall_ms: tuple[float, ...]
-    gpu_ms: tuple[float, ...] | None
-    stopped_by: Literal["count", "budget"]
-    throughput: Throughput | None
-    host_peak: int | None
-    sentinel: Sentinel | None
-    conditions: Conditions
+    gpu_ms: tuple[float, ...] | None = None
+    window: Throughput | None = None
+    others: float | None = None
+    steal: float | None = None
+    pressure: float | None = None
 
-    def timed_s(self) -> float:
-        """Seconds inside timed windows: iterations and throughput."""
-        return sum(self.wall_ms) / 1e3 + (self.throughput.seconds if self.throughput else 0.0)
+    @property
+    def busy(self) -> bool:
+        """Whether others disturbed it."""
+        seen = ((self.others, BUSY_OTHERS), (self.steal, BUSY_STEAL), (self.pressure, BUSY_PRESSURE))
+        return any(share is not None and share > limit for share, limit in seen)
+
+
+class Round(Frozen):
+    """The fresh processes of one round, as a pair sees them: its own slots, FP32's and the placebo's.
+
+    FP32's rounds also hold the kernels'. ``number`` counts from 1; ``started_at`` is UTC; ``threads`` of the CPU;
+    ``warmup_ms`` are the pair's own passes before the first block; ``waited_s`` for others to leave the machine;
+    ``spent_s`` of the model's round in all, of which ``passes_s`` in passes of arms, the discarded ones included.
+    """
+
+    number: int
+    started_at: str | None
+    threads: int
+    omp_wait_policy: str
+    warmup_ms: tuple[float, ...] = ()
+    waited_s: float = 0.0
+    spent_s: float = 0.0
+    passes_s: float = 0.0
+    host_peak: int | None = None
+    load_1m: float | None = None
+    frequency_mhz: float | None = None
+    gpu: GpuConditions | None = None
+    slots: tuple[Slot, ...]
+
+    def of(self, arm: str, quiet: bool = False) -> list[Slot]:
+        """The slots of an arm in their order; those that were busy left out where it has to be ``quiet``."""
+        return [slot for slot in self.slots if slot.arm == arm and not (quiet and slot.busy)]
+
+    def blocks(self, *arms: str) -> Iterator[tuple[Slot, ...]]:
+        """Of each block in which none of these arms was disturbed their slots, in the order of ``arms``."""
+        turns: dict[tuple[int, int], dict[str, Slot]] = {}
+        for slot in self.slots:
+            turns.setdefault((slot.block, slot.attempt), {})[slot.arm] = slot
+        for turn in turns.values():
+            if turn.keys() >= set(arms) and not any(turn[arm].busy for arm in arms):
+                yield tuple(turn[arm] for arm in arms)
 
 
 class Memory(Frozen):
@@ -113,7 +125,7 @@ class Memory(Frozen):
 class Audit(Frozen):
     """Whether the timed passes computed what the fidelity pass computed.
 
-    ``kept`` timed iterations were looked at again, ``images`` of them had been in the fidelity pass; ``deviation`` is
+    ``kept`` timed passes were looked at again, ``images`` of them had been in the fidelity pass; ``deviation`` is
     the largest relative L2 distance of their features, ``limit`` what the precision may have. ``repeat_ratio`` is the
     time of a batch that was just passed over that of a new one, ``repeat_high`` the upper end of its 95 % interval over
     ``repeats`` pairs. ``batch_deviation`` is that of one image in the batch from the same image alone.
@@ -165,71 +177,35 @@ class Launch(Frozen):
     kernels: int
 
 
-class Attempt(Frozen):
-    """A measurement of a cell that was given up because the machine drifted: what it said, by replicate."""
-
-    medians_ms: tuple[float, ...]
-    sentinels: tuple[Sentinel, ...]
-
-
-class Run(Frozen):
-    """What one replicate process brings back; the parts that only one of a cell's replicates has may be absent.
-
-    ``monotonic_s``: when it began and ended on the machine's monotonic clock.
-    """
-
-    replicate: Replicate
-    monotonic_s: tuple[float, float]
-    finite: bool
-    workspace: int | None = None
-    allocated_after: int | None
-    peak_allocated: int | None
-    peak_reserved: int | None
-    audit: Audit | None = None
-    energy: Energy | None = None
-    energy_reason: str = ""
-    launch: Launch | None = None
-
-
-class Pending(Frozen):
-    """A cell in flight: the replicates that are done, and attempts given up before."""
-
-    batch_size: int
-    runs: tuple[Run, ...]
-    earlier: tuple[Attempt, ...]
-
-
 class Cell(Frozen):
     """One batch size of a pair: measured, or why not.
 
-    ``calibration_ms`` are readings of the reference kernel in processes of their own before the first replicate: its
-    noise; ``host_calibration_ms`` those of the launches beside it, on a GPU.
+    What an arm tells once a cell (memory, audit, energy, launch) is of the first round. ``planned`` are the rounds
+    that were asked for, 0 where not recorded.
     """
 
     batch_size: int
     status: Status
     reason: str
-    replicates: tuple[Replicate, ...] = ()
-    stopped_by: Literal["count", "budget", "goal"] | None = None
-    calibration_ms: tuple[float, ...] = ()
-    host_calibration_ms: tuple[float, ...] = ()
+    planned: int = 0
+    rounds: tuple[Round, ...] = ()
     memory: Memory | None = None
     audit: Audit | None = None
     energy: Energy | None = None
     energy_reason: str = ""
     launch: Launch | None = None
-    earlier: tuple[Attempt, ...] = ()
-
-    def timed_s(self) -> float:
-        return sum(replicate.timed_s() for replicate in self.replicates)
 
     @property
-    def interleaved_with(self) -> frozenset[str]:
-        """The precisions that took turns with every one of these replicates."""
-        turns = [frozenset(replicate.turns_with) for replicate in self.replicates]
-        return frozenset.intersection(*turns) if turns else frozenset()
+    def paired(self) -> bool:
+        """Whether arms took turns in it; records before rounds have none that did."""
+        return any(slot.arm == PLACEBO for each in self.rounds for slot in each.slots)
 
-    @property
-    def isolation(self) -> Isolation | None:
-        """The worst of the replicates': busy, unknown, clean; None for a cell that was not timed."""
-        return worst(replicate.conditions.isolation for replicate in self.replicates)
+    def quiet_rounds(self, precision: str) -> int:
+        """In how many rounds a block was left undisturbed; before rounds: all."""
+        arms = (precision, BASELINE, PLACEBO) if self.paired else (precision,)
+        return sum(any(True for _ in each.blocks(*arms)) for each in self.rounds)
+
+    def times_ms(self, precision: str) -> list[list[float]]:
+        """Timed passes of every round that has any, what was disturbed left out where arms took turns."""
+        times = ([ms for slot in each.of(precision, self.paired) for ms in slot.wall_ms] for each in self.rounds)
+        return [each for each in times if each]

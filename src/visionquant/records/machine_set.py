@@ -3,17 +3,15 @@
 from dataclasses import dataclass, field
 from functools import cached_property
 
-import numpy as np
-
 from visionquant.core.machine import Environment
 from visionquant.core.paths import LOCAL
 from visionquant.records import outcomes
-from visionquant.records.cell import Cell
+from visionquant.records.cell import BASELINE as BASELINE
+from visionquant.records.cell import Cell, Round
 from visionquant.records.outcomes import Labelled, Recipe, Scores
 from visionquant.records.record import MadeUnder, Record
 from visionquant.settings.params import Params, changed
 
-BASELINE, AA_SIDES = "fp32", ("aa/first", "aa/second")
 Records = dict[tuple[str, str], Record]
 
 
@@ -38,13 +36,11 @@ class State:
 class MachineSet:
     """All evidence of one machine. ``missing`` says by pair of the study why it has no record.
 
-    ``aa`` are the two passes of its A/A run, over the same pairs, None without one; ``stale`` says by file what else of
-    this machine belongs to other settings, code or weights and is left out.
+    ``stale`` says by file what else of this machine belongs to other settings and is left out.
     """
 
     name: str
     records: Records
-    aa: tuple[Records, Records] | None = None
     accuracy: dict[str, Scores] = field(default_factory=dict)
     labelled: Labelled | None = None
     recipes: dict[str, Recipe] = field(default_factory=dict)
@@ -59,9 +55,8 @@ class MachineSet:
     @property
     def evidence(self) -> dict[str, MadeUnder]:
         """Everything by the file that it is in; of labelled images a part a model."""
-        sides = zip(("latency", *AA_SIDES), (self.records, *(self.aa or ())), strict=False)
         return {
-            **{f"{kind}/{'-'.join(pair)}.json": record for kind, side in sides for pair, record in side.items()},
+            **{f"latency/{'-'.join(pair)}.json": record for pair, record in self.records.items()},
             **{f"accuracy/{name}.json": scores for name, scores in self.accuracy.items()},
             **{f"recipes/{name}.json": run for name, run in self.recipes.items()},
             **{
@@ -89,25 +84,36 @@ class MachineSet:
 
     @property
     def weights(self) -> str:
-        """seeded, pretrained, "seeded and pretrained", or "" for an empty set."""
-        return " and ".join(sorted({record.settings.weights.kind for record in self.records.values()}, reverse=True))
+        """seeded, pretrained, packaged, more than one joined by "and", or "" where there are none."""
+        kinds = {record.settings.weights.kind for record in self.records.values()} - {"missing"}
+        return " and ".join(sorted(kinds, reverse=True))
 
     @property
     def code(self) -> str:
         """The first eight digits of the measuring code's hash, more than one joined by a comma."""
         return ", ".join(sorted({record.code.measuring_sha256[:8] for record in self.records.values()}))
 
-    @cached_property
-    def shift(self) -> float:
-        """How far (log) the set's A/A run moved between its passes: the 95th percentile over cells; 0 without a run.
+    @property
+    def before_rounds(self) -> bool:
+        """Whether cells were timed, and none of them in turns with FP32."""
+        timed = [cell for record in self.records.values() for cell in record.cells if cell.rounds]
+        return bool(timed) and not any(cell.paired for cell in timed)
 
-        Cells that were not interleaved are as far apart as its passes were.
-        """
-        first, second = self.aa or ({}, {})
-        both = [(cell, second[pair].cell(cell.batch_size)) for pair, record in first.items() for cell in record.cells]
-        timed = [(a, b) for a, b in both if a.status == "ok" and b is not None and b.status == "ok"]
-        logs = [[np.log(np.median(np.hstack([run.wall_ms for run in c.replicates]))) for c in pair] for pair in timed]
-        return float(np.percentile(np.abs(np.diff(logs)), 95)) if logs else 0.0
+    @cached_property
+    def rounds(self) -> list[Round]:
+        """The rounds of all models, each once and with all its slots; of a pair before rounds each is its own."""
+        found: dict[tuple[object, ...], list[Round]] = {}
+        for (model, precision), record in self.records.items():
+            for cell in record.cells:
+                for each in cell.rounds:
+                    key = (model, cell.batch_size, each.number, each.started_at, "" if cell.paired else precision)
+                    found.setdefault(key, []).append(each)
+        return [_whole(parts) for parts in found.values()]
+
+    @property
+    def spent_s(self) -> float:
+        """Seconds that preparing and measuring took."""
+        return sum(record.elapsed_s for record in self.records.values()) + sum(each.spent_s for each in self.rounds)
 
     @property
     def folder(self) -> str:
@@ -134,11 +140,17 @@ class MachineSet:
         return State(record, cell, cell.status, cell.reason or cell.status.replace("_", " "))
 
 
+def _whole(parts: list[Round]) -> Round:
+    """A round of a model as all its pairs see it."""
+    slots = {(slot.order, slot.arm): slot for part in parts for slot in part.slots}
+    return parts[0].model_copy(update={"slots": tuple(slots[place] for place in sorted(slots))})
+
+
 def unlike(cell: Cell, base: Cell | None) -> str:
     """Empty where the processes of a cell ran as FP32's did, else in what not: CPU threads and how they wait."""
-    sides = [side.replicates if side else () for side in (cell, base)]
-    threads = [{str(run.threads) for run in side} for side in sides]
-    policies = [{run.conditions.omp_wait_policy for run in side} for side in sides]
+    sides = [side.rounds if side else () for side in (cell, base)]
+    threads = [{str(each.threads) for each in side} for side in sides]
+    policies = [{each.omp_wait_policy for each in side} for side in sides]
     for what, (own, others) in {"CPU threads": threads, "OMP_WAIT_POLICY": policies}.items():
         if len(own | others) > 1:
             shown = " and ".join(sorted(others)) or "not timed"

@@ -1,7 +1,8 @@
-"""What was asked and what was seen: one record file a pair, read, checked and written here.
+"""What was asked and what was seen: of each pair a record and, compressed beside it, its samples.
 
-Raw samples only; every statistic is derived from them again. Absence is a value: a cell that could not be measured is
-a row with a status and a reason.
+The samples hold everything, round by round, and grow while the pair is measured; the record is what can be said of them
+without statistics, and names them by their sha256. Reading a record reads both. Every statistic is derived from the
+samples again. Absence is a value: a cell that could not be measured is a row with a status and a reason.
 
 Schema history
     1  first version
@@ -9,13 +10,17 @@ Schema history
        cell audit, energy, GPU-busy time and earlier attempts; of each pair the operations of a pass
     3  of the machine what sets the speed of the same hardware, and the version of ONNX Runtime
     4  of the machine the versions of the engines' libraries by name; the code's digest is that of the pair's own path
+    5  rounds of slots in which the arms of a model take turns, in place of processes of one pair; samples apart
 """
 
+import gzip
 import hashlib
 import json
+import typing
+import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -24,29 +29,35 @@ from visionquant.core.errors import StudyError
 from visionquant.core.frozen import Frozen
 from visionquant.core.machine import Environment
 from visionquant.core.paths import Project
-from visionquant.records.cell import Cell, Pending
+from visionquant.records.cell import Cell
 from visionquant.records.upgrade import upgraded
-from visionquant.settings.params import ModelSpec, Params, changed
-from visionquant.settings.params import Protocol as TimingProtocol
+from visionquant.settings.params import ModelSpec, Params, Protocol, changed
 from visionquant.settings.precision import Precision
 
-SCHEMA: Literal[4] = 4
+SCHEMA: Literal[5] = 5
+SAMPLES, REMEDY = "samples", "measure the pair again"
+
+
+WeightsKind = Literal["pretrained", "packaged", "seeded", "missing"]
 
 
 class Weights(Frozen):
-    """Which weights were used; ``manifest_sha256`` is the digest of the download stage's manifest."""
+    """Which weights were used; ``manifest_sha256`` is the digest of the download stage's manifest.
 
-    kind: Literal["pretrained", "seeded"]
+    Those of the hub or a folder are pretrained, those of a wheel packaged, made-up ones seeded; or there are none.
+    """
+
+    kind: WeightsKind
     source: str
     manifest_sha256: str
 
 
 class Settings(Frozen):
-    """What was asked of a pair."""
+    """What was asked of a pair; ``protocol`` of a record before rounds as it was written then."""
 
     model: ModelSpec
     precision: Precision
-    protocol: TimingProtocol
+    protocol: Protocol | dict[str, Any]
     device: Literal["cpu", "cuda"]
     weights: Weights
 
@@ -104,14 +115,14 @@ class Fidelity(Frozen):
 
 
 class Record(Frozen):
-    """A pair: facts common to it, and a cell per batch size. ``elapsed_s`` is what measuring it took in all.
+    """A pair: facts common to it, and a cell per batch size. ``elapsed_s`` is what preparing it took.
 
     ``operations`` counts what one forward pass of one image dispatches, views apart; ``outlier_layers`` in how many
     INT8 layers it met outliers, None where none are looked for. ``fidelity_reason`` says why there is no fidelity;
     empty where there is some, or where earlier versions did not record it.
     """
 
-    schema_version: Literal[4]
+    schema_version: Literal[5]
     model: str
     precision: str
     settings: Settings
@@ -125,6 +136,7 @@ class Record(Frozen):
     outlier_layers: int | None
     cells: tuple[Cell, ...]
     elapsed_s: float
+    samples_sha256: str = ""
 
     def identity(self) -> str:
         """The digest that two measurements must share to stand in one record."""
@@ -141,7 +153,7 @@ class Record(Frozen):
             f"precisions.{self.precision}": asked.precision,
             "protocol": asked.protocol,
             "study.device": asked.device,
-            "study.weights": asked.weights.kind,
+            "study.weights": {"packaged": "pretrained", "missing": "auto"}.get(kind := asked.weights.kind, kind),
         }
 
     @property
@@ -163,34 +175,53 @@ class Record(Frozen):
         return next((cell.reason for cell in self.cells if cell.status == "failed"), "")
 
 
-class PartialRecord(Frozen):
-    """An unfinished pair: its record so far, and the cells in flight."""
-
-    record: Record
-    pending: tuple[Pending, ...] = ()
-
-
 def sha256_of(value: Any) -> str:
     """The sha256 of a JSON value in canonical form."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def read(path: Path) -> Record:
-    """Read a record; one of an earlier schema as far as it was recorded (the file stays as it is).
+    """Read a record with its samples; one of an earlier schema as far as it was recorded (the file stays as it is).
 
     Raises:
-        StudyError: the file can't be read, is cut, or is of a later schema.
+        StudyError: the file or its samples can't be read, are cut, do not belong together, or are of a later schema.
     """
-    remedy = f"delete {path.name} and measure the pair again"
-    text = files.content(path, remedy)
-    raw = files.parsed(path, text, dict[str, Any], remedy)
+    record = _parsed(path, files.content(path, REMEDY))
+    if not record.samples_sha256:
+        return record
+    samples = samples_of(path)
+    if not samples.is_file() or files.sha256(samples) != record.samples_sha256:
+        found = "other samples than those that the record is of" if samples.is_file() else "missing"
+        raise StudyError(files.shown(samples), found, f"restore the file, or {REMEDY}")
+    rounds = {cell.batch_size: cell.rounds for cell in read_samples(samples).cells}
+    cells = [cell.model_copy(update={"rounds": rounds.get(cell.batch_size, ())}) for cell in record.cells]
+    return record.model_copy(update={"cells": tuple(cells)})
+
+
+def samples_of(path: Path) -> Path:
+    """Where the samples of the record at ``path`` lie."""
+    return path.parent.parent / SAMPLES / f"{path.stem}.json.gz"
+
+
+def read_samples(path: Path) -> Record:
+    """All that was sampled of a pair; a StudyError: the file can't be read, or is cut."""
+    try:
+        text = gzip.decompress(files.content(path, REMEDY)).decode()
+    except (OSError, EOFError, ValueError, zlib.error):
+        raise StudyError(files.shown(path), "broken", REMEDY) from None
+    return _parsed(path, text)
+
+
+def _parsed(path: Path, text: bytes | str) -> Record:
+    raw = files.parsed(path, text, dict[str, Any], REMEDY)
     if (schema := raw.get("schema_version")) == SCHEMA:
-        return files.parsed(path, text, Record, remedy)
+        return files.parsed(path, text, Record, REMEDY)
+    remedy = REMEDY
     if isinstance(schema, int) and schema > SCHEMA:
         remedy = "use the version of visionquant that wrote it, or a later one"
     try:
         raw = upgraded(raw, SCHEMA)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise StudyError(files.shown(path), f"no record of schema {schema} ({error!r})", remedy) from None
     if raw.get("schema_version") != SCHEMA:
         raise StudyError(files.shown(path), f"schema {schema}, this code reads 1 to {SCHEMA}", remedy)
@@ -202,22 +233,37 @@ def current(path: Path) -> Record | None:
     return read(path) if path.is_file() else None
 
 
-def under_way(path: Path) -> PartialRecord | None:
-    """What is finished of a pair; None where nothing is, or it is worth nothing: it is measured again."""
-    try:
-        return files.load(path, PartialRecord)
-    except StudyError:
-        return None
+def write_samples(path: Path, record: Record) -> None:
+    """Write all that was sampled of a pair, whole or not at all; the same samples give the same bytes."""
+    files.save(path, gzip.compress(record.model_dump_json(exclude_defaults=True).encode(), mtime=0))
 
 
-def write(path: Path, record: Record) -> None:
-    """Write ``record``, whole or not at all; one cell's samples to a line."""
-    raw = record.model_dump(mode="json")
-    cells = ",\n  ".join(json.dumps(cell, separators=(",", ":")) for cell in raw.pop("cells"))
-    files.save(path, f'{json.dumps(raw, indent=1)[:-2]},\n "cells": [\n  {cells}\n ]\n}}\n')
+def write(path: Path) -> Record:
+    """Check the samples of a pair and write its record to ``path``: what is settled about each cell, and their sha256.
+
+    Raises:
+        StudyError: there are no samples, or they are broken.
+    """
+    samples = samples_of(path)
+    sampled = read_samples(samples)
+    cells = tuple(settled(cell, sampled.precision) for cell in sampled.cells)
+    record = sampled.model_copy(update={"cells": cells, "samples_sha256": files.sha256(samples)})
+    raw = record.model_dump(mode="json", exclude={"cells": {"__all__": {"rounds"}}})
+    text = json.dumps(raw, indent=1) + "\n"
+    if not path.is_file() or path.read_bytes() != text.encode():
+        files.save(path, text)
+    return record
 
 
-class MadeUnder(Protocol):
+def settled(cell: Cell, precision: str) -> Cell:
+    """A sampled cell with its status: busy where others disturbed all rounds, or all but one of several."""
+    if cell.status != "ok" or not cell.paired or cell.quiet_rounds(precision) >= min(2, len(cell.rounds)):
+        return cell
+    why = f"others were busy in {len(cell.rounds) - cell.quiet_rounds(precision)} of {len(cell.rounds)} rounds"
+    return cell.model_copy(update={"status": "busy", "reason": why})
+
+
+class MadeUnder(typing.Protocol):
     """What was made under settings, by their dotted keys in params.yaml."""
 
     @property

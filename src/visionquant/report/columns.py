@@ -28,7 +28,7 @@ def estimate(found: Estimate) -> Item:
     return number(found.value, decimals, found.reason, "", *bounds, note, found.verdict, found.status)
 
 
-def of_models(*blocks: Sequence[Column]) -> list[Column]:
+def of_models(*blocks: Iterable[Column]) -> list[Column]:
     """The columns of a table with a row a model."""
     return [Column("Model", str, TEXT), *(column for block in blocks for column in block)]
 
@@ -99,7 +99,7 @@ def named(name: str, label: str, study: Study, run: MachineSet) -> tuple[str, st
 
 def source(run: MachineSet, study: Study | None = None) -> str:
     """Provenance of a table: the set, and where published columns stand beside it, the published machine."""
-    described_ = provenance.describe(run)
+    described_ = provenance.describe(run) + ("; before rounds" if run.before_rounds else "")
     setup = study.published.setup if study else {}
     machine = f"Published: {setup['gpu']}, torch {setup['torch']}. " if setup else ""
     return f"{machine}{described_[:1].upper()}{described_[1:]}."

@@ -248,6 +248,12 @@ def log_scale(axes: Axes, *names: str) -> None:
             axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
 
 
+def symlog_scale(axes: Axes) -> None:
+    """Put the x axis on a scale that is linear from -1 to 1 and logarithmic beyond, with plain numbers."""
+    axes.set_xscale("symlog", linthresh=1)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
 def letter(axes: Axes, x: float, y: float, word: str) -> None:
     """Write a verdict beside its mark, if there is one: F faster, S slower, = the same, ? undecided."""
     if word:

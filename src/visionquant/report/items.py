@@ -20,6 +20,7 @@ CODES = {
     "out_of_memory": ("mem", "out of memory"),
     "non_finite": ("NaN", "the outputs hold NaN or infinity"),
     "unsupported": ("uns", "not supported on this machine"),
+    "busy": ("busy", "other programs were at work"),
     "unsteady": ("var", "too unsteady to report"),
     "audit_failed": ("aud", "the timed outputs are not those of the fidelity pass, or FP32's do not repeat"),
     "failed": ("fail", "failed unexpectedly; the next run tries it again"),

@@ -13,29 +13,47 @@ from pydantic_core import to_jsonable_python
 
 from visionquant.core import yaml12
 from visionquant.core.errors import StudyError, checked, did_you_mean
-from visionquant.core.frozen import Count, InputSize, Name, Positive, Revision, Share, Strict, Unsigned, height_width
+from visionquant.core.frozen import Count, InputSize, Name, Positive, Revision, Strict, Unsigned, height_width
 from visionquant.core.paths import Project
 from visionquant.settings.precision import FP32, Precision
 from visionquant.settings.sections import CostAssumptions, DecisionLimits, EvaluationChoice, ReportChoice, Training
 
 
+class Package(Strict):
+    """A wheel, pinned by its sha256 (64 hex digits), and the ONNX ``file`` in it that has the weights."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$")]
+    version: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.!+_-]*$")]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    file: Annotated[str, Field(pattern=r"\.onnx$")]
+
+    def __str__(self) -> str:
+        return f"{self.name}=={self.version}"
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """All that decides which file is meant."""
+        return self.name, self.version, self.sha256, self.file
+
+
 class ModelSpec(Strict):
     """Where a model comes from and what it is fed.
 
-    Either ``repo_id`` with ``revision`` (40 hex digits, so that it can't move), or ``path``, a local folder in the
-    hub's layout. ``input_size`` is the side of a square input in pixels, or its height and width.
+    One of: ``repo_id`` with ``revision`` (40 hex digits, so that it can't move); ``path``, a local folder in the hub's
+    layout; ``package``. ``input_size`` is the side of a square input in pixels, or its height and width.
     """
 
     repo_id: str | None = None
     revision: Revision | None = None
     path: str | None = None
+    package: Package | None = None
     input_size: InputSize
     group: str = "other"
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        if (self.repo_id is None) == (self.path is None):
-            raise ValueError("needs exactly one of repo_id (with revision) and path")
+        if [self.repo_id, self.path, self.package].count(None) != 2:
+            raise ValueError("needs exactly one of repo_id (with revision), path and package")
         if (self.repo_id is None) != (self.revision is None):
             raise ValueError("repo_id and revision (40 hex digits) go together")
         return self
@@ -45,69 +63,56 @@ class ModelSpec(Strict):
         return channels, *height_width(self.input_size)
 
     @property
-    def source(self) -> tuple[str | None, str | None, str | None]:
-        """Repository, revision and path: what decides which weights are meant."""
-        return self.repo_id, self.revision, self.path
+    def source(self) -> tuple[str | None, ...]:
+        """What decides which weights are meant: repository, revision and path, or the fields of the package."""
+        return (self.repo_id, self.revision, self.path) if self.package is None else self.package.fields
+
+    @property
+    def place(self) -> str:
+        """Where it is from, in words: repository, folder, or package with its version."""
+        return self.repo_id or self.path or str(self.package)
 
 
 class Protocol(Strict):
-    """How one cell is measured. Times in seconds; counts of forward passes.
+    """How a model is measured: rounds of fresh processes, in each of which the arms take turns in blocks.
 
-    ``budget_s`` is what the timed passes of a cell aim to fill, ``limit_s`` what it may take at most, warm-up included:
-    a cell whose fewest passes are foreseen to take longer is over budget. With a ``goal``, processes beyond
-    ``replicates`` are added until the half-width of the median's interval is at most that share of it (and three more),
-    the budget is spent, or there are ``most_replicates``. Warm-up goes on for up to ``warmup_s`` more until two halves
-    of it agree.
+    ``rounds`` at batch size 1, ``rounds_of_batches`` at each larger one, as far as they fit into ``study.minutes``. A
+    round has as many blocks as fill ``round_s`` seconds: one at least, ``blocks`` at most. Each process warms up for
+    ``warmup_passes``, then until ``warmup_s`` are over or two halves of it agree. A slot is a discarded pass and then
+    ``slot_passes`` timed ones, more while they fill less than ``slot_ms`` milliseconds. Before a round others are
+    waited for, for ``wait_s`` at most, until they leave the cores alone.
     """
 
-    replicates: Annotated[int, Field(ge=1, le=100)]
-    most_replicates: Annotated[int, Field(ge=2, le=100)] | None
-    goal: Share | None
-    warmup_iterations: Annotated[int, Field(ge=0)]
+    rounds: Annotated[int, Field(ge=1, le=100)]
+    rounds_of_batches: Annotated[int, Field(ge=1, le=100)]
+    blocks: Annotated[int, Field(ge=1, le=100)]
+    round_s: Positive
+    warmup_passes: Count
     warmup_s: Unsigned
-    iterations: Count
-    minimum_iterations: Count
-    budget_s: Positive | None
-    limit_s: Positive | None
-    throughput_share: Share
+    slot_passes: Count
+    slot_ms: Unsigned
+    wait_s: Unsigned
     fidelity_images: Annotated[int, Field(ge=2, le=32)]
     fidelity_gmacs: Positive
     attention: Literal["sdpa", "eager"]
     threads: Count | None
     cudnn_benchmark: bool
-    busy: Literal["allow", "refuse"]
     energy_s: Annotated[float, Field(ge=5)] | None
     seed: Annotated[int, Field(ge=0)]
 
-    @model_validator(mode="after")
-    def _counts_fit(self) -> Self:
-        if (self.goal is None) != (self.most_replicates is None):
-            raise ValueError("goal and most_replicates go together: both, or null and null")
-        if self.most_replicates is not None and not 2 <= self.replicates <= self.most_replicates:
-            raise ValueError(f"with a goal replicates goes from 2 to most_replicates, found {self.replicates}")
-        if self.minimum_iterations * self.most > self.iterations:
-            fewest = f"minimum_iterations {self.minimum_iterations} x replicates {self.most}"
-            raise ValueError(f"{fewest} is more than iterations {self.iterations}")
-        return self
-
-    @property
-    def most(self) -> int:
-        """The most replicates that a cell gets."""
-        return self.most_replicates or self.replicates
-
-    def iterations_of(self, replicate: int) -> int:
-        """Timed iterations of replicate 0, 1, ...: all that there may be add up to ``iterations``."""
-        share, rest = divmod(self.iterations, self.most)
-        return share + (replicate < rest)
+    def rounds_at(self, batch_size: int) -> int:
+        """Rounds that are asked for at a batch size."""
+        return self.rounds if batch_size == 1 else self.rounds_of_batches
 
 
 class StudyChoice(Strict):
-    """Which rows are studied, on which device, with which weights."""
+    """Which rows are studied, on which device, with which weights, and for how many ``minutes`` (null: no limit)."""
 
     models: Annotated[tuple[str, ...], Field(min_length=1)]
     precisions: Annotated[tuple[str, ...], Field(min_length=1)]
     batch_sizes: Annotated[tuple[Count, ...], Field(min_length=1)]
     protocol: str
+    minutes: Positive | None
     device: Literal["auto", "cpu", "cuda"]
     weights: Literal["auto", "pretrained", "seeded"]
 

@@ -14,14 +14,14 @@ class ModelFacts:
 
     ``macs`` are multiply-accumulates of one image; ``model_bytes`` the stored bytes per precision by arithmetic
     (pooler kept in 16 bit); ``operations`` what a pass of one image issues in FP32 and FP16, views apart, attention as
-    one; ``published_params`` what the supplement prints.
+    one; ``published_params`` what the supplement prints, if it does.
     """
 
     parameters: int
     linear_layers: int
     linear_weight_params: int
     macs: int
-    published_params: int
+    published_params: int | None
     operations: dict[str, int]
     model_bytes: dict[str, int]
 

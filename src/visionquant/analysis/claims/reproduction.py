@@ -1,10 +1,9 @@
 """Does a measurement support a claim? Checked on each set of records, with the interval behind the word.
 
-Times compare only with the published card, so on another machine they are "not comparable", with what was measured
-there beside them. Bytes and counts are the same on every machine. A sentence that names none ("universal") is checked
-wherever something was measured. "supported" needs the whole interval within the tolerance, "refuted" the whole of it
-outside; in between the word is "undecided", and says so rather than choosing. A claim with several readings (which
-group, which percentile) is refuted only if every one of them is.
+Times compare only with the published card, elsewhere they are "not comparable". Bytes and counts are the same on every
+machine; a "universal" sentence is checked wherever something was measured. "supported" needs the whole interval within
+the tolerance, "refuted" the whole of it outside, else it is "undecided". A claim with several readings (which group,
+which percentile) is refuted only if every one of them is.
 
 ``MEASURES`` is what claims.yaml can ask for: methods of :class:`Evidence` by their names and arguments.
 """
@@ -22,7 +21,7 @@ from pydantic import ValidationError, validate_call
 from visionquant.analysis.claims import formula, interval
 from visionquant.analysis.claims.claim import FILE, Claim
 from visionquant.analysis.claims.interval import Bounded
-from visionquant.analysis.estimators import ONE_PROCESS, PERCENTILE_METHODS, Estimate
+from visionquant.analysis.estimators import ONE_ROUND, PERCENTILE_METHODS, Estimate
 from visionquant.analysis.published import SUBJECTS
 from visionquant.analysis.study import BASELINE, MachineSet, Study
 from visionquant.core.errors import StudyError
@@ -33,11 +32,9 @@ Precision = Literal["fp32", "fp16", "int8", "nf4"]
 Group = Literal["foundation", "production", "edge"]
 Where = Literal["", "anywhere"]
 BEST_FIRST: tuple[ReproductionWord, ...] = ("supported", "undecided", "not comparable", "refuted", "not measured")
-SHARE = 0.05  # a measured time within so much of the published one supports it: the supplement's own tolerance
+SHARE = 0.05  # a measured time so near the published one supports it: the supplement's own tolerance
 SLACK_MIB = 4.0  # what an allocator keeps beside weights and workspace, in blocks of 2 MiB
-BYTES = (
-    "bytes of the stored weights and the workspace, the same on every machine; the allocator may keep up to 4 MiB more"
-)
+BYTES = "bytes of the weights and the workspace, the same on every machine; the allocator may keep up to 4 MiB more"
 ALLOCATED = "allocated after the run; an allocator's blocks differ by up to 4 MiB"
 
 
@@ -52,21 +49,24 @@ class Reproduction:
     low: float | None = None
     high: float | None = None
 
+    @property
+    def text(self) -> str:
+        """Word, figure and why in one phrase."""
+        bounds = "" if self.low is None or self.high is None else f" ({self.low:.3f} to {self.high:.3f})"
+        figure = "" if self.value is None else f", measured {self.value:.3f}{bounds}"
+        return f"{self.word}{figure}" + (f"; {self.why}" if self.why else "")
+
 
 @dataclass(frozen=True)
 class Evidence:
-    """One set of records, and the claim that it is to support: on :meth:`reproduce`, by the measures that follow."""
+    """One set of records, and the claim that it is to support."""
 
     study: Study
     machine: MachineSet
     claim: Claim
 
     def reproduce(self) -> Reproduction:
-        """Check the claim.
-
-        Raises:
-            StudyError: it measures something that is not known here.
-        """
+        """Check the claim; a StudyError where it measures something that is not known here."""
         entry, arguments = self.claim.entry, dict(self.claim.entry.measures)
         if entry.outcome or not arguments:
             run = f"decided by a run: {entry.shown_by}" if entry.outcome else "no measurement here bears on it"
@@ -131,8 +131,10 @@ class Evidence:
             values = self._reductions(precision, models) if saved else self._bounded(quantity, precision, models)
             missing, total = [model for model in models if model not in values], len(models)
             if missing:
-                why = f"{len(missing)} of {total} models have no figure, e.g. {missing[0]}"
-                readings += self._says("not measured", why)
+                row = self._estimate(quantity, missing[0], precision)
+                word: ReproductionWord = "not comparable" if self._why_not else "undecided"
+                word, lack = ("not measured", "figure") if saved or row.value is None else (word, "interval")
+                readings += self._says(word, f"{len(missing)} of {total} models have no {lack}, e.g. {missing[0]}")
                 continue
             why = f"over {total} models" + (f", {reading}" if reading else "") + (f"; {BYTES}" if saved else "")
             for name, figure in _definitions(statistic, tuple(values.values())).items():
@@ -231,10 +233,10 @@ class Evidence:
         return {model: Bounded(*side) for model, side in sides.items() if None not in side}  # type: ignore[arg-type]
 
     def _speeds(self, precisions: tuple[str, ...], models: tuple[str, ...]) -> dict[tuple[str, str], str]:
-        """The verdict on each speed that was measured, by (model, precision)."""
+        """The verdict on each speed that was measured, by (model, precision); before rounds there is none."""
         pairs = [(model, precision) for precision in precisions for model in models]
-        words = {pair: self._estimate("speedup", *pair).verdict for pair in pairs}
-        return {pair: word for pair, word in words.items() if word}
+        found = {pair: self._estimate("speedup", *pair) for pair in pairs}
+        return {pair: one.verdict or "UNDECIDED" for pair, one in found.items() if one.value is not None}
 
     def _reductions(self, precision: str, models: tuple[str, ...]) -> dict[str, Bounded]:
         """Memory saved against FP32 in percent, with what an allocator may keep beside the bytes in doubt.
@@ -269,7 +271,7 @@ class Evidence:
         if not anywhere and self._why_not:
             return verdict("not comparable", self._why_not)
         if not anywhere and low is None:
-            return verdict("undecided", why or ONE_PROCESS)
+            return verdict("undecided", why or (figure.reason if isinstance(figure, Estimate) else "") or ONE_ROUND)
         more = slack + (0.0 if anywhere else SHARE * abs(printed.value))
         least, most = allowed.low - more, allowed.high + more
         low, high = (value if low is None else low), (value if high is None else high)

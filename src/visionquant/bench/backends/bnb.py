@@ -46,7 +46,7 @@ class BitsAndBytes(Eager):
 
         torch 2.11 leaves NVML open after its compiler is imported, and a fork must not use its parent's.
         """
-        if devices.of(device).forks_warm:
+        if devices.of(device).a_process_an_arm:
             import bitsandbytes  # noqa: F401
         else:
             import pynvml
@@ -87,9 +87,8 @@ class BitsAndBytes(Eager):
     def knobs(self, row: Any) -> dict[str, Any]:
         return row.model_dump(include={"threshold", "blocksize", "double_quantization"})
 
-    def settle(self, build: Callable[[], convert.Converted], image: torch.Tensor) -> None:
+    def settle(self, net: nn.Module, image: torch.Tensor) -> None:
         """On CPUs with BF16 instructions each NF4 layer is repacked at its first pass, which takes seconds."""
-        net = build().net
         if any(type(module).__name__ == "Linear4bit" for module in net.modules()):
             with torch.inference_mode():
                 net(image)

@@ -14,7 +14,6 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from visionquant.bench import device as devices
 from visionquant.core.errors import StudyError
 from visionquant.records.record import Conversion
 from visionquant.settings.precision import PrecisionRow
@@ -45,9 +44,6 @@ class Backend(ABC):
     def plant_outliers(self, net: nn.Module, row: PrecisionRow, image: torch.Tensor) -> None:  # noqa: B027
         """Scale channels up as the row asks; ``net`` is FP32 on the CPU."""
 
-    def cast(self, net: nn.Module, row: PrecisionRow, device: str) -> None:  # noqa: B027
-        """Change ``net`` where it lies, as far as that can be done once for all replicates."""
-
     @abstractmethod
     def convert(self, net: nn.Module, row: PrecisionRow, device: str, shape: Shape | None) -> nn.Module:
         """``net`` (FP32, on the CPU; changed) in the precision, for images of ``shape``."""
@@ -61,16 +57,8 @@ class Backend(ABC):
         converted = self.convert(net, row, device, shape)
         return Converted(converted, None if device == "meta" else self.prove(converted, row, device))
 
-    def builder(self, net: nn.Module, row: PrecisionRow, device: str, shape: Shape) -> Callable[[], Converted]:
-        """How a replicate gets the network: inherited where a fork may, else cast once here and made in each."""
-        if devices.of(device).forks_warm:
-            converted = self.proved(net, row, device, shape)
-            return lambda: converted
-        self.cast(net, row, device)
-        return lambda: self.proved(net, row, device, shape)
-
-    def settle(self, build: Callable[[], Converted], image: torch.Tensor) -> None:  # noqa: B027
-        """Let an inherited network do once, on this thread, what each replicate would do at its first pass."""
+    def settle(self, net: nn.Module, image: torch.Tensor) -> None:  # noqa: B027
+        """Let a converted network do what it would do once at its first pass, before it is kept for others."""
 
     def watch(self, net: nn.Module) -> AbstractContextManager[Callable[[], dict[str, int]]]:
         """In how many quantised layers each kernel ran meanwhile."""

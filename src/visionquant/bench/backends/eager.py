@@ -19,6 +19,7 @@ class Eager(convert.Backend):
     """The engine of modules; those that replace some of them say how in the methods that follow ``prove``."""
 
     def cast(self, net: nn.Module, row: Any, device: str) -> None:
+        """What happens to all parameters, before layers are replaced."""
         net.to(convert.dtype_of(row, device))
 
     def convert(self, net: nn.Module, row: Any, device: str, shape: convert.Shape | None) -> nn.Module:

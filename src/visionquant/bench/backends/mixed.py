@@ -12,6 +12,7 @@ without converting what flows between them.
 
 import re
 from collections.abc import Iterator
+from functools import partial
 from itertools import accumulate
 from typing import Any
 
@@ -108,8 +109,16 @@ def _type_around(model: nn.Module, name: str, kinds: dict[str, str], dtype: torc
 
 
 def _border(module: nn.Module, own: torch.dtype, around: torch.dtype) -> None:
-    module.register_forward_pre_hook(lambda _, args, kwargs: (_to(args, own), _to(kwargs, own)), with_kwargs=True)
-    module.register_forward_hook(lambda _, __, output: _to(output, around))
+    module.register_forward_pre_hook(partial(_entering, own), with_kwargs=True)
+    module.register_forward_hook(partial(_leaving, around))
+
+
+def _entering(dtype: torch.dtype, _: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    return _to(args, dtype), _to(kwargs, dtype)
+
+
+def _leaving(dtype: torch.dtype, _: nn.Module, __: Any, output: Any) -> Any:
+    return _to(output, dtype)
 
 
 def _to(values: Any, dtype: torch.dtype) -> Any:

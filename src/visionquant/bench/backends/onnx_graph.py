@@ -6,7 +6,7 @@ long on the others (torch 2.13). Only matrix products are quantised: the runtime
 vision transformer has one convolution.
 
 All of it happens in a process of its own, for the preparation runs a session with its threads. Files lie in a folder
-that is removed at once; the weights stay as a mapping of a file that has no name any more, so that replicates share
+that is removed at once; the weights stay as a mapping of a file that has no name any more, so that processes share
 them, a model may exceed the two GiB of a protobuf message, and a failure leaves nothing behind. A process that is
 killed can't tidy up: the next one does.
 

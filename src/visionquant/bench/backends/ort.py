@@ -7,7 +7,6 @@ of, not the flags that were passed to its making.
 
 import json
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from importlib.util import find_spec
@@ -19,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from visionquant.bench.backends.convert import Backend, Converted, Shape, require_all, subject_of
+from visionquant.bench.backends.convert import Backend, Shape, require_all, subject_of
 from visionquant.bench.backends.onnx_graph import INPUT, OPSET, WEIGHTS, Graph, export, scratch
 from visionquant.core.errors import StudyError
 from visionquant.records.record import Conversion
@@ -58,12 +57,15 @@ def options_of(precision: OnnxRuntimePrecision) -> Options:
 
 
 class Network(nn.Module):
-    """A session over ``graph``; make it in the process that runs it."""
+    """A session over ``graph``, made anew where the network is unpickled: it lasts no longer than a process."""
 
     def __init__(self, graph: Graph, options: Options) -> None:
         super().__init__()
         self.graph, self.options = graph, options
         self.session = _session(graph, options)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Network, (self.graph, self.options)
 
     def forward(self, images: torch.Tensor) -> SimpleNamespace:
         """Of float32 images (n, 3, side, side) on the CPU, every output of the graph by its name in torch."""
@@ -120,12 +122,6 @@ class OnnxRuntime(Backend):
 
     def convert(self, net: nn.Module, row: Any, device: str, shape: Shape | None) -> nn.Module:
         return Network(_exported(net, row, shape), options_of(row))
-
-    def builder(self, net: nn.Module, row: Any, device: str, shape: Shape) -> Callable[[], Converted]:
-        """The graph is inherited and its session made in the replicate; the weights of ``net`` are let go."""
-        graph = _exported(net, row, shape)
-        net.to("meta")
-        return lambda: Converted(Network(graph, options_of(row)), None)
 
     def prove(self, net: nn.Module, row: Any, device: str) -> Conversion:
         if not isinstance(net, Network):

@@ -52,24 +52,6 @@ def traced(study: Study) -> MachineSet:
     return max((study.measured, *study.sets), key=lambda run: len(estimators.block_ratios(run.records)))
 
 
-def depth(study: Study, run: MachineSet) -> Table:
-    """Where noise enters: after the first block, after the last, and the block that costs most."""
-    caption = f"Of the first photograph; and the block after which it falls most. {_weights(run)}"
-    shown = of_pairs(
-        Column("blocks", lambda row: len(row[2])),
-        Column("after the first", lambda row: row[2][0], MEASURED, "SQNR, dB", 1, "equal to FP32"),
-        Column("after the last", lambda row: row[2][-1], MEASURED, "SQNR, dB", 1, "equal to FP32"),
-        Column("largest fall, dB", 4, MEASURED, "", 1, "no block lowers it"),
-        Column("at block", 3, MEASURED, why="no block lowers it"),
-    )
-    ratios = estimators.block_ratios(run.records)
-    names = dict.fromkeys(name for _, name in ratios)
-    traced_pairs = [(model, name) for model in study.models for name in names if (model, name) in ratios]
-    rows = [(*pair, ratios[pair], *estimators.steepest(ratios[pair])) for pair in traced_pairs]
-    title, filters = "Where the error enters", ("Model", "Precision")
-    return build("noise-depth", title, caption, shown, rows, source(run), filters=filters)
-
-
 def agreement_figure(study: Study, run: MachineSet) -> Figure:
     """Signal to quantisation noise by model and precision."""
     weights, names, looks = run.weights or "no", study.compared, figure.looks(study)
@@ -111,7 +93,7 @@ def top1(study: Study) -> tuple[Table, ...]:
         "corrected (Holm) over the table; UNDECIDED: these images don't tell. Calibration error: expected, ten bins."
     )
     tables = list[Table]()
-    for run in _evaluated(study) or [study.local]:
+    for run in study.evaluated or [study.local]:
         scores = tuple(run.accuracy.values())
         where, below = "", "No network was evaluated: `make accuracy`."
         if scores:
@@ -178,15 +160,14 @@ def trained_networks(study: Study) -> Table:
         Column("images named", lambda row: len(row[1].labels)),
         *texts("Source"),
     ]
-    rows = [(run.source, result) for run in _evaluated(study) for result in run.accuracy.values()]
+    rows = [(run.source, result) for run in study.evaluated for result in run.accuracy.values()]
     return build("trained", "What was trained", caption, shown, rows, "data/machines/*/accuracy.")
 
 
 def top1_figure(study: Study) -> Figure:
     """The source with the most images."""
     caption = "Wilson intervals, of the same images: overlap is no proof of equality; the table has the exact test."
-    alt, runs = "A row a network with a mark and an interval a precision.", _evaluated(study)
-    run = max(runs, key=lambda run: len(next(iter(run.accuracy.values())).labels), default=study.local)
+    alt, run = "A row a network with a mark and an interval a precision.", study.most_evaluated
     rows = [(result.network, precision) for result in run.accuracy.values() for precision in result.precisions]
     names, precisions = (tuple(dict.fromkeys(row[i] for row in rows)) for i in (0, 1))
     shares = {row: study.row(run.source, *row, 0, "top1") for row in rows}
@@ -195,11 +176,6 @@ def top1_figure(study: Study) -> Figure:
     height = 1.2 + 0.6 * max(2, len(names))
     svg = figure.dot_plot(dots, names, precisions, figure.looks(study), "top-1, %", height)
     return Figure("accuracy", "Top-1 in every precision", caption, alt, f"{machine}; {TRAINED}.", svg)
-
-
-def _evaluated(study: Study) -> list[MachineSet]:
-    """The sets that evaluated a trained network, this machine's first."""
-    return sorted((run for run in study.sets if run.accuracy), key=lambda run: run.source != LOCAL)
 
 
 def _share(study: Study, source: str, heading: str, name: str) -> Column:

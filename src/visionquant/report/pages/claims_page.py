@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, get_args
 
-import numpy as np
 from matplotlib.axes import Axes
 
 from visionquant.analysis.claims.claim import Kind
@@ -234,50 +233,3 @@ def memory_model_figure(study: Study, run: MachineSet) -> Figure:
     look: Any = {"step": 0.14, "band": (0, 4)}
     svg = figure.dot_plot(dots, models, PRINTED_PRECISIONS, looks, label, height, keys, scale=scale, **look)
     return Figure("memory-model", "Published memory against arithmetic", caption, alt, source(run, study), svg)
-
-
-def linear_layers_figure(study: Study, run: MachineSet) -> Figure:
-    """Published INT8 latency against the number of Linear layers, with the line through the origin."""
-    points = [
-        (facts.linear_layers, ms)
-        for name in study.published.names
-        if (facts := study.facts(name)) and (ms := study.published.value("latency_median", name, "int8"))
-    ]
-    line, per_layer, most = "", 0.0, 0.0
-    if points:
-        layers, times = (np.asarray(values, float) for values in zip(*points, strict=True))
-        per_layer, most = float(np.median(times / layers)), float(layers.max())
-        r = float(np.corrcoef(layers, times)[0, 1])
-        line = f" The line: {1e3 * per_layer:.0f} microseconds a layer (the median); correlation {r:.2f}."
-    caption = f"Linear layers include a pooler, which stays as it is.{line}"
-    alt = "Published INT8 milliseconds rising with the number of Linear layers along a line."
-
-    def on(axes: Axes) -> None:
-        for count, ms in points:
-            figure.mark(axes, count, ms, figure.LOOKS["int8"], 6)
-        if points:
-            axes.plot([0, most], [0, per_layer * most], color=figure.INK, linewidth=0.8)
-        axes.set_xlim(left=0)
-        axes.set_ylim(bottom=0)
-        axes.set(xlabel="Linear layers", ylabel="published INT8 milliseconds")
-
-    svg, title = figure.draw((9.0, 4.2), on), "INT8 latency against Linear layers"
-    return Figure("linear-layers", title, caption, alt, source(run, study), svg)
-
-
-def throughput_model_figure(study: Study, run: MachineSet) -> Figure:
-    """Published throughput over 1000 / published latency, a mark a cell."""
-    caption = (
-        "Bars: what the rounding of the milliseconds leaves open. The throughput column carries no information of "
-        "its own beyond a few hundredths of a percent."
-    )
-    alt = "A row a model with a mark a precision, all within a tenth of a percent of zero."
-    models, dots = tuple(study.published.column("throughput", BASELINE)), []
-    for precision in PRINTED_PRECISIONS:
-        rates, times = (study.published.column(name, precision) for name in ("throughput", "latency_median"))
-        for model in rates:
-            low, middle, high = (100 * (rates[model] * (times[model] + off) / 1e3 - 1) for off in (-0.005, 0, 0.005))
-            dots.append(Dot(model, precision, middle, low, high))
-    label, height = "published images/s against 1000 / published ms, % off", 1.2 + 0.4 * len(models)
-    svg = figure.dot_plot(dots, models, PRINTED_PRECISIONS, figure.looks(study), label, height, line=0.0)
-    return Figure("throughput-latency", "Throughput as one over latency", caption, alt, source(run, study), svg)

@@ -1,76 +1,108 @@
-"""Was the machine quiet, did the timed passes do the work, does the same cell measured twice agree, what was said?"""
+"""Was the machine quiet, does FP32 equal itself, did the timed passes do the work, what did the libraries say?"""
 
-import math
 from collections import Counter
 from collections.abc import Iterable
 from datetime import datetime
+from itertools import product
 from statistics import median
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from visionquant.analysis import comparison
-from visionquant.analysis.study import MachineSet, Study
+from visionquant.analysis import gates, provenance
+from visionquant.analysis.study import BASELINE, MachineSet, Study
 from visionquant.core import processors
 from visionquant.core.machine import LABELS
-from visionquant.records import drift
+from visionquant.records.cell import BUSY_OTHERS, BUSY_PRESSURE, BUSY_STEAL, KERNELS
 from visionquant.report import figure
-from visionquant.report.columns import of_pairs, source
+from visionquant.report.columns import estimate, of_models, of_pairs, source
 from visionquant.report.figure import Dot, Figure
 from visionquant.report.items import MEASURED, TEXT, Item, fixed, joined, key_of, number, precision_label, text
 from visionquant.report.table import Column, Table, build, texts
 
-NOT_RECORDED = "not recorded"
+NOT_RECORDED, SPREAD = "not recorded", "middle, lowest to highest"
 
 
 def machine_conditions(study: Study, run: MachineSet) -> Table:
-    """The conditions of a set, counted over its replicates and cells."""
-    machine = run.environment
-    caption = f"Recorded beside every replicate. Limits of the instruction set: {processors.DEAF}."
+    """The conditions of a set, counted over its cells, rounds and slots, each round and slot once."""
+    machine, rounds = run.environment, run.rounds
+    caption = f"Recorded with every slot. Limits of the instruction set: {processors.DEAF}."
+    if run.before_rounds:
+        caption += " Before rounds: a round is one process of one pair here, and nothing took turns."
     if machine and machine.unrecorded:
         names = ", ".join(LABELS[name] for name in machine.unrecorded)
         caption += f" Not recorded by the version that measured, and so equal to no other set's: {names}."
-    cells = [cell for record in run.records.values() for cell in record.cells if cell.replicates]
-    replicates = [replicate for cell in cells for replicate in cell.replicates]
-    loads = [replicate.conditions for replicate in replicates]
-    gpus = [load.gpu for load in loads if load.gpu]
-    moved = [cell for cell in cells if cell.earlier]
-    again = "nothing measured"
-    if cells:
-        again = f"{len(moved)} of {len(cells)}, {sum(len(cell.earlier) for cell in moved)} attempts given up"
-    tell = {True: "yes", False: "no", None: "too short to tell"}
-    settled = _counted(tell[replicate.settled] for replicate in replicates)
+    cells = [cell for record in run.records.values() for cell in record.cells if cell.rounds]
+    slots = [slot for each in rounds for slot in each.slots]
+    gpus = [each.gpu for each in rounds if each.gpu]
+    again = sum(len({slot.block for slot in each.slots if slot.attempt}) for each in rounds)
+    waits = [each.waited_s for each in rounds if each.waited_s > 0]
+    share = provenance.timed_share(run)
     throttled = _counted(reason for gpu in gpus for reason in gpu.throttle_reasons or ("none",))
     sampler = [None if gpu.sampler_share is None else 100 * gpu.sampler_share for gpu in gpus]
-    order = _counted("in turns" if cell.interleaved_with else "one pair at a time" for cell in cells)
-    noise = [100 * drift.noise(cell.calibration_ms, floor=0.0) for cell in cells if cell.calibration_ms]
-    noisy = f"{_span(noise, 1)} %" if noise else "not measured"
     reasons, measured = [cell.energy_reason or None for cell in cells], sum(cell.energy is not None for cell in cells)
     energy = f"{measured} cells" + (f"; not available: {_plain(reasons)}" if measured < len(cells) else "")
+    limits = (
+        f"others took over {100 * BUSY_OTHERS:g} % of its cores, the hypervisor over {100 * BUSY_STEAL:g} %, or tasks "
+        f"waited for a core in over {100 * BUSY_PRESSURE:g} % of the time"
+    )
+
+    def percent(name: str) -> str:
+        return _span(None if getattr(slot, name) is None else 100 * getattr(slot, name) for slot in slots)
+
     rows = [
         ("Cells measured", str(len(cells)), "with at least one timed pass"),
-        ("Isolation", _counted(cell.isolation for cell in cells), "by cell: clean, busy (others at work), unknown"),
-        ("Others' share of all cores", _span(load.others_share for load in loads), "middle, lowest to highest"),
-        ("Load, 1 minute", _span(load.load_1m for load in loads), "middle, lowest to highest"),
-        ("CPU clock, MHz", _span((load.frequency_mhz for load in loads), 0), "as the kernel tells it"),
-        ("CPU threads", _plain(str(replicate.threads) for replicate in replicates), "of every timed process"),
+        ("Busy cells", str(sum(cell.status == "busy" for cell in cells)), "others disturbed them; out of every figure"),
+        ("Rounds a cell", _span((len(cell.rounds) for cell in cells), 0), SPREAD),
+        ("Blocks a round", _span((len({slot.block for slot in each.slots}) for each in rounds), 0), SPREAD),
+        ("Passes a slot", _span((len(slot.wall_ms) for slot in slots), 0), SPREAD),
+        ("Busy slots", f"{sum(slot.busy for slot in slots)} of {len(slots)}", limits),
+        ("Blocks repeated", str(again), "because a slot was busy; both attempts are kept"),
+        ("Waited for others", f"{sum(waits) / 60:.1f} min before {len(waits)} of {len(rounds)} rounds", ""),
+        (
+            "Time in passes of arms, %",
+            NOT_RECORDED if share is None else f"{100 * share:.0f}",
+            "of all the time, preparing included",
+        ),
+        ("Others' share of the cores, %", percent("others"), SPREAD),
+        ("Stolen by the hypervisor, %", percent("steal"), SPREAD),
+        ("Time in which a task waited, %", percent("pressure"), SPREAD),
+        ("Load, 1 minute", _span(each.load_1m for each in rounds), SPREAD),
+        ("CPU clock, MHz", _span((each.frequency_mhz for each in rounds), 0), "as the kernel tells it"),
+        ("CPU threads", _plain(str(each.threads) for each in rounds), "of every timed process"),
         ("What sets the speed", machine.speed if machine else "nothing measured", "beside the hardware"),
-        ("OMP_WAIT_POLICY", _plain(load.omp_wait_policy for load in loads), ""),
+        ("OMP_WAIT_POLICY", _plain(each.omp_wait_policy for each in rounds), ""),
         ("GPU clock, MHz", _span((gpu.sm_mhz_median for gpu in gpus), 0), "NVML"),
         ("GPU temperature, C", _span((gpu.temperature_c_high for gpu in gpus), 0), "NVML"),
         ("GPU power, W", _span((gpu.power_w_median for gpu in gpus), 0), "NVML"),
         ("Throttling", throttled if gpus else "not available", "reasons that NVML gave"),
         ("Sampler's own cost, % of a core", _span(sampler), "it may be 0.5 at most"),
-        ("Order", order, "turns: replicates of a model's precisions alternate, in seeded order"),
-        ("Noise of the reference kernel", noisy, "how far single readings lie off by chance"),
-        ("Cells measured again", again, "because a reference kernel moved by more than its noise"),
-        ("Unsteady cells", str(sum(cell.status == "unsteady" for cell in cells)), "it moved in every attempt"),
-        ("Warm-up settled", settled, "two halves of the warm-up agree; at least four passes to tell"),
-        ("Timing ended by", _counted(cell.stopped_by for cell in cells), "count, budget of seconds, or goal"),
         ("Energy", energy, "windows of at least 5 s"),
     ]
     return build("quiet", "Was the machine quiet?", caption, texts("What", run.label, "meaning"), rows, source(run))
+
+
+def kernels(study: Study, run: MachineSet) -> Table:
+    """What the reference kernels took, over rounds."""
+    caption = (
+        "The same work in every round, whatever the model: a matrix product, a stream through memory, an INT8 product. "
+        "Spread: the standard deviation of the rounds' medians; what of it is common to all arms a ratio does not see."
+    )
+    medians = {name: [ms for _, ms in seen] for name, seen in _kernel_rounds(run).items()}
+
+    def taken(name: str) -> Item:
+        values = medians[name]
+        low, middle, high = (fixed(of(values), 3) for of in (min, median, max))
+        return Item(middle, key_of(median(values)), f"{low} to {high}")
+
+    shown = [
+        Column("Kernel", lambda name: name.removeprefix("kernel-"), TEXT),
+        Column("rounds", lambda name: len(medians[name])),
+        Column("median, ms", taken, MEASURED),
+        Column("spread, %", lambda name: _spread(medians[name]), MEASURED, "", 1, "one round"),
+    ]
+    return build("kernels", "Reference kernels by round", caption, shown, medians, source(run))
 
 
 def audit(study: Study, run: MachineSet) -> Table:
@@ -109,18 +141,23 @@ def audit(study: Study, run: MachineSet) -> Table:
     return build("audit", "Audit inside the run", caption, shown, rows, source(run))
 
 
-def repeated(study: Study, run: MachineSet) -> Table:
-    """The A/A run of a set, cell by cell."""
-    caption, outcome = "This set has no A/A run; `visionquant aa-test` makes one.", None
-    if run.aa:
-        outcome = comparison.repeated_run(study, run)
-        counts = " to ".join(map(str, sorted({outcome.processes[0], outcome.processes[-1]})))
-        caption = (
-            f"Every cell measured twice, a whole pass after the other, protocol {outcome.protocol} ({counts} processes "
-            f"a cell): {outcome.text}. {'The gate is passed.' if outcome.passed else 'The gate is NOT passed.'} "
-            f"Between the passes the machine moved by up to {100 * math.expm1(run.shift):.1f} % (95th percentile over "
-            "cells); so much counts against every verdict between cells that were not measured in turns."
-        )
+def placebo(study: Study, run: MachineSet) -> Table:
+    """FP32 over itself, by model and batch size."""
+    caption = (
+        f"{gates.placebo_gate(study, run).text} Each figure: FP32 over FP32 once more, in the blocks of FP32's cell."
+    )
+
+    def at(batch_size: int) -> Column:
+        of = lambda model: estimate(study.row(run.source, model, BASELINE, batch_size, "placebo"))  # noqa: E731
+        return Column(f"batch {batch_size}", of, MEASURED)
+
+    shown = of_models(map(at, study.batch_sizes))
+    return build("placebo", "FP32 against itself", caption, shown, study.models, source(run))
+
+
+def halves(study: Study, run: MachineSet) -> Table:
+    """Absolute times of the first half of the rounds over those of the second, cell by cell."""
+    outcome = gates.halves(study, run)
     css = {"agrees": "good", "differs": "bad"}
 
     def ratio(cell: Any) -> Item:
@@ -129,10 +166,12 @@ def repeated(study: Study, run: MachineSet) -> Table:
     shown = [
         *texts(model="Model"),
         Column("Precision", lambda cell: precision_label(cell.precision), TEXT),
+        Column("batch", lambda cell: cell.batch_size),
         Column("first / second", ratio, MEASURED),
         Column("verdict", lambda cell: text(cell.word, css.get(cell.word, "")), TEXT),
     ]
-    return build("aa", "The same cell twice", caption, shown, outcome.cells if outcome else (), source(run))
+    title, filters = "First rounds against last rounds", ("Model", "Precision", "batch")
+    return build("halves", title, outcome.text, shown, outcome.cells, source(run), filters=filters)
 
 
 def library_kernels(study: Study, run: MachineSet) -> Table:
@@ -153,7 +192,7 @@ def library_kernels(study: Study, run: MachineSet) -> Table:
         Column("models", models.get),
         Column("layers", layers.get),
     ]
-    return build("kernels", "Kernels of quantised layers", caption, shown, sorted(models), source(run))
+    return build("library-kernels", "Kernels of quantised layers", caption, shown, sorted(models), source(run))
 
 
 def library_messages(study: Study, run: MachineSet) -> Table:
@@ -176,49 +215,58 @@ def library_messages(study: Study, run: MachineSet) -> Table:
     return build("messages", "What the libraries said", caption, shown, rows, source(run))
 
 
-def repeated_figure(study: Study, run: MachineSet) -> Figure:
-    """The A/A run: first pass over second, with intervals, a mark a cell."""
-    margin = study.params.statistics.equivalence_margin
-    caption = f"With intervals over processes; the band is the margin of what is called the same ({100 * margin:g} %)."
-    alt = "A row a model with a mark and an interval a precision, around the line of no difference."
-    cells = comparison.repeated_run(study, run).cells if run.aa else ()
-    known = [cell for cell in cells if cell.ratio is not None]
-    dots = [Dot(cell.model, cell.precision, cell.ratio or 0.0, cell.low, cell.high) for cell in known]
-    models, precisions = (tuple(dict.fromkeys(getattr(dot, name) for dot in dots)) for name in ("row", "by"))
-    label, height = "latency of the first pass over that of the second", 1.0 + 0.5 * max(3, len(models))
-    look: Any = {"line": 1.0, "band": (1 / (1 + margin), 1 + margin), "scale": figure.log_scale}
-    svg = figure.dot_plot(dots, models, precisions, figure.looks(study), label, height, **look)
-    return Figure("aa", "The same cell twice", caption, alt, source(run), svg)
+def placebo_figure(study: Study, run: MachineSet) -> Figure:
+    """FP32 over itself, a mark a batch size."""
+    bound, sizes, dots = gates.PLACEBO_BOUND, [f"batch {size}" for size in study.batch_sizes], []
+    caption = f"With the interval over rounds; the band is what the gate allows over all models ({100 * bound:g} %)."
+    alt = "A row a model with a mark and an interval a batch size, around the line of no difference."
+    for model, size in product(study.models, study.batch_sizes):
+        row = study.row(run.source, model, BASELINE, size, "placebo")
+        if row.value is not None:
+            dots.append(Dot(model, f"batch {size}", row.value, row.low, row.high))
+    look: Any = {"line": 1.0, "band": (1 / (1 + bound), 1 + bound)}
+    svg = figure.dot_plot(dots, study.models, sizes, figure.Looks(sizes), "FP32 over its placebo", 6.2, **look)
+    return Figure("placebo", "FP32 against itself", caption, alt, source(run), svg)
 
 
-def machine_figure(study: Study, run: MachineSet) -> Figure:
-    """Every reading of the reference kernel over the time of the measurement, as a share of the set's median."""
-    caption = "Two readings beside every replicate; the band is chance; cells beyond it were measured again."
-    alt = "Points around one over the minutes of the measurement, most of them inside a grey band."
-    cells = [cell for record in run.records.values() for cell in record.cells]
-    points = sorted(
-        (datetime.fromisoformat(replicate.started_at), ms)
-        for cell in cells
-        for replicate in cell.replicates
-        if replicate.sentinel and replicate.started_at
-        for ms in (replicate.sentinel.before_ms, replicate.sentinel.after_ms)
-    )
-    noise = [drift.noise(cell.calibration_ms, floor=0.0) for cell in cells if cell.calibration_ms]
+def kernels_figure(study: Study, run: MachineSet) -> Figure:
+    """Each reference kernel over the time of the measurement, a mark a round."""
+    caption = "Median of a round over the median of all rounds: what the machine did meanwhile."
+    alt = "Marks of three kernels around one, over the minutes of the measurement."
+    seen = {name: [(at, ms) for at, ms in found if at] for name, found in _kernel_rounds(run).items()}
+    times = {name: [datetime.fromisoformat(at) for at, _ in found] for name, found in seen.items() if found}
+    first = min((at for found in times.values() for at in found), default=None)
+    looks = dict(zip(KERNELS, (figure.LOOKS[name] for name in ("fp16", "nf4", "int8")), strict=True))
 
     def on(axes: Axes) -> None:
-        if points:
-            minutes = [(at - points[0][0]).total_seconds() / 60 for at, _ in points]
-            readings = np.asarray([ms for _, ms in points])
-            if noise:
-                band = float(np.exp(np.median(noise)))
-                axes.axhspan(1 / band, band, color=figure.INK, alpha=0.08, linewidth=0)
-            axes.plot(minutes, readings / np.median(readings), ".", color=figure.LOOKS["fp16"].colour, markersize=2.5)
-            axes.axhline(1.0, color=figure.INK, linewidth=0.8)
-        else:
+        for name, found in times.items():
+            minutes = [(at - first).total_seconds() / 60 for at in found if first]
+            taken = np.asarray([ms for _, ms in seen[name]])
+            look: Any = {"color": looks[name].colour, "markersize": 3}
+            axes.plot(minutes, taken / np.median(taken), looks[name].marker, **look)
+        if not times:
             figure.empty(axes)
-        axes.set(xlabel="minutes since the first replicate", ylabel="reference kernel / its median")
+        axes.set(xlabel="minutes since the first round", ylabel="kernel / its median")
 
-    return Figure("machine", "The machine over time", caption, alt, source(run), figure.draw((9.0, 3.2), on))
+    svg = figure.draw(
+        (9.0, 3.2), on, keys=[figure.key(look, name.removeprefix("kernel-")) for name, look in looks.items()]
+    )
+    return Figure("kernels", "The machine over time", caption, alt, source(run), svg)
+
+
+def _kernel_rounds(run: MachineSet) -> dict[str, list[tuple[str | None, float]]]:
+    """Of each reference kernel that ran the start of every round with its median, in milliseconds."""
+    found: dict[str, list[tuple[str | None, float]]] = {}
+    for each in run.rounds:
+        for name in KERNELS:
+            if taken := [ms for slot in each.of(name, quiet=True) for ms in slot.wall_ms]:
+                found.setdefault(name, []).append((each.started_at, median(taken)))
+    return found
+
+
+def _spread(values: list[float]) -> float | None:
+    """Standard deviation of the logarithms, in percent."""
+    return 100 * float(np.std(np.log(values), ddof=1)) if len(values) > 1 else None
 
 
 def _counted(words: Iterable[str | None]) -> str:
@@ -238,4 +286,4 @@ def _span(numbers: Iterable[float | None], decimals: int = 2) -> str:
     if not values:
         return "not available"
     middle, low, high = (fixed(value, decimals) for value in (median(values), min(values), max(values)))
-    return f"{middle} ({low} to {high})"
+    return middle if low == high else f"{middle} ({low} to {high})"

@@ -10,7 +10,7 @@ from visionquant.analysis.decision import Advice, Bill, Candidate, Capacity, Swi
 from visionquant.analysis.published import Row
 from visionquant.analysis.study import BASELINE, MachineSet, Study
 from visionquant.report import figure, items
-from visionquant.report.columns import block, estimate, of_models, of_pairs, source
+from visionquant.report.columns import estimate, of_models, source
 from visionquant.report.figure import Figure
 from visionquant.report.items import MEASURED, PUBLISHED, TEXT, Item, grouped, missing, number, precision_label, text
 from visionquant.report.table import Column, Table, build, numbers, texts
@@ -47,28 +47,6 @@ def recommended(study: Study, run: MachineSet, advised: tuple[Advice, ...]) -> T
     caption += "" if limits.fidelity_floor is None else f", cosine to FP32 at least {limits.fidelity_floor:g}"
     caption += ". The fastest within the limits by its median."
     return build("recommend", "Which precision for which model", caption, shown, advised, source(run))
-
-
-def candidates(study: Study, run: MachineSet, advised: tuple[Advice, ...]) -> Table:
-    """Every precision of every model, with its place: taken, on the front, beaten, or outside the limits."""
-
-    def place(row: Any) -> Item:
-        candidate, taken = row[2:]
-        if candidate is taken:
-            return text("taken", "good")
-        if candidate.known and candidate.misses:
-            return text("; ".join(candidate.misses), "text bad")
-        return text(("on the front" if candidate.front else "beaten by another") if candidate.known else "not measured")
-
-    caption = "On the front: no other precision of the model is better in latency, memory and fidelity at once."
-    shown = of_pairs(
-        Column("latency, ms", lambda row: estimate(row[2].latency), MEASURED),
-        Column(f"{_memory(run)}, MiB", lambda row: estimate(row[2].memory), MEASURED),
-        Column("cosine to FP32", lambda row: estimate(row[2].cosine), MEASURED),
-        Column("Place", place, TEXT),
-    )
-    rows = [(row.model, candidate.precision, candidate, row.chosen) for row in advised for candidate in row.candidates]
-    return build("candidates", "Every precision", caption, shown, rows, source(run), filters=("Model", "Precision"))
 
 
 def pareto(study: Study, run: MachineSet, advised: tuple[Advice, ...]) -> Figure:
@@ -166,17 +144,6 @@ def listed(study: Study) -> Table:
     ]
     prices = study.published.prices.values()
     return build("prices", "An hour of each instance", caption, shown, prices, "data/supplement/prices.csv.")
-
-
-def cards(study: Study) -> Table:
-    """Instances from the published latencies at batch size 1; the published card is for hire nowhere, so no money."""
-    caption = f"{_assumed(study)} Throughput is one over the published latency."
-    of = lambda model, precision: _count(study, decision.published_capacity(study, model, precision))  # noqa: E731
-    shown, title = (
-        of_models(block("cards for the load", study.precisions, of)),
-        "Cards needed by the published latencies",
-    )
-    return build("bills-published", title, caption, shown, study.models, source(study.measured, study))
 
 
 def bills(study: Study, run: MachineSet) -> Table:

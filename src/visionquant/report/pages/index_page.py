@@ -8,10 +8,10 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple, get_args
 
-from visionquant.analysis import comparison, estimators, launch_bound, provenance
+from visionquant.analysis import estimators, gates, launch_bound, provenance
+from visionquant.analysis.claims import ledger
 from visionquant.analysis.frame import ARITHMETIC
 from visionquant.analysis.published import SUBJECTS, Row
-from visionquant.analysis.published_validation import validations
 from visionquant.analysis.study import BASELINE, MachineSet, Study
 from visionquant.records.cell import Status
 from visionquant.report.columns import counted_words, median, source
@@ -109,8 +109,8 @@ def five_lines(study: Study) -> tuple[str, ...]:
     others = "".join(f", {count} {status.replace('_', ' ')}" for status, count in counted.items() if status != "ok")
     columns = {name: study.column(run.source, "speedup", name) for name in study.compared}
     speeds = [f"{precision_label(name)} {_summary(found)['median']:.2f}x" for name, found in columns.items() if found]
-    minutes = sum(record.elapsed_s for record in run.records.values()) / 60
-    timed = "" if share is None else f", {100 * share:.0f} % of it inside timed windows"
+    minutes = run.spent_s / 60
+    timed = "" if share is None else f", {100 * share:.0f} % of it inside timed passes"
     index = study.project.reports / "index.html"
     return (
         f"machine   {provenance.describe(run)}",
@@ -227,25 +227,24 @@ def _outliers(study: Study, run: MachineSet) -> Values:
         if values and isinstance(row, Int8Precision):
             words = counted_words(study, run, name, study.models, name="speedup_in_bracket")
             planted = ", with outliers" if row.outliers else ""
-            speeds.append(f"threshold {row.threshold:g}{planted} {_summary(values)['median']:.2f}x ({words})")
+            counted = f" ({words})" if words else ""
+            speeds.append(f"threshold {row.threshold:g}{planted} {_summary(values)['median']:.2f}x{counted}")
     return {"speeds": speeds}
 
 
 def _trust(study: Study, run: MachineSet) -> Values:
-    cells = [cell for record in run.records.values() for cell in record.cells if cell.replicates]
+    cells = [cell for record in run.records.values() for cell in record.cells if cell.rounds]
     return {
         "cells": len(cells),
-        "words": Counter(cell.isolation for cell in cells),
-        "repeated": sum(bool(cell.earlier) for cell in cells),
-        "unsteady": sum(cell.status == "unsteady" for cell in cells),
+        "busy": sum(cell.status == "busy" for cell in cells),
         "faults": sum(bool(cell.audit and cell.audit.fault) for cell in cells),
-        "twice": comparison.repeated_run(study, run).text if run.aa else "",
+        "gates": "" if run.before_rounds else f"{gates.placebo_gate(study, run).text} {gates.halves(study, run).text}",
     }
 
 
 def _validation(study: Study) -> Values:
-    own = [metric for metric in validations(study) if metric.source == study.measured.source]
-    return {"verdicts": [f"{metric.metric}: {metric.verdict}" for metric in own]}
+    own = [(claim, found) for claim, found in ledger.validation(study) if found.source == study.measured.source]
+    return {"verdicts": [f"{claim.row}: {found.word}" for claim, found in own]}
 
 
 def _summary(values: dict[str, float]) -> dict[str, Any]:

@@ -245,20 +245,6 @@ def _variant(row: Row) -> str:
     return VARIANTS[str(row["statistic"])] + (f", with {row['added']}" if row["added"] else "")
 
 
-def _spread(statistic: str, key: str, decimals: int, group: str) -> Column:
-    """Median over the draws, with the lowest and the highest."""
-
-    def of(row: tuple[str, int, Sequence[Row]]) -> Item:
-        network, images, rows = row
-        drawn = _drawn(rows, network, statistic, images, key)
-        if not drawn:
-            return missing("not_measured", "no draw has it")
-        middle, note = float(np.median(drawn)), f"{len(drawn)} draws"
-        return number(middle, decimals, low=min(drawn), high=max(drawn), note=note)
-
-    return Column(VARIANTS[statistic].split(", ")[-1], of, MEASURED, group)
-
-
 CALIBRATION = Spec(
     "calibration",
     "Static against dynamic INT8",
@@ -278,17 +264,4 @@ CALIBRATION = Spec(
         *measures(quantised_layers="layers in INT8"),
     ],
     _tested,
-)
-CALIBRATION_SWEEP = Spec(
-    "calibration-sweep",
-    "How many calibration images",
-    "Median over the draws, with the lowest and the highest; a draw is the first images of one seeded order.",
-    [
-        *texts("Network"),
-        Column("calibration images", 1),
-        *(_spread(name, "top1", 2, "top-1, %") for name in STATISTICS),
-        *(_spread(name, "sqnr_db", 1, "SQNR, dB") for name in STATISTICS),
-    ],
-    lambda run, _: [(net, size, run.rows) for net in _networks(run.rows) for size in _sizes(run.rows, net)],
-    recipe="calibration",
 )

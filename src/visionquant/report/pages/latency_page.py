@@ -1,4 +1,4 @@
-"""Latency and throughput: published beside measured, the spread behind them, and which cells wait for the host."""
+"""Latency, speed and throughput: published beside measured, and which published cells wait for the host."""
 
 from typing import Any
 
@@ -7,26 +7,27 @@ from matplotlib.axes import Axes
 
 from visionquant.analysis import launch_bound
 from visionquant.analysis.frame import PUBLISHED
-from visionquant.analysis.study import MachineSet, Study
+from visionquant.analysis.study import BASELINE, MachineSet, Study
 from visionquant.report import columns, figure, items
-from visionquant.report.columns import block, columns_of, for_pair, of_models, of_pairs, source
+from visionquant.report.columns import columns_of, for_pair, of_models, of_pairs, source
 from visionquant.report.figure import Dot, Figure
-from visionquant.report.items import MEASURED, TEXT, precision_label, text
+from visionquant.report.items import MEASURED, TEXT, Item, precision_label, text
 from visionquant.report.table import Column, Table, build
 
 PRINTED_SPEEDUPS = ("fp16", "int8")
 ONLY_BATCH_1 = "The supplement prints batch size 1 only."
 NOT_COUNTED = "no operations counted"
+BEFORE = "before rounds"
 
 
 def latency(study: Study, run: MachineSet, batch_size: int) -> Table:
     """Median milliseconds and speedup over FP32."""
     statistics = study.params.statistics
     caption = (
-        f"Median of all timed passes, with the {100 * statistics.confidence:g} % interval over replicate processes. A "
-        "speedup above 1 is faster than FP32; the word is the verdict over processes (Holm-corrected over the table; "
-        f"SAME within {100 * statistics.equivalence_margin:g} %; between cells that were not measured in turns, what "
-        f"the machine moves by counts against it).{'' if batch_size == 1 else f' {ONLY_BATCH_1}'}"
+        f"Median of the timed passes, with the {100 * statistics.confidence:g} % interval over rounds. A speedup above "
+        "1 is faster than the FP32 of the same blocks; the word is the verdict over rounds (Holm-corrected over the "
+        f"table; SAME within {100 * statistics.equivalence_margin:g} %). {_before(run)}"
+        f"{'' if batch_size == 1 else ONLY_BATCH_1}"
     )
     headings = ("published, ms", "measured, ms", "published speedup", "measured speedup")
     return _table(study, run, batch_size, "Latency", caption, headings, "latency_median", "speedup")
@@ -35,7 +36,7 @@ def latency(study: Study, run: MachineSet, batch_size: int) -> Table:
 def throughput(study: Study, run: MachineSet, batch_size: int) -> Table:
     """Images per second, and the change against FP32."""
     printed = "Ten of the sixteen rows are not printed." if batch_size == 1 else ONLY_BATCH_1
-    caption = f"Over a window in each process, batch after batch, with intervals and verdicts over processes. {printed}"
+    caption = f"Batch after batch, with intervals and verdicts over rounds. {_before(run)}{printed}"
     headings = ("published, samples/s", "measured, images/s", "published change, %", "measured change, %")
     return _table(study, run, batch_size, "Throughput", caption, headings, "throughput", "throughput_change")
 
@@ -56,26 +57,52 @@ def _table(
     return build(name, title, caption, shown, study.models, source(run, printed), label)
 
 
-def distribution(study: Study, run: MachineSet, batch_size: int) -> Table:
-    """Mean, standard deviation and percentiles of each cell."""
+def speedups(study: Study, run: MachineSet, batch_size: int) -> Table:
+    """Each speedup with its three intervals, FP32 against itself in the same blocks, and what stands behind it."""
+    confidence = f"{100 * study.params.statistics.confidence:g} %"
     caption = (
-        "Milliseconds over all timed passes. Outliers lie over three interquartile ranges outside the quartiles of "
-        "their process; they stay. Percentiles have order-statistic intervals; too small a sample has none."
+        f"Interval: {confidence}, over rounds or over their blocks, whichever is wider. Pooled: with the spread of all "
+        "models together, where they are alike. Another run: where one of as many rounds will fall. Placebo: FP32 over "
+        f"FP32 once more, in the same blocks. {_before(run)}"
     )
-    quantities = {"latency_outliers": "outliers", "latency_mean": "mean", "latency_std": "std (n-1)"}
-    quantities |= {f"latency_p{p}": f"p{p}" for p in study.params.statistics.percentiles}
 
-    def passes(pair: tuple[str, str]) -> list[int]:
+    def interval(heading: str, name: str) -> Column:
+        def of(pair: tuple[str, str]) -> Item:
+            row = study.row(run.source, *pair, batch_size, name)
+            if row.low is None or row.high is None:
+                return items.missing(row.status or "not_available", row.reason or "no interval")
+            low, high = (items.fixed(end, 2) for end in (row.low, row.high))
+            return Item(f"{low} to {high}", items.key_of(row.high - row.low))
+
+        return Column(heading, of, MEASURED)
+
+    def rounds(pair: tuple[str, str]) -> str | None:
         cell = run.state(*pair, batch_size).cell
-        return [len(replicate.wall_ms) for replicate in cell.replicates] if cell else []
+        return f"{cell.quiet_rounds(pair[1])} of {len(cell.rounds)}" if cell and cell.paired else None
+
+    def remark(pair: tuple[str, str]) -> str:
+        state = run.state(*pair, batch_size)
+        if state.status == "ok":
+            return BEFORE if run.before_rounds else ""
+        return state.reason
 
     shown = of_pairs(
-        Column("passes", lambda pair: sum(passes(pair)) or None, why="nothing was timed"),
-        Column("processes", lambda pair: len(passes(pair)) or None, why="nothing was timed"),
-        *(for_pair(study, run, heading, name, batch_size) for name, heading in quantities.items()),
+        for_pair(study, run, "speedup, x", "speedup", batch_size),
+        interval("pooled", "speedup_pooled"),
+        interval("another run", "speedup_prediction"),
+        for_pair(study, run, "placebo", "placebo", batch_size),
+        Column("quiet rounds", rounds, why="no rounds"),
+        Column("remark", remark, TEXT),
     )
-    name, title = f"distribution-{batch_size}", f"Latency of every cell, batch size {batch_size}"
-    return build(name, title, caption, shown, columns.pairs(study), source(run), f"Batch size {batch_size}")
+    rows = [pair for pair in columns.pairs(study) if pair[1] != BASELINE]
+    name, title = f"speedups-{batch_size}", f"Speedups with their intervals, batch size {batch_size}"
+    return build(name, title, caption, shown, rows, source(run), f"Batch size {batch_size}", ("Model", "Precision"))
+
+
+def _before(run: MachineSet) -> str:
+    """What must be known of records before rounds; empty for others."""
+    said = f"{BEFORE.capitalize()}: intervals are over processes, and ratios have neither one nor a verdict. "
+    return said if run.before_rounds else ""
 
 
 def energy(study: Study, run: MachineSet, batch_size: int = 1) -> Table:
@@ -111,42 +138,14 @@ def _by_model(
         if printed is not None:
             dots.append(Dot(model, precision, printed, hollow=True, size=5))
     judged = any(dot.word for dot in dots)
-    caption = f"Filled: measured, with the interval over processes{'; hollow: published' if size == 1 else ''}. " + (
+    over = "processes" if run.before_rounds else "rounds"
+    caption = f"Filled: measured, with the interval over {over}{'; hollow: published' if size == 1 else ''}. " + (
         figure.LETTERED if judged else "Absolute figures of different machines are not comparable."
     )
     alt, look = f"A row a model, a mark a precision: {title.lower()}.", figure.looks(study)
     keys = figure.keys_beside(study, run, names, quantity, size == 1)
     svg = figure.dot_plot(dots, study.models, names, look, axis, 6.2, keys, 4, line=line, scale=figure.log_scale)
     return Figure(f"{name}-{size}", title, caption, alt, source(run, study if size == 1 else None), svg)
-
-
-def distribution_figure(study: Study, run: MachineSet, batch_size: int = 1) -> Figure:
-    """Every timed pass of every pair, relative to the pair's median."""
-    caption = "Line: fastest pass to slowest; bar: the middle half; tick: the median. Nothing is dropped."
-    alt = "One panel a precision with a row a model, showing how far single passes lie from their cell's median."
-    looks = figure.looks(study)
-    precisions = [name for name in study.precisions if any(pair[1] == name for pair in run.records)]
-
-    def panel(axes: Axes, precision: str) -> None:
-        colour = looks[precision].colour
-        for row, model in enumerate(study.models):
-            cell = run.state(model, precision, batch_size).cell
-            passes = [ms for replicate in cell.replicates for ms in replicate.wall_ms] if cell else []
-            if passes:
-                low, first, third, high = np.percentile(np.asarray(passes) / np.median(passes), [0, 25, 75, 100])
-                axes.plot([low, high], [row, row], color=colour, linewidth=0.8)
-                axes.plot([first, third], [row, row], color=colour, linewidth=5, solid_capstyle="butt", alpha=0.75)
-                axes.plot([1.0], [row], "|", color=figure.INK, markersize=6)
-        axes.set_title(precision_label(precision))
-        figure.log_scale(axes)
-        figure.line_at(axes, 1.0, 0.6)
-        if precision == precisions[0]:
-            figure.rows_of(axes, study.models)
-
-    title, label = f"Spread of the timed passes, batch size {batch_size}", "pass / median of its cell (log scale)"
-    shared = {"columns": max(1, len(precisions)), "sharey": True, "sharex": True}
-    svg = figure.grid(precisions, panel, (9.0, 5.6), (), (label, ""), **shared)
-    return Figure(f"distribution-{batch_size}", title, caption, alt, source(run), svg)
 
 
 def throughput_figure(study: Study, run: MachineSet) -> Figure:
@@ -215,25 +214,6 @@ def roofline(study: Study, run: MachineSet) -> Table:
     shown.append(Column("published FP16 speedup", speedups.get, items.PUBLISHED, "", 2, "not printed"))
     title = "Which published cells wait for the host"
     return build("launch-published", title, caption, shown, study.published.names, source(run, study))
-
-
-def waits(study: Study, run: MachineSet) -> Table:
-    """Operations of every pair and, on a GPU, the share of the time in which it waits for the host."""
-    caption = (
-        "Operations that torch dispatches in a pass of one image, views apart; a bitsandbytes call is one. Wait: "
-        "the share of a pass in which no kernel ran, by torch's profiler; a CPU has no such figure."
-    )
-    counts = {pair: record.operations for pair, record in run.records.items()}
-    shown = of_models(
-        block(
-            "operations a pass",
-            study.precisions,
-            lambda *pair: items.number(counts.get(pair), 0, "not counted"),
-            MEASURED,
-        ),
-        columns_of(study, run.source, "GPU waits, % of the pass", "launch_share"),
-    )
-    return build("launch-measured", "Operations, and the GPU's wait", caption, shown, study.models, source(run))
 
 
 def roofline_figure(study: Study, run: MachineSet) -> Figure:

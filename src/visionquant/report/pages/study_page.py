@@ -2,29 +2,32 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from statistics import median
 from typing import Any
 
 from visionquant.analysis import provenance
 from visionquant.analysis.study import MachineSet, Study
 from visionquant.core.frozen import height_width
+from visionquant.records.cell import Cell
 from visionquant.records.record import Conversion
 from visionquant.report.columns import of_models, of_pairs, pairs, source
 from visionquant.report.items import CODES, NUMBER, PUBLISHED, TEXT, Item, joined, missing
 from visionquant.report.table import Column, Table, build, texts
+from visionquant.settings.params import Protocol
 
 UNCOUNTED = "no committed counts"
 
 
 def sets(study: Study) -> Table:
     """Each set of records: machine, weights, code, how much of it is there and how its time was spent."""
-    caption = "Minutes of measuring, without download and reference; timed: the share of them inside timed windows."
+    caption = "Minutes of preparing and measuring, without download; timed: the share of them inside timed passes."
 
     def cells(run: MachineSet) -> str:
         counted = provenance.counts(study, run)
         return f"{counted['ok']} of {sum(counted.values())}"
 
     def minutes(run: MachineSet) -> float | None:
-        return sum(record.elapsed_s for record in run.records.values()) / 60 if run.records else None
+        return run.spent_s / 60 if run.records else None
 
     shown = [
         Column("Set", lambda run: "this machine" if run.source == "local" else run.source.partition(":")[2], TEXT),
@@ -44,14 +47,21 @@ def conditions(study: Study, run: MachineSet) -> Table:
     caption = "What the supplement says of its experiments, and those of the measured set."
     machine, printed, silent = run.environment, study.published.setup, "not said"
     cells = [cell for record in run.records.values() for cell in record.cells]
-    protocols = {record.settings.protocol for record in run.records.values()}
-    protocol = next(iter(protocols)) if len(protocols) == 1 else None
+    protocols = [record.settings.protocol for record in run.records.values()]
+    protocol = protocols[0] if protocols and all(one == protocols[0] for one in protocols) else None
 
-    def asked(name: str, shown: str = "{}") -> str:
-        if protocol is None:
-            return "several protocols" if protocols else "not measured"
-        value = getattr(protocol, name)
-        return "no limit" if value is None else shown.format(value)
+    def asked(shown: str) -> str:
+        if isinstance(protocol, Protocol):
+            return shown.format(**dict(protocol))
+        return "not measured" if not protocols else "several protocols" if protocol is None else "before rounds"
+
+    def passes(cell: Cell, precision: str) -> int:
+        return sum(len(slot.wall_ms) for each in cell.rounds for slot in each.of(precision))
+
+    def spread(values: Iterable[int]) -> str:
+        known = sorted(value for value in values if value)
+        ends = f" ({known[0]} to {known[-1]})" if known and known[0] < known[-1] else ""
+        return f"{median(known):g}{ends}" if known else "not measured"
 
     def seen(name: str) -> str:
         value = {**vars(machine), **machine.libraries}[name] if machine else "not measured"
@@ -60,6 +70,7 @@ def conditions(study: Study, run: MachineSet) -> Table:
     def every(values: Iterable[int], separator: str = ", ") -> str:
         return separator.join(map(str, sorted(set(values)))) or "not measured"
 
+    timed = [passes(cell, name) for (_, name), record in run.records.items() for cell in record.cells]
     # What the models really ran with: a class without scaled-dot-product attention runs eager.
     proven = [record.conversion for record in run.records.values() if record.conversion]
     ways = Counter(str(proof.knobs.get("attention", "unknown")) for proof in proven)
@@ -73,13 +84,19 @@ def conditions(study: Study, run: MachineSet) -> Table:
         ("System", printed["os"], seen("system")),
         ("Python", printed["python"], seen("python")),
         ("CPU cores", silent, seen("cores")),
-        ("CPU threads", silent, every(one.threads for cell in cells for one in cell.replicates)),
+        ("CPU threads", silent, every(each.threads for cell in cells for each in cell.rounds)),
         ("Weights", silent, run.weights or "not measured"),
-        ("Timed passes a cell", printed["iterations"], asked("iterations", "at most {}")),
-        ("Warm-up passes", printed["warmup_iterations"], asked("warmup_iterations", "{} in each process")),
-        ("Processes a cell", silent, asked("replicates")),
-        ("Timed seconds to fill a cell", silent, asked("budget_s")),
-        ("Seconds a cell may take", silent, asked("limit_s")),
+        ("Timed passes a cell", printed["iterations"], spread(timed)),
+        (
+            "Warm-up passes",
+            printed["warmup_iterations"],
+            asked("{warmup_passes} in each process, up to {warmup_s:g} s more"),
+        ),
+        ("Rounds a cell", silent, spread(len(cell.rounds) for cell in cells)),
+        ("Rounds asked for", silent, asked("{rounds}; {rounds_of_batches} of each larger batch size")),
+        ("Blocks in a round", silent, asked("as many as fill {round_s:g} s, {blocks} at most")),
+        ("Timed passes in a slot", silent, asked("{slot_passes}, more while they fill less than {slot_ms:g} ms")),
+        ("Waited for other programs", silent, asked("{wait_s:g} s at most before a round")),
         ("Attention", silent, attention),
         ("Experiments", printed["experiments"], str(len(run.records))),
         ("Batch sizes", printed["batch_sizes"], every((cell.batch_size for cell in cells), " ")),
@@ -120,7 +137,7 @@ def models(study: Study) -> Table:
             counted("Linear layers", "linear_layers"),
             counted("GMACs", "macs", 2, 1e9),
             Column("input", side),
-            Column("repository", lambda name: specs[name].repo_id or specs[name].path if name in specs else "", TEXT),
+            Column("repository", lambda name: specs[name].place if name in specs else "", TEXT),
             Column("revision", lambda name: Item((specs[name].revision or "")[:10] if name in specs else "")),
         ]
     )
