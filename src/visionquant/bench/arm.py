@@ -8,6 +8,7 @@ count, and a process that was profiled is slower), and where it was timed its ou
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -41,7 +42,6 @@ class SlotSeen(NamedTuple):
     passes: TimedPasses
     window: Throughput | None
     shares: host.Shares
-    spent_s: float
 
 
 class Examined(NamedTuple):
@@ -110,24 +110,28 @@ def serve(source: BenchModel, arms: Sequence[Arm], idle: telemetry.Idle | None) 
     device, protocol = source.device, source.protocol
     device.require()
     threads = torch_flags.apply(FP32, protocol)
-    images = inputs.batch(len(inputs.crops()), source.preprocessing())
     clock, by_name = device.clock(), {arm.name: arm for arm in arms}
     networks: dict[str, Any] = {}
     workspace: dict[str, int | None] = {}
     passes: dict[str, _Passes] = {}
 
+    @cache
+    def images() -> torch.Tensor:
+        """Prepared where a network asks for them; a process of a kernel does not."""
+        return inputs.batch(len(inputs.crops()), source.preprocessing())
+
     def network(name: str) -> Any:
         if name not in networks:
             arm = by_name[name]
             assert arm.row is not None
-            networks[name] = prepared.network_of(source, arm.precision, arm.row, images[:1])
+            networks[name] = prepared.network_of(source, arm.precision, arm.row, images()[:1])
             workspace[name] = _workspace(device)
         return networks[name]
 
     def batch(name: str, chosen: list[int]) -> torch.Tensor:
         row = by_name[name].row
         assert row is not None
-        return images[chosen].to(device.kind, convert.dtype_of(row, device.kind))
+        return images()[chosen].to(device.kind, convert.dtype_of(row, device.kind))
 
     def of(name: str, batch_size: int) -> _Passes:
         if name not in passes or passes[name].batch_size != batch_size:
@@ -135,7 +139,7 @@ def serve(source: BenchModel, arms: Sequence[Arm], idle: telemetry.Idle | None) 
             if by_name[name].row is None:
                 passes[name] = _Passes(batch_size, kernels.step_of(name, device.kind), 1)
             else:
-                net, numbers = network(name), rotation(len(images), batch_size)
+                net, numbers = network(name), rotation(len(images()), batch_size)
                 batches = [batch(name, chosen) for chosen in numbers]
                 passes[name] = _Passes(
                     batch_size, lambda i: fidelity.features_of(net(batches[i])), len(batches), numbers
@@ -160,12 +164,11 @@ def serve(source: BenchModel, arms: Sequence[Arm], idle: telemetry.Idle | None) 
         if seen.gpu_ms is not None and not is_kernel:
             count = len(seen.wall_ms)
             window = Throughput(images=count * batch_size, seconds=round(time_window(each.step, clock, count), 6))
-        after = host.Reading.now()
-        shares = before.until(after, threads)
+        shares = before.until(host.Reading.now(), threads)
         computing = device.computing() or set()
         if os.getpid() in computing and len(computing) > 1:  # in a container NVML may name other numbers
             shares = shares._replace(others=1.0)
-        return SlotSeen(seen, window, shares, after.wall_s - before.wall_s)
+        return SlotSeen(seen, window, shares)
 
     def check(name: str, batch_size: int) -> Checked:
         examined = examine(name, batch_size, False) if device.a_process_an_arm else None
@@ -188,7 +191,7 @@ def serve(source: BenchModel, arms: Sequence[Arm], idle: telemetry.Idle | None) 
         peak = reserved = None
         if not device.in_host_memory:
             passes.pop(name, None)  # their batches are not the network's
-            net, one = network(name), [batch(name, rotation(len(images), batch_size)[0])]
+            net, one = network(name), [batch(name, rotation(len(images()), batch_size)[0])]
             for _ in range(2):  # what only a first pass takes is no peak
                 peak, reserved = device.peaks(lambda: net(one[0]))
             one.clear()

@@ -98,7 +98,6 @@ class _Sampling:
         self._project, self._params, self._matrix, self._models = project, params, matrix, models
         self._command, self._sizes_apart, self.taken = command, sizes_apart, 0
         self._order = random.Random(params.protocol.seed)
-        self._smallest, *self._larger = matrix.batch_sizes
         study = params.study.model_copy(update={"models": matrix.models, "precisions": matrix.precisions})
         study = study.model_copy(update={"batch_sizes": matrix.batch_sizes, "device": "auto"})
         self._basis = sha256_of([study.minutes, params.protocol.model_dump(mode="json")])
