@@ -15,12 +15,13 @@ def committed() -> dict[str, Any]:
     return raw
 
 
-def test_the_committed_study_is_64_pairs_of_16_models_and_4_precisions() -> None:
+def test_the_committed_study_is_the_supplements_16_models_and_a_trained_one_in_4_precisions() -> None:
     params = parameters.load(Project(tiny.ROOT))
-    assert len(params.study.models) == 16
+    assert len(params.study.models) == 17
+    assert [name for name in params.study.models if params.models[name].package] == ["dinov2-small-packaged"]
     assert params.study.precisions == ("fp32", "fp16", "int8", "nf4")
     assert params.study.batch_sizes == (1, 4, 8, 16, 32)
-    assert len(params.pairs()) == len(set(params.pairs())) == 64
+    assert len(params.pairs()) == len(set(params.pairs())) == 68
     assert {"quick", "paper"} <= set(params.protocols)
 
 

@@ -17,6 +17,7 @@ import yaml
 
 from visionquant.core.paths import Project
 from visionquant.records import record as records
+from visionquant.report import page_map
 from visionquant.settings import params as parameters
 
 BIN = Path(sys.executable).parent
@@ -96,10 +97,10 @@ def _keep_one_notebook(root: Path) -> None:
     pipeline = yaml.safe_load((root / "dvc.yaml").read_text())
     outs = pipeline["stages"]["report"]["outs"]
     for notebook in sorted((root / "notebooks").glob("*.ipynb")):
-        if notebook.stem == "05_statistics":
-            continue
-        notebook.unlink()
-        outs[:] = [out for out in outs if f"reports/{notebook.stem.partition('_')[2]}.html" not in out]
+        if notebook.stem != "05_statistics":
+            notebook.unlink()
+    others = {f"reports/{name}.html" for name, _, parts in page_map.PAGES if "statistics" not in parts}
+    outs[:] = [out for out in outs if not others & set(out)]
     (root / "dvc.yaml").write_text(yaml.safe_dump(pipeline, sort_keys=False))
 
 

@@ -99,8 +99,9 @@ def test_records_are_rendered_verified_and_compared_there(recorded: Project) -> 
         ("Darwin", (*RENDERING, *READING)),
     ):
         done = run(system, recorded.root, *commands)
-        assert codes(done.stdout) == {words[0]: 0 for words in commands}, done.stderr
-        assert done.stderr == ""
+        # Of seeded weights alone nothing is recommended.
+        assert codes(done.stdout) == {words[0]: int(words[0] == "recommend") for words in commands}, done.stderr
+        assert "recommend: no precision for any of 1 models" in done.stderr
         declared = recorded.environment.read_bytes()
         assert json.loads(declared)["system"].startswith(system)
         assert json.loads(declared)["cpu_isa"] == []

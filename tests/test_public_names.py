@@ -49,6 +49,7 @@ def test_without_a_library_of_the_server_serve_says_what_to_install(library: str
 
 def test_what_the_makefile_asks_python_for_is_there() -> None:
     scripts = re.findall(r"python -c '(.*print.*?)'\)", (tiny.ROOT / "Makefile").read_text())
-    networks, names = (python(script).stdout.split() for script in scripts)
+    networks, probed, names = (python(script).stdout.split() for script in scripts)
     assert networks
+    assert probed == ["dinov2-small-packaged"]
     assert set(names) == set(recipes.NAMES)

@@ -1,4 +1,4 @@
-"""The README's tree, commands and rows are those of the repository."""
+"""The tree, commands and rows that the README and docs name are those of the repository."""
 
 import re
 import subprocess
@@ -8,11 +8,12 @@ from typer.main import get_command
 
 from visionquant.cli import app
 
-README = (tiny.ROOT / "README.md").read_text()
+PAGES = {path.name: path.read_text() for path in (tiny.ROOT / "README.md", *sorted((tiny.ROOT / "docs").glob("*.md")))}
+README = "\n".join(PAGES.values())
 
 
 def tree() -> list[str]:
-    block = README.split("## The tree")[1].split("```")[1]
+    block = PAGES["README.md"].split("## The tree")[1].split("```")[1]
     return [line.split()[0] for line in block.strip().splitlines()]
 
 
@@ -59,3 +60,11 @@ def test_names_that_the_readme_uses_are_rows_of_the_settings() -> None:
     assert pair
     assert pair.groups() in params.pairs()
     assert set(re.findall(r"study\.models=\[([a-z0-9-]+)\]", README)) <= set(params.models)
+
+
+def test_the_readme_fits_on_a_few_screens_and_its_links_lead_somewhere() -> None:
+    assert len(PAGES["README.md"].splitlines()) <= 150
+    for name, text in PAGES.items():
+        folder = tiny.ROOT if name == "README.md" else tiny.ROOT / "docs"
+        links = re.findall(r"\]\((?!https?:)([^)#]+)", text)
+        assert [link for link in links if not (folder / link).exists()] == []

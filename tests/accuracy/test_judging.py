@@ -40,7 +40,7 @@ def opened(root: Path, head: bool = True, given: Any = "photographs") -> tuple[P
     raw["study"]["weights"] = "auto"
     raw["models"]["mine"] = {"path": "mine", "input_size": 32, "group": "tiny"}
     raw["models"]["tiny-vit"] = {"repo_id": "tiny/tiny-vit", "revision": "0" * 40, "input_size": 32, "group": "tiny"}
-    raw["evaluation"] = {"images": given, "most_images": 12, "neighbours": 3}
+    raw["evaluation"] |= {"images": given, "most_images": 12, "neighbours": 3}
     root.mkdir(exist_ok=True)
     project, params = tiny.project(root, raw)
     if not (root / "photographs").exists():

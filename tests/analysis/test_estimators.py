@@ -54,7 +54,7 @@ def test_one_round_has_a_median_and_no_interval() -> None:
 def test_nothing_is_dropped() -> None:
     data = [[1.0] * 9 + [1000.0], [1.0] * 10]
     record = made.record("vit-base-224-production", "fp32", [made.cell(1, data)])
-    choice = StatisticsChoice(confidence=0.95, percentiles=(90,), equivalence_margin=0.02)
+    choice = StatisticsChoice(confidence=0.95, percentiles=(90,), equivalence_margin=0.02, accuracy_margin=1.0)
     found = {one.quantity: one for one in estimators.of_cell(record, record.cells[0], None, "", choice)}
     assert found["latency_mean"].value == pytest.approx((19 + 1000) / 20)
     assert (found["latency_outliers"].value, found["latency_outliers"].n) == (1.0, 20)

@@ -11,7 +11,7 @@ from torch import nn
 
 from visionquant.bench import arm as arms
 from visionquant.bench import device as devices
-from visionquant.bench import host, inputs, kernels, prepared, worker
+from visionquant.bench import host, kernels, prepared, worker
 from visionquant.bench.arm import Arm
 from visionquant.bench.audit import ExpectedOutput
 from visionquant.bench.clock import Clock
@@ -46,12 +46,11 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
         more: tuple[Arm, ...] = (),
         **protocol: Any,
     ) -> list[Any]:
-        monkeypatch.setattr(inputs, "batch", lambda *_: images)
         monkeypatch.setattr(prepared, "network_of", lambda *_: net or Odd())
         source = SimpleNamespace(
             device=device or devices.of("cpu"),
             protocol=Protocol(**tiny.PROTOCOL | protocol),
-            preprocessing=lambda: None,
+            images=lambda: images,
         )
 
         def task() -> list[Any]:

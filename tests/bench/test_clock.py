@@ -77,6 +77,13 @@ def test_what_is_looked_at_between_two_timed_steps_counts_in_neither() -> None:
     assert seen == [0, 1, 2]
 
 
+def test_what_is_asked_of_a_slot_begins_behind_the_discarded_pass() -> None:
+    scripted = ScriptedClock(5.0)
+    time_slot(scripted.step, scripted, 1, 0.0, discard=True, begin=lambda: scripted.asked.append("begin"))
+    step = ["sync", "now", "mark", "step 0", "mark", "sync", "now"]
+    assert scripted.asked == [*step, "begin", *step]
+
+
 def test_a_throughput_window_synchronises_only_around_all_steps() -> None:
     scripted = ScriptedClock(10.0)
     assert time_window(scripted.step, scripted, 5) == pytest.approx(0.05)

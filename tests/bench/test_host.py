@@ -11,6 +11,7 @@ import pytest
 from visionquant.bench import host
 from visionquant.bench.host import Reading, Shares
 from visionquant.core import processors
+from visionquant.records import cell
 
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -57,7 +58,7 @@ def test_a_kernel_that_tells_nothing_leaves_it_unknown_and_nobody_busy(tmp_path:
 
 @pytest.mark.parametrize("name", ["others", "steal", "pressure"])
 def test_a_span_is_busy_beyond_each_limit(name: str) -> None:
-    limit = {"others": host.BUSY_OTHERS, "steal": host.BUSY_STEAL, "pressure": host.BUSY_PRESSURE}[name]
+    limit = getattr(cell, f"BUSY_{name.upper()}")
     assert not Shares(0.0, None, 0.0)._replace(**{name: limit}).busy
     assert Shares(0.0, None, 0.0)._replace(**{name: limit + 0.01}).busy
 

@@ -84,6 +84,7 @@ def bytes_of(project: Project, precision: str) -> bytes:
 
 def test_an_interruption_after_any_round_loses_none_and_none_is_taken_twice(tmp_path: Path) -> None:
     study, seen, had = ready(tmp_path, raw_settings()), list[tuple[Any, ...]](), dict[Key, list[Round]]()
+    prepared = list[str]()
 
     def interrupting(*told: Any) -> None:
         seen.append(told[:4])
@@ -92,12 +93,14 @@ def test_an_interruption_after_any_round_loses_none_and_none_is_taken_twice(tmp_
     with scripted.others():
         for _ in range(3):
             with pytest.raises(KeyboardInterrupt):
-                sample(study, observer=tiny.observer(round=interrupting))
+                sample(study, observer=tiny.observer(round=interrupting, preparing=prepared.append))
             now = taken(study)
             assert all(now[key][: len(rounds)] == rounds for key, rounds in had.items())
             had = now
-            assert not study[0].prepared.exists()
+            assert study[0].prepared.exists()
         assert sample(study) == Outcome(rounds=0, wait={}, complete=True)
+    assert prepared == [MODEL]  # once, and kept for the commands that go on
+    assert not study[0].prepared.exists()
     assert [told[1:3] for told in seen] == [(1, 1), (1, 2), (2, 1)]
     assert {key: [one.number for one in rounds] for key, rounds in had.items()} == {
         (MODEL, name, size): [1, 2][: 3 - size] for name in PRECISIONS for size in SIZES

@@ -100,17 +100,18 @@ def test_a_model_of_which_nothing_could_be_measured_takes_no_time_from_others() 
 
 
 def test_what_was_decided_does_not_move_and_an_added_model_or_batch_size_extends_it() -> None:
-    before = decided(1.0, 7.0, models=("small",), batch_sizes=(1, 4))
-    now = decided(0.1, 60.0)
+    before, now = decided(1.0, 7.0, models=("small",), batch_sizes=(1, 4)), decided(1.0, 100.0)
     assert (before.target("small", 1), now.target("small", 1)) == (10, 3)
     found = schedule.extended(before, now)
     assert found.rounds["small"] == {1: 10, 4: 4}
     assert found.reasons["small"].keys() == {16}
     assert found.rounds["large"] == {1: 3}
     assert found.reasons["large"].keys() == {4, 16}
-    fewer = schedule.extended(before, decided(9.0, models=("large",)))
+    fewer = schedule.extended(before, decided(1.0, 7.0, models=("large",)))
     assert fewer.rounds.keys() == {"large"}
-    assert fewer.reasons == {}
+    other = decided(9.0)
+    assert schedule.extended(before, other) == other  # of other minutes nothing was decided
+    assert schedule.extended(None, other) == other
 
 
 def test_what_can_not_be_read_is_decided_again(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import yaml
 from visionquant.analysis.study import Study
 from visionquant.core.errors import StudyError
 from visionquant.core.paths import PACKAGE, Project
-from visionquant.report import notebooks
+from visionquant.report import notebooks, page_map
 from visionquant.settings import params
 
 SOURCES = sorted((tiny.ROOT / "notebooks").glob("*.ipynb"))
@@ -41,15 +41,17 @@ def test_a_source_notebook_is_stripped_and_holds_text_and_calls(path: Path) -> N
     assert set(notebook.metadata) <= {"kernelspec", "language_info"}
 
 
-def test_every_notebook_has_its_page_among_the_stages_outputs() -> None:
+def test_every_notebook_has_its_page_and_every_page_is_among_the_stages_outputs() -> None:
+    named = [part for _, _, parts in page_map.PAGES for part in parts]
+    assert sorted(named) == sorted(map(notebooks.section, SOURCES))
     stages = yaml.safe_load((tiny.ROOT / "dvc.yaml").read_text())["stages"]
     pages = {name for out in stages["report"]["outs"] for name in out if name.endswith(".html")}
-    assert pages == {"reports/index.html", *(f"reports/{notebooks.section(path)}.html" for path in SOURCES)}
+    assert pages == {"reports/index.html", *(f"reports/{name}.html" for name, _, _ in page_map.PAGES)}
 
 
 def test_every_table_and_figure_of_a_page_is_in_a_notebook() -> None:
     calls = "\n".join(cell.source for path in SOURCES for cell in nbformat.read(path, as_version=4).cells)
-    of_the_index = ("sets", "story")
+    of_the_index = ("sets", "story", "answer", "recommended", "doors")
     for path in (tiny.ROOT / "src" / "visionquant" / "report" / "pages").glob("*.py"):
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.FunctionDef) and not node.name.startswith("_") and path.stem != "index_page":

@@ -12,14 +12,11 @@ import pytest
 
 from visionquant.analysis.study import Study, gather
 from visionquant.core.errors import StudyError
-from visionquant.report import site
+from visionquant.report import page_map, site
 from visionquant.report.pages import index_page
 from visionquant.settings import params
 
-SECTIONS = (
-    "study", "latency", "memory", "throughput", "statistics", "fidelity", "costs", "conditions", "claims", "accuracy",
-    "keeping", "guide",
-)  # fmt: skip
+PAGES = tuple(name for name, _, _ in page_map.PAGES)
 
 
 class Links(HTMLParser):
@@ -43,8 +40,8 @@ def html(study: Study) -> dict[str, str]:
     return {path.stem: path.read_text() for path in sorted(study.project.reports.glob("*.html"))}
 
 
-def test_there_is_an_index_and_a_page_a_section(rendered: Study) -> None:
-    assert set(html(rendered)) == {"index", *SECTIONS}
+def test_there_is_an_index_and_every_page(rendered: Study) -> None:
+    assert set(html(rendered)) == {"index", *PAGES}
 
 
 def test_every_link_resolves_and_none_leaves_the_folder(rendered: Study) -> None:
@@ -78,7 +75,7 @@ def test_the_index_opens_with_what_was_found_and_the_state_of_the_run(rendered: 
 
 
 def test_missing_cells_keep_their_reason_on_the_page(rendered: Study) -> None:
-    assert 'title="7 passes">— <small>time</small>' in html(rendered)["latency"]
+    assert 'title="7 passes">— <small>time</small>' in html(rendered)["results"]
 
 
 def test_building_twice_gives_the_same_bytes(rendered: Study) -> None:
@@ -89,11 +86,11 @@ def test_building_twice_gives_the_same_bytes(rendered: Study) -> None:
 
 def test_a_page_without_its_notebook_names_the_command(tmp_path: Path) -> None:
     project = made.project(tmp_path)
-    with pytest.raises(StudyError, match=r"01_study\.ipynb: not executed yet; run `visionquant notebooks`"):
+    with pytest.raises(StudyError, match=r"02_latency\.ipynb: not executed yet; run `visionquant notebooks`"):
         site.build_site(project, params.load(project))
     project.executed.mkdir(parents=True)
-    (project.executed / "01_study.ipynb").write_text("{")
-    with pytest.raises(StudyError, match=r"01_study\.ipynb: broken; run `visionquant notebooks`"):
+    (project.executed / "02_latency.ipynb").write_text("{")
+    with pytest.raises(StudyError, match=r"02_latency\.ipynb: broken; run `visionquant notebooks`"):
         site.build_site(project, params.load(project))
 
 
@@ -114,7 +111,7 @@ def tab() -> Iterator[browser.Page]:
 
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [400, 1400])
-@pytest.mark.parametrize("name", ["index", *SECTIONS])
+@pytest.mark.parametrize("name", ["index", *PAGES])
 def test_a_page_loads_clean_and_fits_the_window(rendered: Study, tab: browser.Page, name: str, width: int) -> None:
     tab.open((rendered.project.reports / f"{name}.html").as_uri(), width)
     assert tab.complaints == []
@@ -125,7 +122,7 @@ def test_a_page_loads_clean_and_fits_the_window(rendered: Study, tab: browser.Pa
 
 @pytest.mark.browser
 def test_a_table_sorts_by_number_and_keeps_missing_rows_last(rendered: Study, tab: browser.Page) -> None:
-    tab.open((rendered.project.reports / "memory.html").as_uri(), 1400)
+    tab.open((rendered.project.reports / "results.html").as_uri(), 1400)
     column = "[...document.querySelectorAll('#table-memory tbody tr')].map(r => r.cells[1].innerText.trim())"
     heading = "document.querySelectorAll('#table-memory thead tr:last-child th')[1]"
     tab.evaluate(f"{heading}.querySelector('button').click()")
@@ -145,7 +142,7 @@ def test_a_table_sorts_by_number_and_keeps_missing_rows_last(rendered: Study, ta
 def test_light_and_dark_differ_and_figures_follow(rendered: Study, tab: browser.Page) -> None:
     grounds = set()
     for dark in (False, True):
-        tab.open((rendered.project.reports / "latency.html").as_uri(), 1400, dark)
+        tab.open((rendered.project.reports / "results.html").as_uri(), 1400, dark)
         grounds.add(tab.evaluate("getComputedStyle(document.body).backgroundColor"))
     assert len(grounds) == 2
     figures = list(rendered.project.figures.glob("*.svg"))

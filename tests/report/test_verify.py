@@ -59,8 +59,8 @@ LOST = ("02", "03", "04")
 OF_THE_PAGES: dict[str, tuple[Edit, str]] = {
     "reports/metrics.json": (edited("ok", "OK"), "stale"),
     "reports/index.html": (edited("What was found", "What was not found"), "stale"),
-    "reports/latency.html": (edited("<h1", "<h1 "), "stale"),
-    "reports/memory.html": (Path.unlink, "missing"),
+    "reports/results.html": (edited("<h1", "<h1 "), "stale"),
+    "reports/trust.html": (Path.unlink, "missing"),
     "reports/magic.html": (Path.touch, "foreign"),
     "reports/figures/latency-1.svg": (edited("</svg>", " </svg>"), "stale: not the figure that the notebook shows"),
     "reports/figures/memory.svg": (Path.unlink, "missing"),
@@ -190,4 +190,4 @@ def test_pages_built_from_other_notebooks_are_not_hidden_by_the_notebooks_fault(
     site.build_site(project, parameters.load(project))
     assert set(faults(project)) == {"reports/notebooks/02_latency.ipynb"}
     edited("# Latencies", "# Latency")(project.executed / "02_latency.ipynb")
-    assert set(faults(project)) == {"reports/latency.html"}
+    assert set(faults(project)) == {"reports/results.html"}

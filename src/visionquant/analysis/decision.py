@@ -1,7 +1,11 @@
 """Which precision for which model, with the records behind the answer, and what a load costs in one precision.
 
 The fastest within the limits by its median is taken; those whose intervals overlap its own can't be told apart from it
-and are named. The Pareto front of a model holds the precisions that no other beats in latency, memory and fidelity at
+and are named. What a precision costs in accuracy is known from trained weights, the model's own or its family's; the
+agreement of seeded weights tells nothing of it, so that where nothing else is known no precision is recommended, unless
+no accuracy is asked for.
+
+The Pareto front of a model holds the precisions that no other beats in latency, memory and fidelity at
 once. Instances = load / (throughput x utilisation), rounded up, at the best throughput that some batch size gives
 within the limits of cost. What is no measurement is an assumption of params.yaml; savings are against FP32.
 """
@@ -10,9 +14,11 @@ import math
 import operator
 from dataclasses import dataclass, replace
 
-from visionquant.analysis.estimators import Estimate
+from visionquant.analysis import trained_evidence
+from visionquant.analysis.estimators import Estimate, absent
 from visionquant.analysis.published import Row
-from visionquant.analysis.study import MachineSet, Study
+from visionquant.analysis.study import BASELINE, MachineSet, Study
+from visionquant.analysis.trained_evidence import TrainedEvidence
 from visionquant.settings.sections import CostAssumptions, DecisionLimits
 
 # Assumptions that the sensitivity figure moves.
@@ -21,12 +27,16 @@ MOVED = ("load_images_per_s", "utilisation", "hours_per_month", "years", "develo
 
 @dataclass(frozen=True)
 class Candidate:
-    """One precision of one model: latency in ms, memory in MiB, cosine to FP32; ``misses`` are the limits it breaks."""
+    """One precision of one model: latency in ms, memory in MiB, cosine to FP32, change of accuracy in points.
+
+    ``misses`` are the limits it breaks.
+    """
 
     precision: str
     latency: Estimate
     memory: Estimate
     cosine: Estimate
+    accuracy: Estimate
     record: str
     misses: tuple[str, ...]
     front: bool = False
@@ -45,22 +55,39 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Advice:
-    """The answer for one model; ``chosen`` is None where nothing keeps within the limits, and ``why`` says why."""
+    """The answer for one model; ``chosen`` is None where nothing keeps within the limits, and ``why`` says why.
+
+    ``evidence`` says whose accuracy is known, empty where none is.
+    """
 
     model: str
     candidates: tuple[Candidate, ...]
     chosen: Candidate | None
     why: str
+    evidence: str = ""
 
 
 def recommend(
     study: Study, machine_set: MachineSet, models: tuple[str, ...], limits: DecisionLimits
 ) -> tuple[Advice, ...]:
     """An answer a model, from one machine set."""
-    return tuple(
-        _advice(model, [_candidate(study, machine_set, model, precision, limits) for precision in study.precisions])
-        for model in models
-    )
+    return tuple(_recommended(study, machine_set, model, limits) for model in models)
+
+
+def _recommended(study: Study, machine_set: MachineSet, model: str, limits: DecisionLimits) -> Advice:
+    evidence = trained_evidence.find(study, model)
+    found = [_candidate(study, machine_set, model, name, limits, evidence) for name in study.precisions]
+    advice = replace(_advice(model, found), evidence=evidence.text if evidence else "")
+    known = any(one.known for one in advice.candidates)
+    if not known or evidence or _trained(machine_set, model) or not limits.asks_for_accuracy:
+        return advice
+    settled = trained_evidence.SETTLED_BY.format(model=model)
+    return replace(advice, chosen=None, why=f"only the agreement of seeded weights is known; {settled} settle it")
+
+
+def _trained(machine_set: MachineSet, model: str) -> bool:
+    kinds = {record.settings.weights.kind for (name, _), record in machine_set.records.items() if name == model}
+    return bool(kinds & {"pretrained", "packaged"})
 
 
 def _advice(model: str, found: list[Candidate]) -> Advice:
@@ -86,7 +113,14 @@ def _advice(model: str, found: list[Candidate]) -> Advice:
     return Advice(model, candidates, fastest, why)
 
 
-def _candidate(study: Study, machine_set: MachineSet, model: str, precision: str, limits: DecisionLimits) -> Candidate:
+def _candidate(
+    study: Study,
+    machine_set: MachineSet,
+    model: str,
+    precision: str,
+    limits: DecisionLimits,
+    evidence: TrainedEvidence | None,
+) -> Candidate:
     latency, memory, cosine = (
         study.row(machine_set.source, model, precision, limits.batch_size, quantity)
         for quantity in ("latency_median", machine_set.memory, "cosine")
@@ -96,11 +130,20 @@ def _candidate(study: Study, machine_set: MachineSet, model: str, precision: str
         misses.append(f"{latency.value:.2f} ms is over {limits.latency_limit_ms:g}")
     if limits.memory_limit_mib is not None and memory.value is not None and memory.value > limits.memory_limit_mib:
         misses.append(f"{memory.value:.1f} MiB is over {limits.memory_limit_mib:g}")
-    if limits.fidelity_floor is not None and (cosine.value is None or cosine.value < limits.fidelity_floor):
+    accuracy = absent("accuracy_change", "no trained weights of its family were evaluated", "not_measured")
+    if evidence and precision != BASELINE:
+        accuracy = study.row(evidence.source, evidence.network, precision, 0, "accuracy_change")
+    most = limits.accuracy_loss_limit
+    if most is not None and precision != BASELINE and evidence and accuracy.low is None:
+        misses.append(f"not evaluated on {evidence.network}")
+    elif most is not None and accuracy.low is not None and -accuracy.low > most:
+        misses.append(f"may lose {-accuracy.low:.2f} points, over {most:g}")
+    floor_counts = limits.fidelity_floor is not None and _trained(machine_set, model)
+    if floor_counts and (cosine.value is None or cosine.value < (limits.fidelity_floor or 0.0)):
         found = "no fidelity" if cosine.value is None else f"cosine {cosine.value:.4f}"
         misses.append(f"{found} is below {limits.fidelity_floor:g}")
     record = f"{machine_set.folder}/{model}-{precision}.json"
-    return Candidate(precision, latency, memory, cosine, record, tuple(misses))
+    return Candidate(precision, latency, memory, cosine, accuracy, record, tuple(misses))
 
 
 def _overlap(a: Estimate, b: Estimate) -> bool:

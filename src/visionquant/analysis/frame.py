@@ -10,7 +10,7 @@ Values have twelve digits, for the last ones differ between processors.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,12 +84,12 @@ def _published(study: "Study") -> Iterator[Row]:
 
 def _accuracy(study: "Study") -> Iterator[Row]:
     """Networks trained here and models with pretrained weights, on labelled images."""
-    confidence = study.params.statistics.confidence
+    judge = accuracy.Judge(study.params.statistics.confidence, study.params.statistics.accuracy_margin)
     for one in study.sets:
         judged, unjudged = (one.labelled.judged, one.labelled.missing) if one.labelled else ((), {})
-        for evaluated in (accuracy.trained(one.accuracy.values(), confidence), accuracy.pretrained(judged, confidence)):
-            for network, precision, found in accuracy.figures(evaluated, confidence):
-                yield from _rows_of(one.source, network, precision, 0, [found])
+        evaluated = (judge.trained(one.accuracy.values()), judge.probed(one.probes.values()), judge.pretrained(judged))
+        for network, precision, found in chain.from_iterable(evaluated):
+            yield from _rows_of(one.source, network, precision, 0, [found])
         stale = {Path(name).stem: why for name, why in one.stale.items() if name.startswith("accuracy/")}
         for network, why in (stale | unjudged).items():
             missing = absent("top1", why, "stale" if network in stale else "not_measured")
@@ -235,7 +235,7 @@ def _over_models(study: "Study", found: pd.DataFrame) -> Iterator[pd.DataFrame]:
     ], columns=[*CELL, "quantity", "value", "status"])  # fmt: skip
     known = found.quantity.isin(["speedup", *REDUCTIONS]) & (found.status == "ok")
     values = found[known & found.source.isin([one.source for one in study.sets]) & found.precision.isin(study.compared)]
-    yield from _summaries("all models", values, STATISTICS)
+    yield from _summaries("all models", values[values.model.isin([*study.published.models])], STATISTICS)
     patterns = {(one.precision, one.quantity) for one in SUBJECTS.values()}
     patterns |= {(precision, f"{quantity}_workspace") for precision, quantity in patterns}
     own = pd.MultiIndex.from_frame(values[["precision", "quantity"]]).isin(patterns)

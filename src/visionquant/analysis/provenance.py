@@ -62,13 +62,8 @@ def warnings(study: "Study") -> tuple[str, ...]:
     if not any(one.records for one in study.sets):
         remedy = "Run `dvc repro`, or `visionquant sweep`."
         found.append(f"Nothing has been measured yet: every measured column is empty. {remedy}")
-    if (seen := counts(study, study.measured)).get("busy") and not seen["ok"]:
-        cores, key = study.measured.rounds[0].threads, f"protocols.{study.params.study.protocol}.threads"
-        less = f" Or leave them a core: `--set {key}={cores - 1}`." if cores > 1 else ""
-        found.append(
-            f"Other programs were at work in all {seen['busy']} cells that were measured, so there is no figure of "
-            f"speed. As many threads as cores wait for the one that is taken. Close them and run `make repro`.{less}"
-        )
+    if busy := taken_by_others(study):
+        found.append(busy)
     for one in study.shown:
         name, kinds = _capital(one.label), {(r.model, r.settings.weights.kind) for r in one.records.values()}
         if "seeded" in one.weights:
@@ -87,6 +82,19 @@ def warnings(study: "Study") -> tuple[str, ...]:
     if beside := sum(len(one.stale) for one in study.sets):
         found.append(f"Other evidence of this machine, left out as stale: {beside}; `visionquant verify` says why.")
     return tuple(found)
+
+
+def taken_by_others(study: "Study") -> str:
+    """That other programs disturbed every cell, and what to do; empty where they did not."""
+    seen = counts(study, study.measured)
+    if not seen.get("busy") or seen["ok"]:
+        return ""
+    cores, key = study.measured.rounds[0].threads, f"protocols.{study.params.study.protocol}.threads"
+    less = f" Or leave them a core: `--set {key}={cores - 1}`." if cores > 1 else ""
+    return (
+        f"Other programs were at work in all {seen['busy']} cells that were measured, so there is no figure of "
+        f"speed. As many threads as cores wait for the one that is taken. Close them and run `make repro`.{less}"
+    )
 
 
 def evidence_digest(project: Project, params: Params) -> str:

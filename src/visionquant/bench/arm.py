@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from visionquant.bench import audit, fidelity, host, inputs, kernels, prepared, telemetry, torch_flags
+from visionquant.bench import audit, fidelity, host, kernels, prepared, telemetry, torch_flags
 from visionquant.bench.audit import ExpectedOutput
 from visionquant.bench.backends import convert
 from visionquant.bench.clock import SLOW_S, Step, TimedPasses, time_slot, time_window, warm_up
@@ -115,10 +115,7 @@ def serve(source: BenchModel, arms: Sequence[Arm], idle: telemetry.Idle | None) 
     workspace: dict[str, int | None] = {}
     passes: dict[str, _Passes] = {}
 
-    @cache
-    def images() -> torch.Tensor:
-        """Prepared where a network asks for them; a process of a kernel does not."""
-        return inputs.batch(len(inputs.crops()), source.preprocessing())
+    images = cache(source.images)  # a process of a kernel asks for none
 
     def network(name: str) -> Any:
         if name not in networks:
@@ -156,15 +153,18 @@ def serve(source: BenchModel, arms: Sequence[Arm], idle: telemetry.Idle | None) 
 
     def slot(name: str, batch_size: int, discard: bool) -> SlotSeen:
         each, is_kernel = of(name, batch_size), by_name[name].row is None
-        before = host.Reading.now()
+        # In the discarded pass the threads of the arm before still spin for milliseconds, which disturbs no timed one.
+        readings = list[host.Reading]()
         fewest, fill_ms = (1, kernels.FILL_MS) if is_kernel else (protocol.slot_passes, protocol.slot_ms)
-        seen = time_slot(each.step, clock, fewest, fill_ms, discard, each.look)
+        seen = time_slot(
+            each.step, clock, fewest, fill_ms, discard, each.look, lambda: readings.append(host.Reading.now())
+        )
         each.passed, each.pass_ms = each.passed + len(seen.wall_ms), min(seen.wall_ms)
         window = None
         if seen.gpu_ms is not None and not is_kernel:
             count = len(seen.wall_ms)
             window = Throughput(images=count * batch_size, seconds=round(time_window(each.step, clock, count), 6))
-        shares = before.until(host.Reading.now(), threads)
+        shares = readings[0].until(host.Reading.now(), threads)
         computing = device.computing() or set()
         if os.getpid() in computing and len(computing) > 1:  # in a container NVML may name other numbers
             shares = shares._replace(others=1.0)

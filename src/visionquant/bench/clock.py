@@ -45,14 +45,21 @@ class TimedPasses(NamedTuple):
 
 
 def time_slot(
-    step: Step, clock: Clock, passes: int, fill_ms: float, discard: bool, after: Step = lambda i: None
+    step: Step,
+    clock: Clock,
+    passes: int,
+    fill_ms: float,
+    discard: bool,
+    after: Step = lambda i: None,
+    begin: Callable[[], None] = lambda: None,
 ) -> TimedPasses:
     """Discard a pass, if asked to, then time ``step(i)`` for i = 0, 1, ...
 
-    ``passes`` at least, more until they fill ``fill_ms`` milliseconds. ``after(i)`` is called behind each timed step,
-    outside of its time.
+    ``passes`` at least, more until they fill ``fill_ms`` milliseconds. ``begin()`` is called before the first timed
+    step, ``after(i)`` behind each, outside of its time.
     """
     discarded = one_step(step, clock, 0)[0] if discard else None
+    begin()
     wall: list[float] = []
     gpu: list[float | None] = []
     while len(wall) < passes or sum(wall) < fill_ms:

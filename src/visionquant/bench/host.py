@@ -14,9 +14,10 @@ from typing import NamedTuple
 import psutil
 
 from visionquant.core import processors
-from visionquant.records.cell import BUSY_OTHERS, BUSY_PRESSURE, BUSY_STEAL
+from visionquant.records.cell import is_busy
 
 TICKS_S = 0.02  # a span's count of the cores' time may be wrong by so much
+WAITS_S = 0.01  # threads of a process wait for each other's cores so long in a span on a machine that does nothing else
 LOOK_S, REST_S = 0.25, 1.0
 STAT, PRESSURE = Path("/proc/stat"), Path("/proc/pressure/cpu")
 GROUP, STATUS = Path("/sys/fs/cgroup"), Path("/proc/self/status")
@@ -62,8 +63,7 @@ class Shares(NamedTuple):
     @property
     def busy(self) -> bool:
         """Whether a slot so disturbed is busy."""
-        limits = (BUSY_OTHERS, BUSY_STEAL, BUSY_PRESSURE)
-        return any(share is not None and share > limit for share, limit in zip(self, limits, strict=True))
+        return is_busy(*self)
 
 
 class Reading(NamedTuple):
@@ -102,7 +102,7 @@ class Reading(NamedTuple):
         if self.steal_s is not None and after.steal_s is not None:
             steal = after.steal_s - self.steal_s - TICKS_S / 2
         if self.waiting_s is not None and after.waiting_s is not None:
-            waited = (after.waiting_s - self.waiting_s) * cores
+            waited = (after.waiting_s - self.waiting_s - WAITS_S) * cores
         shares = (None if each is None else each / (wall_s * cores) for each in (others, steal, waited))
         return Shares(*(None if share is None else round(min(1.0, max(0.0, share)), 3) for share in shares))
 

@@ -52,12 +52,18 @@ class ModelSamples(KeptSamples):
             project, self.model, asked[BASELINE].settings, manifest, folder / self.model.replace("/", "-")
         )
         self._rows = {name: one.settings.precision for name, one in asked.items()}
+        self._identity = {name: one.identity() for name, one in asked.items()}
         self._reference: Reference | None = None
         self._facts: dict[str, PairFacts] = {}
         self._waited_s = 0.0
         self._alone: dict[Pair, Examined] = {}
         self._apart: set[str] = set()  # failed in a process with others
         self._room = MEMORY_SHARE * (environment.gpu_memory_mib or 0) * 2**20
+
+    @property
+    def fp32_bytes(self) -> int:
+        """Bytes of its FP32 weights, 0 where nothing tells."""
+        return prepared.fp32_bytes(self._project, self._source.manifest)
 
     def visit(self, targets: Mapping[int, int], command: Command) -> dict[int, dict[str, float]]:
         """A round at each batch size of ``targets``, of the precisions that lack it; median ms by size and precision.
@@ -93,6 +99,8 @@ class ModelSamples(KeptSamples):
     def _prepare(self, lacking: Set[Pair], command: Command) -> None:
         """Load the model, and convert it into what is lacking and FP32, as far as that was not done."""
         wanted = self._names(lacking)
+        if not self._facts and not self._matrix.again:
+            self._recall()
         names = [name for name in dict.fromkeys([BASELINE, *wanted]) if name not in self._facts]
         if not wanted or not names:
             return
@@ -124,6 +132,18 @@ class ModelSamples(KeptSamples):
                 elapsed_s = round(self.records[name].elapsed_s + loaded_s + time.monotonic() - begun_s, 3)
                 of_record = {**facts.of_record, "elapsed_s": elapsed_s}
                 self.records[name] = self.records[name].model_copy(update=of_record)
+        known = {name: (self._identity[name], facts) for name, facts in self._facts.items()}
+        prepared.remember(self._source, prepared.Kept(self._reference, known))
+
+    def _recall(self) -> None:
+        """Take up what an earlier command prepared under the same settings, by the same code, on the same machine."""
+        kept = prepared.recall(self._source)
+        if kept is None or kept.facts.get(BASELINE, ("",))[0] != self._identity[BASELINE]:
+            return
+        self._reference = kept.reference
+        self._facts = {name: facts for name, (key, facts) in kept.facts.items() if key == self._identity.get(name)}
+        for name in self._facts.keys() & self.records.keys():
+            self.records[name] = self.records[name].model_copy(update=self._facts[name].of_record)
 
     def _groups(self, names: list[str]) -> list[list[str]]:
         """All together where they fit into memory with FP32 twice, else each alone with these; FP32 is in the first."""

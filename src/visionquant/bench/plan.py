@@ -15,8 +15,10 @@ from visionquant.core.errors import StudyError
 from visionquant.core.machine import Environment, probe
 from visionquant.core.paths import Project
 from visionquant.records import archive
+from visionquant.records.cell import BASELINE
 from visionquant.records.record import Record
 from visionquant.settings.params import Params
+from visionquant.settings.precision import FloatPrecision
 from visionquant.weights import architectures, sources
 
 GIB = 2**30
@@ -46,10 +48,9 @@ def foreseen(project: Project, params: Params, matrix: Matrix) -> list[PlannedMo
     sets = [one.records for one in archive.recorded(project)]
     earlier = [{pair: one for pair, one in of.items() if one.environment.same_hardware(here)} for of in sets]
     costs = _costs(project, own, earlier)
-    decided = schedule.read(project.schedule)
     known = {model: cost for model, cost in costs.items() if cost is not None}
     wanted = schedule.decide("", matrix.models, matrix.batch_sizes, known, params.protocol, params.study.minutes, 0.0)
-    wanted = wanted if decided is None else schedule.extended(decided, wanted)
+    wanted = schedule.extended(schedule.read(project.schedule), wanted)
     planned = []
     for model in matrix.models:
         missing = {}
@@ -64,7 +65,9 @@ def foreseen(project: Project, params: Params, matrix: Matrix) -> list[PlannedMo
         if cost is not None:
             seconds = sum(count * cost.of_round(size, params.protocol) for size, count in missing.items())
         facts = architectures.facts(project, model)
-        weights = sum(facts.model_bytes.get(name, 0) for name in matrix.precisions) if facts else 0
+        rows = {name: params.precisions[name] for name in matrix.precisions}
+        stored = {BASELINE, *(name for name, row in rows.items() if not isinstance(row, FloatPrecision))}
+        weights = sum(facts.model_bytes.get(name, 0) for name in stored) if facts else 0
         planned.append(PlannedModel(model, missing, wanted.reasons.get(model, {}), seconds, weights))
     return planned
 

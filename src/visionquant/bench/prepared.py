@@ -1,8 +1,9 @@
 """A model made ready for its rounds, once: loaded, converted into a precision, proved, and compared with FP32.
 
 Each step has a process of its own, so that one that dies takes no other with it. Converted weights are kept in a folder
-for the processes of every round; what can't be kept (a graph's session, a network on a GPU) each process converts from
-the FP32 weights again. The folder is this command's own, and is removed with it.
+for the processes of every round; what can't be kept (a graph's session, a network on a GPU), or is soon converted
+(another floating-point type), each process converts from the FP32 weights again: so the files of a study stay in the
+page cache. A command that leaves nothing to do removes the folder; one that goes on uses it again.
 """
 
 import pickle
@@ -20,15 +21,17 @@ from visionquant.bench import device as devices
 from visionquant.bench.audit import ExpectedOutput
 from visionquant.bench.backends import convert
 from visionquant.bench.inputs import Preprocessing
+from visionquant.core import files
 from visionquant.core.errors import StudyError
 from visionquant.core.paths import Project
 from visionquant.records.cell import BASELINE
 from visionquant.records.record import Settings, Size
 from visionquant.settings.params import Protocol
-from visionquant.settings.precision import FP32, PrecisionRow
+from visionquant.settings.precision import FP32, FloatPrecision, PrecisionRow
 from visionquant.weights import architectures, sources
 from visionquant.weights.sources import Manifest
 
+FACTS = "facts.pickle"  # of this project's own, below the folder that git ignores
 REPEATS = 0.999999  # cosine of two FP32 passes over the same image, at least
 GIB = 2**30
 
@@ -79,9 +82,39 @@ class BenchModel:
         folder = sources.resolve(self.project, self.manifest) if self.manifest.has_files else None
         return loading.preprocessing(self.project, self.model, self.settings.model, folder)
 
+    def images(self) -> torch.Tensor:
+        """The crops as this network is fed them, prepared once: float32, (crops, channels, height, width)."""
+        path = self.folder / "images.tensor"
+        if not path.is_file():
+            torch.save(inputs.batch(len(inputs.crops()), self.preprocessing()), path)
+        made: torch.Tensor = torch.load(path, mmap=True)
+        return made
+
     def kept(self, precision: str) -> Path:
         """The file of the network in a precision, by the name of its row."""
         return self.folder / f"{precision}.pt"
+
+
+class Kept(NamedTuple):
+    """What is known of a model whose weights are in its folder: by precision for which settings, and its facts."""
+
+    reference: Reference
+    facts: dict[str, tuple[str, PairFacts]]
+
+
+def remember(source: BenchModel, kept: Kept) -> None:
+    """Write beside the weights what is known of them, for a command that goes on."""
+    files.save(source.folder / FACTS, pickle.dumps(kept))
+
+
+def recall(source: BenchModel) -> Kept | None:
+    """What an earlier command of this machine left, None where it left nothing whole."""
+    if not source.kept(BASELINE).is_file():
+        return None
+    try:
+        return pickle.loads(files.content(source.folder / FACTS))  # noqa: S301
+    except (StudyError, pickle.UnpicklingError, AttributeError, ImportError, EOFError, TypeError):
+        return None
 
 
 def preload(device: str, engines: Set[str]) -> None:
@@ -135,12 +168,12 @@ def _reference(source: BenchModel, without: Reference) -> Reference:
     source.device.require()
     protocol, kind = source.protocol, source.device.kind
     torch_flags.apply(FP32, protocol)
-    net, prepared = _read(source.kept(BASELINE)), source.preprocessing()
+    net, images = _read(source.kept(BASELINE)), source.images()
     head, logits_from = fidelity.head_of(source.project, source.manifest, protocol.seed)
     try:
-        macs = op_count.macs(net, prepared.shape) if without.macs is None else without.macs
+        macs = op_count.macs(net, shape_of(images)) if without.macs is None else without.macs
         count = fidelity.image_count(macs, protocol.fidelity_images, protocol.fidelity_gmacs)
-        converted, batch = convert.convert(net, FP32, kind), inputs.batch(count, prepared).to(kind)
+        converted, batch = convert.convert(net, FP32, kind), images[:count].to(kind)
         first, second = (fidelity.outputs(converted, batch, head, blocks=blocks) for blocks in (True, False))
     except Exception as error:
         why = "" if isinstance(error, StudyError) or worker.classify(error) else _misfit(net, source)
@@ -188,8 +221,7 @@ def _convert_pair(source: BenchModel, precision: str, row: PrecisionRow, referen
     with torch_flags.heard() as said:
         device.require()
         torch_flags.apply(row, protocol)
-        prepared = source.preprocessing()
-        images = inputs.batch(len(inputs.crops()), prepared)
+        images = source.images()
         base = _read(source.kept(BASELINE))
         backend.plant_outliers(base, row, images[:1])
         parameters = sum(parameter.numel() for parameter in base.parameters())
@@ -198,7 +230,7 @@ def _convert_pair(source: BenchModel, precision: str, row: PrecisionRow, referen
             "linear_layers": op_count.linear_layers(base),
             "macs": reference.macs,
         }
-        net, proof = backend.proved(base, row, device.kind, prepared.shape)
+        net, proof = backend.proved(base, row, device.kind, shape_of(images))
         proof = proof or backend.prove(net, row, device.kind)
         stored, file = backend.bytes_of(net)
         found["size"] = Size(**counts, stored_weights=stored, file_bytes=file)
@@ -220,7 +252,7 @@ def _convert_pair(source: BenchModel, precision: str, row: PrecisionRow, referen
                 found["outlier_layers"] = backend.outlier_layers(net)
                 found["operations"] = backend.operations(net, images[:1], counter.count)
                 ran = kernels()
-                if device.a_process_an_arm and row != FP32:
+                if device.a_process_an_arm and not isinstance(row, FloatPrecision):
                     backend.settle(net, images[:1].to(dtype))
                     _keep(net, source.kept(precision))
     every = dict(torch_flags.AT_IMPORT + said)
@@ -234,8 +266,13 @@ def network_of(source: BenchModel, precision: str, row: PrecisionRow, image: tor
         return _read(source.kept(precision))
     net, backend = _read(source.kept(BASELINE)), convert.backend_of(row.engine)
     backend.plant_outliers(net, row, image)
-    shape = (int(image.shape[1]), int(image.shape[2]), int(image.shape[3]))
-    return backend.proved(net, row, source.device.kind, shape).net
+    return backend.proved(net, row, source.device.kind, shape_of(image)).net
+
+
+def shape_of(images: torch.Tensor) -> inputs.Shape:
+    """Channels, height and width of a batch."""
+    _, channels, height, width = images.shape
+    return channels, height, width
 
 
 def _keep(net: nn.Module, path: Path) -> None:
@@ -249,7 +286,7 @@ def _keep(net: nn.Module, path: Path) -> None:
 
 
 def _read(path: Path) -> nn.Module:
-    net: nn.Module = torch.load(path, weights_only=False)  # of this command's own folder
+    net: nn.Module = torch.load(path, weights_only=False)  # of this machine's own folder
     return net.eval()
 
 

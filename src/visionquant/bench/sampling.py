@@ -7,9 +7,7 @@ FP32 and the placebo beside it. Two precisions never run at once: they would con
 
 import random
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -56,29 +54,32 @@ def sample(project: Project, params: Params, matrix: Matrix, command: Command | 
     command = command or Command()
     environment = machine.require_declared(project, params.study.device)
     device = devices.of(environment.device)
-    with ExitStack() as stack:
-        folder = stack.enter_context(_folder(project))
-        manifests = {model: sources.manifest_of(project, params, model) for model in matrix.models}
-        models = {
-            model: ModelSamples(project, params, manifest, environment, matrix, folder)
-            for model, manifest in manifests.items()
-        }
-        course = _Sampling(project, params, matrix, models, command, device.a_process_an_arm)
-        if course.lacks_anything():
-            torch_flags.quiet(device.kind)
-            torch_flags.default_threads()
-            torch.set_num_threads(1)  # a process with threads can't be forked
-            prepared.preload(device.kind, {params.precisions[name].engine for name in matrix.precisions})
-            if params.protocol.energy_s is not None:
-                with device.energy_counter() as counter:
-                    if not isinstance(counter, str):
-                        idle = telemetry.idle(counter, params.protocol.energy_s)
-                        for one in models.values():
-                            one.idle = idle
-        try:
-            complete = course.run()
-        except TimeIsUp:
-            complete = False
+    manifests = {model: sources.manifest_of(project, params, model) for model in matrix.models}
+    models = {
+        model: ModelSamples(project, params, manifest, environment, matrix, project.prepared)
+        for model, manifest in manifests.items()
+    }
+    course = _Sampling(project, params, matrix, models, command, device.a_process_an_arm)
+    if course.lacks_anything():
+        torch_flags.quiet(device.kind)
+        torch_flags.default_threads()
+        torch.set_num_threads(1)  # a process with threads can't be forked
+        prepared.preload(device.kind, {params.precisions[name].engine for name in matrix.precisions})
+        if params.protocol.energy_s is not None:
+            with device.energy_counter() as counter:
+                if not isinstance(counter, str):
+                    idle = telemetry.idle(counter, params.protocol.energy_s)
+                    for one in models.values():
+                        one.idle = idle
+    try:
+        complete = course.run()
+    except TimeIsUp:
+        complete = False
+    except Exception:
+        shutil.rmtree(project.prepared, ignore_errors=True)
+        raise
+    if complete:  # else, or where it was interrupted, the next command needs the converted weights again
+        shutil.rmtree(project.prepared, ignore_errors=True)
     wait = {key: why for one in models.values() for key, why in one.waiting().items()}
     return Outcome(course.taken, wait, complete)
 
@@ -96,12 +97,12 @@ class _Sampling:
         sizes_apart: bool,
     ) -> None:
         self._project, self._params, self._matrix, self._models = project, params, matrix, models
-        self._command, self._sizes_apart, self.taken = command, sizes_apart, 0
+        self._command, self.taken = command, 0
+        self._first = [matrix.batch_sizes[0]] if sizes_apart else list(matrix.batch_sizes)
         self._order = random.Random(params.protocol.seed)
         study = params.study.model_copy(update={"models": matrix.models, "precisions": matrix.precisions})
         study = study.model_copy(update={"batch_sizes": matrix.batch_sizes, "device": "auto"})
-        self._basis = sha256_of([study.minutes, params.protocol.model_dump(mode="json")])
-        self._key = sha256_of([study.model_dump(mode="json"), self._basis])
+        self._key = sha256_of([study.model_dump(mode="json"), schedule.basis_of(params.protocol, study.minutes)])
         self._whole = set(matrix.pairs) >= set(params.pairs()) and set(matrix.batch_sizes) >= {
             *params.study.batch_sizes
         }
@@ -121,11 +122,11 @@ class _Sampling:
     def run(self) -> bool:
         """All rounds, the smallest batch size first; whether nothing is left."""
         every, most = list(self._matrix.batch_sizes), self._command.rounds
-        parts = [[size] for size in every] if self._sizes_apart else [every]
         if not self._decided:
-            self._pass(parts[0], 1)
+            self._pass(self._first, 1, smallest_first=True)
             self._decide()
-        for sizes in parts[:1] if most is not None else parts:
+        later = [[size] for size in every if size not in self._first]
+        for sizes in [self._first, *later] if most is None else [self._first]:
             while self._pass(sizes, most):
                 pass
         return not self.lacks_anything()
@@ -139,10 +140,13 @@ class _Sampling:
         target = target if most is None else min(target, most)
         return target if self._models[model].lacks(size, target, self._command.retry) else 0
 
-    def _pass(self, sizes: Sequence[int], most: int | None) -> bool:
-        """A round of every model that lacks one at ``sizes``, in an order of its own; whether any was taken."""
-        taken = False
-        for model in self._order.sample(list(self._models), len(self._models)):
+    def _pass(self, sizes: Sequence[int], most: int | None, smallest_first: bool = False) -> bool:
+        """A round of every model that lacks one at ``sizes``, in an order of its own; whether any was taken.
+
+        The smallest first: a run that just began soon has figures of many.
+        """
+        taken, models = False, self._order.sample(list(self._models), len(self._models))
+        for model in sorted(models, key=lambda name: self._models[name].fp32_bytes) if smallest_first else models:
             one = self._models[model]
             targets = {size: target for size in sizes if (target := self._lacking(model, size, most))}
             if not targets:
@@ -161,10 +165,7 @@ class _Sampling:
         spent_s = sum(one.spent_s() for one in self._models.values())
         sizes = self._matrix.batch_sizes
         decided = schedule.decide(self._key, self._matrix.models, sizes, costs, protocol, study.minutes, spent_s)
-        decided = decided.model_copy(update={"basis": self._basis})
-        if self._schedule is not None and self._schedule.basis == self._basis:
-            decided = schedule.extended(self._schedule, decided)
-        self._schedule = decided
+        self._schedule = decided = schedule.extended(self._schedule, decided)
         for model, reasons in decided.reasons.items():
             for size, why in reasons.items():
                 self._models[model].leave_out(size, why)
@@ -172,22 +173,16 @@ class _Sampling:
             files.save(self._project.schedule, decided, indent=1)
 
     def _left_s(self) -> float:
-        """Seconds foreseen for what is left."""
-        left_s = 0.0
+        """Seconds foreseen for what this command still takes; before it is decided what fits, no more than may be."""
+        left_s, most, minutes = 0.0, self._command.rounds, self._params.study.minutes
+        costs = {model: cost for model, one in self._models.items() if (cost := one.cost())}
+        if not costs:
+            return 0.0
         for model, one in self._models.items():
-            cost = one.cost()
-            for size in self._matrix.batch_sizes if cost else ():
-                missing = self._lacking(model, size) - one.taken(size)
-                left_s += max(0, missing) * cost.of_round(size, self._params.protocol)  # type: ignore[union-attr]
-        return left_s
-
-
-@contextmanager
-def _folder(project: Project) -> Iterator[Path]:
-    """A folder for converted weights, below this machine's evidence; what a killed command left there is removed."""
-    shutil.rmtree(project.prepared, ignore_errors=True)
-    project.prepared.mkdir(parents=True, exist_ok=True)
-    try:
-        yield project.prepared
-    finally:
-        shutil.rmtree(project.prepared, ignore_errors=True)
+            cost = costs.get(model) or next(reversed(costs.values()))  # of one that was not measured: as another's
+            for size in self._matrix.batch_sizes:
+                missing = 0 if most is not None and size not in self._first else self._lacking(model, size, most)
+                left_s += max(0, missing - one.taken(size)) * cost.of_round(size, self._params.protocol)
+        if self._decided or minutes is None:
+            return left_s
+        return min(left_s, max(0.0, 60 * minutes - sum(one.spent_s() for one in self._models.values())))

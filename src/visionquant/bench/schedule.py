@@ -17,7 +17,7 @@ from visionquant.core import files
 from visionquant.core.errors import StudyError
 from visionquant.core.frozen import Frozen
 from visionquant.records.cell import BASELINE, PLACEBO, Cell
-from visionquant.records.record import Record
+from visionquant.records.record import Record, sha256_of
 from visionquant.settings.params import Protocol
 
 FEWEST = 3  # rounds of the smallest batch size, whatever they take
@@ -45,7 +45,7 @@ class Schedule(Frozen):
     """
 
     key: str
-    basis: str = ""
+    basis: str
     rounds: dict[str, dict[int, int]]
     reasons: dict[str, dict[int, str]] = Field(default_factory=dict)
 
@@ -88,11 +88,12 @@ def decide(
     A model without a cost (nothing of it could be measured) is asked for everything, which takes no time.
     """
     smallest, *larger = sorted(batch_sizes)
+    basis = basis_of(protocol, minutes)
     rounds = {model: {smallest: protocol.rounds_at(smallest)} for model in models}
     reasons: dict[str, dict[int, str]] = {}
     if minutes is None:
         every = {model: {size: protocol.rounds_at(size) for size in batch_sizes} for model in models}
-        return Schedule(key=key, rounds=every)
+        return Schedule(key=key, basis=basis, rounds=every)
     left_s = 60 * minutes - spent_s
     one_s = sum(costs[model].of_round(smallest, protocol) for model in models if model in costs)
     share = FIRST_SHARE if larger else 1.0
@@ -115,11 +116,18 @@ def decide(
         first = min(protocol.rounds_at(smallest), first + int(left_s / one_s))
     for model in models:
         rounds[model][smallest] = first
-    return Schedule(key=key, rounds=rounds, reasons=reasons)
+    return Schedule(key=key, basis=basis, rounds=rounds, reasons=reasons)
 
 
-def extended(before: Schedule, now: Schedule) -> Schedule:
-    """``now`` with what ``before`` had decided of the same models and batch sizes."""
+def basis_of(protocol: Protocol, minutes: float | None) -> str:
+    """What a schedule rests on."""
+    return sha256_of([minutes, protocol.model_dump(mode="json")])
+
+
+def extended(before: Schedule | None, now: Schedule) -> Schedule:
+    """``now`` with what ``before``, where it has the same basis, had decided of the same models and batch sizes."""
+    if before is None or before.basis != now.basis:
+        return now
     rounds = {
         model: {size: before.rounds.get(model, {}).get(size, count) for size, count in sizes.items()}
         for model, sizes in now.rounds.items()
@@ -132,7 +140,8 @@ def extended(before: Schedule, now: Schedule) -> Schedule:
         model: {size: why for size, why in sizes.items() if size not in rounds.get(model, {})}
         for model, sizes in now.reasons.items()
     }
-    return Schedule(key=now.key, rounds=rounds, reasons={model: sizes for model, sizes in reasons.items() if sizes})
+    reasons = {model: sizes for model, sizes in reasons.items() if sizes}
+    return now.model_copy(update={"rounds": rounds, "reasons": reasons})
 
 
 def read(path: Path) -> Schedule | None:

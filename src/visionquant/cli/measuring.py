@@ -91,7 +91,7 @@ def sample(
     command = Command(Lines(), until_s=time.monotonic() + 60 * minutes, rounds=rounds, retry=retry)
     outcome = sampling.sample(project, params, matrix, command)
     _tell(project, params, outcome)
-    _require_time(outcome, minutes)
+    _require_time(outcome, minutes, command.until_s)
 
 
 def _tell(project: Project, params: Params, outcome: "Outcome") -> None:
@@ -109,8 +109,8 @@ def _tell(project: Project, params: Params, outcome: "Outcome") -> None:
         print(f"{trap}; --set protocols.{params.study.protocol}.threads={cores - 1} leaves it one")
 
 
-def _require_time(outcome: "Outcome", minutes: float) -> None:
-    if not outcome.complete and minutes < math.inf:
+def _require_time(outcome: "Outcome", minutes: float, until_s: float) -> None:
+    if not outcome.complete and time.monotonic() >= until_s:
         print(f"visionquant: {minutes:g} minutes are over; the same command goes on from here", file=sys.stderr)
         raise SystemExit(TIME_IS_UP)
 
@@ -197,7 +197,7 @@ def _measure_here(project: Project, params: Params, matrix: "Matrix", minutes: f
         for pair in matrix.pairs:
             if project.samples(*pair).is_file():
                 print(line(records.write(project.record(*pair))))
-    _require_time(outcome, minutes)
+    _require_time(outcome, minutes, until_s)
 
 
 def _submit(project: Project, params: Params, matrix: "Matrix", options: dict[str, Sequence[object]]) -> None:
@@ -256,6 +256,17 @@ def evaluate(project: Project, params: Params, network: common.Network, all_fold
     path, labels = outcomes.write_scores(project, scores), scores.labels
     counted = (f"{name} {sum(map(operator.eq, row.classes, labels))}" for name, row in scores.precisions.items())
     print(f"{project.shown(path)}: right of {len(labels)}: {', '.join(counted)}")
+
+
+@verb("measure")
+def probe(project: Project, params: Params, model: common.Models = None) -> None:
+    """Classify Fashion-MNIST by features of models with trained weights, by default evaluation.probe.models."""
+    from visionquant.accuracy import probe as probes
+
+    for name in model or params.evaluation.probe.models:
+        found = probes.evaluate(project, params, name, machine_of(params), print)
+        for precision, why in found.missing.items():
+            print(f"{name} {precision}: not evaluated: {why}")
 
 
 @verb("measure")

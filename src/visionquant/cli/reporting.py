@@ -47,6 +47,7 @@ def recommend(
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images per batch.")] = None,
     latency_limit_ms: Annotated[float | None, typer.Option(help="At most so many ms a batch.")] = None,
     memory_limit_mib: Annotated[float | None, typer.Option(help="At most so many MiB.")] = None,
+    accuracy_loss_limit: Annotated[float | None, typer.Option(help="Points of top-1 that may be lost.")] = None,
     fidelity_floor: Annotated[float | None, typer.Option(help="Cosine similarity to FP32, at least.")] = None,
 ) -> None:
     """Say which precision to take for which model, with the records behind each answer; limits from params.yaml."""
@@ -57,6 +58,7 @@ def recommend(
         batch_size=batch_size,
         latency_limit_ms=latency_limit_ms,
         memory_limit_mib=memory_limit_mib,
+        accuracy_loss_limit=accuracy_loss_limit,
         fidelity_floor=fidelity_floor,
     )
     study = replace(study, params=study.params.model_copy(update={"decision": limits}))

@@ -19,15 +19,15 @@ from visionquant.core.frozen import Frozen
 from visionquant.core.paths import LOCAL, Project
 from visionquant.records import outcomes
 from visionquant.records.machine_set import MachineSet, Records
-from visionquant.records.outcomes import Labelled, Recipe, Scores
+from visionquant.records.outcomes import Labelled, Probe, Recipe, Scores
 from visionquant.records.record import SAMPLES, Record, current, read, samples_of, stale
 from visionquant.settings.params import Params
 
 MANIFEST = "manifest.json"
 NAME = r"^[a-z0-9]+(-[a-z0-9]+)*$"
-KINDS = ("latency", SAMPLES, "accuracy", "recipes")
+KINDS = ("latency", SAMPLES, "accuracy", "probes", "recipes")
 SAMPLES_BYTES = 3_000_000  # of a named machine, at most: they are committed
-Found = TypeVar("Found", Scores, Recipe)
+Found = TypeVar("Found", Scores, Probe, Recipe)
 
 
 class SetManifest(Frozen):
@@ -67,6 +67,7 @@ def _named(folder: Path) -> MachineSet:
         folder.name,
         {record.pair: record for record in records},
         {scores.network: scores for scores in map(outcomes.read_scores, _paths(folder / "accuracy"))},
+        {probe.model: probe for probe in map(outcomes.read_probe, _paths(folder / "probes"))},
         outcomes.read_labelled(folder),
         {run.name: run for run in map(outcomes.read_recipe, _paths(folder / "recipes"))},
     )
@@ -100,6 +101,7 @@ def local(project: Project, params: Params) -> MachineSet:
         LOCAL,
         records,
         {scores.network: scores for scores in fresh("accuracy", outcomes.read_scores)},
+        {probe.model: probe for probe in fresh("probes", outcomes.read_probe)},
         labelled,
         {run.name: run for run in fresh("recipes", outcomes.read_recipe)},
         missing,

@@ -23,6 +23,12 @@ KERNELS = ("kernel-compute", "kernel-stream", "kernel-int8")
 BUSY_OTHERS, BUSY_STEAL, BUSY_PRESSURE = 0.05, 0.02, 0.05
 
 
+def is_busy(others: float | None, steal: float | None, pressure: float | None) -> bool:
+    """Whether others disturbed a span; shares of 0 to 1, None where unknown."""
+    seen = ((others, BUSY_OTHERS), (steal, BUSY_STEAL), (pressure, BUSY_PRESSURE))
+    return any(share is not None and share > limit for share, limit in seen)
+
+
 class Throughput(Frozen):
     """Images passed in a window without a synchronisation between batches, and its seconds."""
 
@@ -67,8 +73,7 @@ class Slot(Frozen):
     @property
     def busy(self) -> bool:
         """Whether others disturbed it."""
-        seen = ((self.others, BUSY_OTHERS), (self.steal, BUSY_STEAL), (self.pressure, BUSY_PRESSURE))
-        return any(share is not None and share > limit for share, limit in seen)
+        return is_busy(self.others, self.steal, self.pressure)
 
 
 class Round(Frozen):

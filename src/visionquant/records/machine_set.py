@@ -8,7 +8,7 @@ from visionquant.core.paths import LOCAL
 from visionquant.records import outcomes
 from visionquant.records.cell import BASELINE as BASELINE
 from visionquant.records.cell import Cell, Round
-from visionquant.records.outcomes import Labelled, Recipe, Scores
+from visionquant.records.outcomes import Labelled, Probe, Recipe, Scores
 from visionquant.records.record import MadeUnder, Record
 from visionquant.settings.params import Params, changed
 
@@ -42,6 +42,7 @@ class MachineSet:
     name: str
     records: Records
     accuracy: dict[str, Scores] = field(default_factory=dict)
+    probes: dict[str, Probe] = field(default_factory=dict)
     labelled: Labelled | None = None
     recipes: dict[str, Recipe] = field(default_factory=dict)
     missing: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -58,6 +59,7 @@ class MachineSet:
         return {
             **{f"latency/{'-'.join(pair)}.json": record for pair, record in self.records.items()},
             **{f"accuracy/{name}.json": scores for name, scores in self.accuracy.items()},
+            **{f"probes/{name}.json": probe for name, probe in self.probes.items()},
             **{f"recipes/{name}.json": run for name, run in self.recipes.items()},
             **{
                 f"{outcomes.LABELLED}: {model.model}": model

@@ -1,6 +1,7 @@
 """What evaluations and recipes gave: predictions, image by image, and rows of figures; every statistic is derived.
 
-Of trained networks a file each, of models with pretrained weights on labelled images one file, of recipes a file each.
+Of networks trained here, of models with trained weights under probes, and of recipes a file each; of models with
+pretrained weights on labelled images one file.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -59,6 +60,49 @@ class Scores(Frozen):
             **{f"training.{key}": getattr(self.training, key) for key in TRAINED_BY},
             **{f"precisions.{name}": row.precision for name, row in self.precisions.items()},
         }
+
+
+class ProbePredictions(Predictions):
+    """One precision through heads that were fitted on FP32's features: a linear one, and the vote of ``neighbours``.
+
+    ``cosine`` is the mean of its features with FP32's over the images, ``least_cosine`` the least; ``stored_weights``
+    are bytes, ``seconds`` those of its features. ``key`` is of all that decided it.
+    """
+
+    key: str
+    neighbours: tuple[int, ...]
+    cosine: float
+    least_cosine: float
+    stored_weights: int
+    seconds: float
+
+
+class Probe(Frozen):
+    """One model with trained weights on the first test images of a data set, which have these ``labels``.
+
+    ``settings`` are those that decided it beside the precisions' rows; ``missing`` says of a precision why it lacks.
+    """
+
+    model: str
+    task: Literal["fashion-mnist"]
+    weights: str
+    environment: Environment
+    settings: dict[str, Any]
+    labels: tuple[int, ...]
+    precisions: dict[str, ProbePredictions]
+    missing: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _as_many(self) -> Self:
+        for name, row in self.precisions.items():
+            if not len(row.classes) == len(row.confidence) == len(row.neighbours) == len(self.labels):
+                raise ValueError(f"{name} does not name every image once")
+        return self
+
+    @property
+    def under(self) -> dict[str, object]:
+        """The settings that decided it, by their keys in params.yaml."""
+        return self.settings | {f"precisions.{name}": row.precision for name, row in self.precisions.items()}
 
 
 class LabelledPredictions(Frozen):
@@ -137,6 +181,11 @@ def read_scores(path: Path) -> Scores:
     return files.load(path, Scores, "run `visionquant evaluate`, or restore it from git")
 
 
+def read_probe(path: Path) -> Probe:
+    """One model's file; a StudyError if it is missing, cut, or no probe."""
+    return files.load(path, Probe, f"run `visionquant probe --model {path.stem}`, or restore it from git")
+
+
 def read_recipe(path: Path) -> Recipe:
     """One recipe's file; a StudyError if it is missing, cut, or no recipe."""
     return files.load(path, Recipe, f"run `visionquant recipe {path.stem}`, or restore it from git")
@@ -152,6 +201,13 @@ def write_scores(project: Project, scores: Scores) -> Path:
     """Write this machine's scores of a network."""
     path = project.local / "accuracy" / f"{scores.network}.json"
     files.save(path, scores)
+    return path
+
+
+def write_probe(project: Project, probe: Probe) -> Path:
+    """Write this machine's probe of a model."""
+    path = project.local / "probes" / f"{probe.model}.json"
+    files.save(path, probe)
     return path
 
 

@@ -15,6 +15,7 @@ from visionquant.records.outcomes import Recipe, Value
 from visionquant.report import items
 from visionquant.report.items import MEASURED, NUMBER, TEXT, Item, fixed, number, precision_label
 from visionquant.report.table import Column, Table, build, numbers
+from visionquant.settings.params import StatisticsChoice
 
 Row = Mapping[str, Value]
 PRINTED_PRECISIONS = tuple(PRECISIONS.values())
@@ -107,13 +108,13 @@ def source(run: MachineSet, study: Study | None = None) -> str:
 
 @dataclass(frozen=True)
 class Spec:
-    """A table of a recipe, of the one named as its id by default; ``rows`` makes its rows of a run at a confidence."""
+    """A table of a recipe, of the one named as its id by default; ``rows`` makes its rows of a run."""
 
     id: str
     title: str
     caption: str
     columns: list[Column]
-    rows: Callable[[Recipe, float], Sequence[Any]] = lambda run, _: run.rows
+    rows: Callable[[Recipe, StatisticsChoice], Sequence[Any]] = lambda run, _: run.rows
     filters: tuple[str, ...] = ()
     recipe: str = ""
 
@@ -124,7 +125,7 @@ def recipe_tables(study: Study, spec: Spec) -> tuple[Table, ...]:
     for source_, run in _runs(study, recipe).items():
         name = f"{spec.id}-{source_.replace(':', '-')}" if tables else spec.id
         title = f"{spec.title}, {'this machine' if source_ == LOCAL else source_}"
-        rows = spec.rows(run, study.params.statistics.confidence)
+        rows = spec.rows(run, study.params.statistics)
         below = f"{run.environment.title}; weights: {run.weights}; `{run.command}`, {run.elapsed_s:.0f} s."
         tables.append(build(name, title, spec.caption, spec.columns, rows, below, filters=spec.filters))
     stale = study.local.stale.get(f"recipes/{recipe}.json")
@@ -164,3 +165,21 @@ def measures(
 def labelled(key: str, heading: str, of: Callable[[str], str]) -> Column:
     """Words of a row by key, in the spelling that ``of`` gives."""
     return Column(heading, lambda row: of(str(row[key])), TEXT)
+
+
+def share_column(study: Study, source: str, heading: str, name: str) -> Column:
+    """A share of images in percent, with its interval, how many they are, and the verdict on it."""
+
+    def of(pair: tuple[str, str]) -> Item:
+        share = study.row(source, *pair, 0, name)
+        note = f"{round((share.value or 0.0) * share.n / 100)} of {share.n}"
+        return number(share.value, 2, "it has no head", "", share.low, share.high, note, share.verdict)
+
+    return Column(heading, of, MEASURED)
+
+
+def figure_column(
+    study: Study, source: str, heading: str, name: str, group: str = "", decimals: int = 0, why: str = "FP32 itself"
+) -> Column:
+    """A figure of a network in a precision; ``why`` it may be missing."""
+    return Column(heading, lambda row: study.value(source, row[0], row[1], 0, name), MEASURED, group, decimals, why)

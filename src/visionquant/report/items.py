@@ -28,6 +28,8 @@ CODES = {
     "refused": ("few", "too few samples for this percentile"),
 }
 
+MARKS = {"FASTER": "▲", "HIGHER": "▲", "SLOWER": "▼", "LOWER": "▼", "SAME": "=", "UNDECIDED": "○"}
+
 
 @dataclass(frozen=True)
 class Item:
@@ -52,6 +54,11 @@ class Item:
     def code(self) -> str:
         """The short code of what is missing, "" where nothing is."""
         return CODES[self.status][0] if self.status else ""
+
+    @property
+    def mark(self) -> str:
+        """The mark that stands for a verdict on a page, "" where it is another word."""
+        return MARKS.get(self.word, "")
 
     @property
     def flat(self) -> str:

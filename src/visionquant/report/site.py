@@ -3,6 +3,7 @@
 No page asks the network for anything: one style sheet, one script for sorting tables, figures as files beside them.
 """
 
+import hashlib
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -20,20 +21,30 @@ from visionquant.core import files
 from visionquant.core.errors import StudyError
 from visionquant.core.paths import Project
 from visionquant.report import notebooks
-from visionquant.report.pages import claims_page, index_page, study_page
-from visionquant.report.table import SHELL, banner, marked
+from visionquant.report.figure import Figure
+from visionquant.report.page_map import PAGES, place
+from visionquant.report.pages import answer_page, claims_page, index_page, study_page
+from visionquant.report.table import SHELL, banner, marked, render
 from visionquant.settings.params import Params
 
 ASSETS = ("style.css", "sort.js", "filter.js")
 
 
-class Section(NamedTuple):
-    """A page beside the index: its name, its notebook's heading, and the sentence under that."""
+class Part(NamedTuple):
+    """A notebook: its name, its heading, and the sentence under that."""
 
     name: str
     title: str
     lead: str
     notebook: str
+
+
+class Page(NamedTuple):
+    """A page beside the index, of one notebook or of several."""
+
+    name: str
+    title: str
+    parts: tuple[Part, ...]
 
 
 def build_site(project: Project, params: Params) -> Path:
@@ -51,16 +62,24 @@ def build_site(project: Project, params: Params) -> Path:
 def contents(study: Study, checked: Ledger) -> dict[Path, str]:
     """Every page and asset with what belongs into it; see :func:`build_site`."""
     project = study.project
-    sources = notebooks.source_notebooks(project)
-    sections = tuple(_section(path) for path in sources)
-    pages = {project.reports / "assets" / name: (SHELL / name).read_text(encoding="utf-8") for name in ASSETS}
-    for path, section in zip(sources, sections, strict=True):
-        body = Markup(fragment(project.executed / path.name))
-        pages[project.reports / f"{section.name}.html"] = _render(
-            "section.html", study, sections, section=section, body=body
-        )
-    pages[project.reports / "index.html"] = _render("index.html", study, sections, **_index(study, checked))
-    return pages
+    pages = pages_of(project)
+    found = {project.reports / "assets" / name: (SHELL / name).read_text(encoding="utf-8") for name in ASSETS}
+    for page in pages:
+        bodies = {part.name: fragment(project.executed / part.notebook) for part in page.parts}
+        if len(page.parts) > 1:
+            bodies = {name: _demoted(name, body) for name, body in bodies.items()}
+        own = {"page": page, "bodies": {name: Markup(body) for name, body in bodies.items()}}
+        found[project.reports / f"{page.name}.html"] = _render("section.html", study, pages, **own)
+    found[project.reports / "index.html"] = _render("index.html", study, pages, **_index(study, checked))
+    return found
+
+
+def pages_of(project: Project) -> tuple[Page, ...]:
+    """The pages beside the index, with the notebooks that are there."""
+    parts = {part.name: part for part in map(_part, notebooks.source_notebooks(project))}
+    pages = [Page(name, title, tuple(parts.pop(one) for one in of if one in parts)) for name, title, of in PAGES]
+    own = (Page(part.name, part.title, (part,)) for part in parts.values())
+    return (*(page for page in pages if page.parts), *own)
 
 
 def fragment(path: Path) -> str:
@@ -80,18 +99,30 @@ def fragment(path: Path) -> str:
     return str(body).replace('src="../figures/', 'src="figures/')
 
 
-def _section(path: Path) -> Section:
+def _demoted(name: str, body: str) -> str:
+    """A notebook on a page of several: headings a level lower, places of its own name, without the page's banner."""
+    without = re.sub(r'<aside class="banner.*?</aside>', "", body, flags=re.S)
+    without = re.sub(r' id="cell-id=[^"]*"', "", without)  # those of another notebook are the same
+    for place_ in re.findall(r'<h[1-6] id="([^"]+)"', without):
+        for key in ('id="', 'href="#'):
+            without = without.replace(f'{key}{place_}"', f'{key}{name}-{place_}"')
+    return re.sub(r"(</?h)([1-5])\b", lambda found: f"{found[1]}{int(found[2]) + 1}", without)
+
+
+def _part(path: Path) -> Part:
     """Title and lead from the first cell of the source notebook: its heading, and the paragraph below."""
     first = nbformat.read(path, as_version=4).cells[0].source
     heading, _, rest = first.partition("\n")
     lead = re.sub(r"\s+", " ", rest.strip().split("\n\n")[0])
-    return Section(notebooks.section(path), heading.lstrip("# ").strip(), lead, path.name)
+    return Part(notebooks.section(path), heading.lstrip("# ").strip(), lead, path.name)
 
 
 def _index(study: Study, checked: Ledger) -> dict[str, object]:
     run = study.measured
     return {
-        "banner": Markup(banner(study).html),
+        "answer": answer_page.answer(study),
+        "overview": Markup(_shown(answer_page.overview(study))),
+        "doors": answer_page.doors(study, checked),
         "answers": Markup(index_page.answers(study, run).html),
         "story": claims_page.story(checked),
         "findings": index_page.findings(study),
@@ -101,10 +132,21 @@ def _index(study: Study, checked: Ledger) -> dict[str, object]:
     }
 
 
-def _render(template: str, study: Study, sections: tuple[Section, ...], **values: object) -> str:
+def _shown(found: Figure) -> str:
+    """A figure that a notebook saved, as the index shows it."""
+    sha256 = hashlib.sha256(found.svg.encode()).hexdigest()
+    return render("figure", found, sha256).replace('src="../figures/', 'src="figures/')
+
+
+def _render(template: str, study: Study, pages: tuple[Page, ...], **values: object) -> str:
     environment = Environment(
         loader=FileSystemLoader(SHELL), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     return environment.get_template(template).render(
-        report_title=study.params.report.title, sections=sections, provenance=provenance.line(study), **values
+        report_title=study.params.report.title,
+        pages=pages,
+        place=place,
+        banner=Markup(banner(study).html),
+        provenance=provenance.line(study),
+        **values,
     )

@@ -18,7 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from visionquant.analysis import provenance
 from visionquant.analysis.study import Study
-from visionquant.report.items import CODES, DASH, NUMBER, TEXT, Item, number, text
+from visionquant.report.items import CODES, DASH, MARKS, NUMBER, TEXT, Item, number, text
 
 SHELL = Path(__file__).parent / "shell"
 
@@ -120,6 +120,12 @@ class Table:
                 detail = f" ({'; '.join(reasons)})" if 0 < len(reasons) <= 2 else ""
                 lines.append(f"{DASH} {code}: {meaning}, {len(missing)} times{detail}".replace(" 1 times", " once"))
         return tuple(lines)
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """The verdicts that stand in it as marks, each with its mark."""
+        words = {item.word: item.mark for row in self.rows for item in row if item.mark}
+        return tuple(f"{mark} {word.lower()}" for word, mark in MARKS.items() if word in words)
 
     @property
     def _grid(self) -> list[list[str]]:

@@ -118,10 +118,14 @@ class StudyChoice(Strict):
 
 
 class StatisticsChoice(Strict):
-    """Confidence of verdicts (0 to 1), the share within which speeds are the same, and percentiles shown (per cent)."""
+    """Confidence of verdicts (0 to 1), within what things are the same, and percentiles shown (per cent).
+
+    ``equivalence_margin`` is a share of a speed, ``accuracy_margin`` points of accuracy.
+    """
 
     confidence: Annotated[float, Field(gt=0.5, lt=1)]
     equivalence_margin: Annotated[float, Field(gt=0, lt=0.5)]
+    accuracy_margin: Annotated[float, Field(gt=0, lt=100)]
     percentiles: Annotated[tuple[Annotated[int, Field(gt=0, lt=100)], ...], Field(min_length=1)]
 
 
@@ -194,6 +198,8 @@ def parse(raw: dict[str, Any]) -> Params:
     known("study.protocol", [study.protocol], params.protocols)
     known("training.chosen", training.chosen, training.networks)
     known("training.also", training.also, params.precisions)
+    known("evaluation.probe.models", params.evaluation.probe.models, params.models)
+    known("evaluation.probe.also", params.evaluation.probe.also, params.precisions)
     known("training.run", map(str, training.run), map(str, range(training.folds)))
     known("cost.model", [cost.model], params.models)
     known("cost.precision", [cost.precision], params.precisions)

@@ -47,15 +47,33 @@ class DataSet(Strict):
     folder: str = ""
 
 
+class ProbeChoice(Strict):
+    """Fashion-MNIST through heads that are fitted on FP32's features, once: of ``models`` with trained weights.
+
+    Pictures are scaled to ``pixels`` a side; null: what the row of the model says. Heads learn from
+    ``training_images``; the first ``test_images`` are classified, in the study's precisions and in those of ``also``.
+    """
+
+    models: tuple[Name, ...] = ()
+    also: tuple[Name, ...] = ()
+    pixels: Annotated[int, Field(ge=28, le=1024)] | None
+    training_images: Annotated[int, Field(ge=100, le=60_000)]
+    test_images: Annotated[int, Field(ge=10, le=10_000)]
+    neighbours: Count
+    seed: int
+
+
 class EvaluationChoice(Strict):
     """Labelled images for models with pretrained weights: a folder with a folder for each class, a data set, or null.
 
     At most ``most_images`` are used, evenly over the classes; ``neighbours`` vote in the classification by features.
+    ``probe`` is about images that need no folder.
     """
 
     images: str | DataSet | None
     most_images: Count
     neighbours: Count
+    probe: ProbeChoice
 
 
 class ReportChoice(Strict):
@@ -88,12 +106,22 @@ class CostAssumptions(Strict):
 
 
 class DecisionLimits(Strict):
-    """The limits of the decision page; null is none. ``fidelity_floor`` is a cosine similarity to FP32."""
+    """The limits of the decision page; null is none.
+
+    ``accuracy_loss_limit`` is in points of top-1 on trained weights, at the lower end of the interval;
+    ``fidelity_floor`` a cosine similarity to FP32, asked of trained weights alone.
+    """
 
     batch_size: Count
     latency_limit_ms: Positive | None = None
     memory_limit_mib: Positive | None = None
+    accuracy_loss_limit: Unsigned | None = None
     fidelity_floor: Annotated[float, Field(ge=-1, le=1)] | None = None
+
+    @property
+    def asks_for_accuracy(self) -> bool:
+        """Whether a limit is about what precision does to the answers."""
+        return self.accuracy_loss_limit is not None or self.fidelity_floor is not None
 
     def limited(self, **limits: float | None) -> "DecisionLimits":
         """These limits with those that are given, and not None, in place of them.

@@ -8,9 +8,9 @@ from visionquant.analysis import estimators
 from visionquant.analysis.study import LOCAL, MachineSet, Study
 from visionquant.records.outcomes import counted
 from visionquant.report import figure
-from visionquant.report.columns import columns_of, of_models, of_pairs, source
+from visionquant.report.columns import columns_of, figure_column, of_models, of_pairs, share_column, source
 from visionquant.report.figure import Dot, Figure
-from visionquant.report.items import MEASURED, Item, missing, number
+from visionquant.report.items import MEASURED, Item, missing
 from visionquant.report.table import Column, Table, build, texts
 
 TRAINED = "weights trained here"
@@ -89,8 +89,9 @@ def depth_figure(study: Study, run: MachineSet) -> Figure:
 def top1(study: Study) -> tuple[Table, ...]:
     """One table a source: the share of images classified correctly, against FP32 on the same images."""
     caption = (
-        "Percent of held-out images, with the Wilson interval. LOWER or HIGHER than FP32 by McNemar's exact test, "
-        "corrected (Holm) over the table; UNDECIDED: these images don't tell. Calibration error: expected, ten bins."
+        "Percent of held-out images, with the Wilson interval. SAME as FP32: within the margin; LOWER or HIGHER: by "
+        "McNemar's exact test; corrected (Holm) over the table; UNDECIDED: these images don't tell. Calibration error: "
+        "expected, ten bins."
     )
     tables = list[Table]()
     for run in study.evaluated or [study.local]:
@@ -100,11 +101,11 @@ def top1(study: Study) -> tuple[Table, ...]:
             where = f", {'this machine' if run.source == LOCAL else run.source}, {len(scores[0].labels)} images"
             below = f"{scores[0].environment.title}; {TRAINED}, {', '.join(result.network for result in scores)}."
         shown = of_pairs(
-            _share(study, run.source, "top-1, %", "top1"),
-            _figure(study, run.source, "right in FP32 alone", "right_in_fp32_alone", "images"),
-            _figure(study, run.source, "right here alone", "right_here_alone", "images"),
-            _figure(study, run.source, "p", "mcnemar_p", "", 3),
-            _figure(study, run.source, "calibration error, %", "calibration_error", "", 2),
+            share_column(study, run.source, "top-1, %", "top1"),
+            figure_column(study, run.source, "right in FP32 alone", "right_in_fp32_alone", "images"),
+            figure_column(study, run.source, "right here alone", "right_here_alone", "images"),
+            figure_column(study, run.source, "p", "mcnemar_p", "", 3),
+            figure_column(study, run.source, "calibration error, %", "calibration_error", "", 2),
             first="Network",
         )
         rows = [(result.network, precision) for result in scores for precision in result.precisions]
@@ -116,9 +117,9 @@ def top1(study: Study) -> tuple[Table, ...]:
 def pretrained_models(study: Study) -> Table:
     """Models of the study with pretrained weights on the reader's labelled images."""
     caption = (
-        "Images of `evaluation.images`. Top-1 and top-5 through the checkpoint's own head; LOWER or HIGHER than FP32 "
-        "by McNemar's exact test, corrected (Holm) over the table. Then: the share that neighbours by features name "
-        "rightly, how often that is the class that FP32's features give, and linear CKA with FP32's features."
+        "Images of `evaluation.images`. Top-1 and top-5 through the checkpoint's own head, with the verdict against "
+        "FP32 as above. Then: the share that neighbours by features classify correctly, how often that is the class "
+        "that FP32's features give, and linear CKA with FP32's features."
     )
     labelled, below = study.local.labelled, "data/machines/local/labelled.json."
     judged = labelled.judged if labelled else ()
@@ -137,11 +138,11 @@ def pretrained_models(study: Study) -> Table:
         return Column(column.heading, item, MEASURED)
 
     columns = (
-        _share(study, LOCAL, "top-1, %", "top1"),
-        _share(study, LOCAL, "top-5, %", "top5"),
-        _share(study, LOCAL, "neighbours, %", "knn_top1"),
-        _figure(study, LOCAL, "same as FP32's, %", "knn_agreement", "", 2, "not available"),
-        _figure(study, LOCAL, "CKA", "cka", "", 4, "not available"),
+        share_column(study, LOCAL, "top-1, %", "top1"),
+        share_column(study, LOCAL, "top-5, %", "top5"),
+        share_column(study, LOCAL, "neighbours, %", "knn_top1"),
+        figure_column(study, LOCAL, "same as FP32's, %", "knn_agreement", "", 2, "not available"),
+        figure_column(study, LOCAL, "CKA", "cka", "", 4, "not available"),
     )
     rows = [(result.model, precision) for result in judged for precision in result.precisions]
     rows += [(model, "all") for model in absent]
@@ -176,20 +177,3 @@ def top1_figure(study: Study) -> Figure:
     height = 1.2 + 0.6 * max(2, len(names))
     svg = figure.dot_plot(dots, names, precisions, figure.looks(study), "top-1, %", height)
     return Figure("accuracy", "Top-1 in every precision", caption, alt, f"{machine}; {TRAINED}.", svg)
-
-
-def _share(study: Study, source: str, heading: str, name: str) -> Column:
-    """A share of images in percent, with its interval, how many they are, and the verdict on it."""
-
-    def of(pair: tuple[str, str]) -> Item:
-        share = study.row(source, *pair, 0, name)
-        note = f"{round((share.value or 0.0) * share.n / 100)} of {share.n}"
-        return number(share.value, 2, "it has no head", "", share.low, share.high, note, share.verdict)
-
-    return Column(heading, of, MEASURED)
-
-
-def _figure(
-    study: Study, source: str, heading: str, name: str, group: str = "", decimals: int = 0, why: str = "FP32 itself"
-) -> Column:
-    return Column(heading, lambda row: study.value(source, row[0], row[1], 0, name), MEASURED, group, decimals, why)

@@ -17,6 +17,7 @@ from visionquant.report import figure
 from visionquant.report.columns import PRINTED_PRECISIONS, block, of_models, source
 from visionquant.report.figure import Dot, Figure
 from visionquant.report.items import PUBLISHED, TEXT, Item, key_of, number, printed, text
+from visionquant.report.page_map import place
 from visionquant.report.table import Column, Table, build, say, texts
 
 CASES = 5  # of each of the three answers
@@ -113,7 +114,7 @@ def every(study: Study, ledger: Ledger) -> Table:
 
     def section(row: CheckedClaim) -> Item:
         found = sections[row.claim.entry.section]
-        return Item(found.heading, found.heading, href=f"{found.page}.html")
+        return Item(found.heading, found.heading, href=place(found.page))
 
     def recomputed(row: CheckedClaim) -> Item:
         check = row.internal

@@ -9,13 +9,14 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, get_args
 
 from visionquant.analysis import estimators, gates, launch_bound, provenance
+from visionquant.analysis.accuracy import probe_name
 from visionquant.analysis.claims import ledger
 from visionquant.analysis.frame import ARITHMETIC
 from visionquant.analysis.published import SUBJECTS, Row
 from visionquant.analysis.study import BASELINE, MachineSet, Study
 from visionquant.records.cell import Status
 from visionquant.report.columns import counted_words, median, source
-from visionquant.report.items import MEASURED, NUMBER, PUBLISHED, TEXT, Item, precision_label
+from visionquant.report.items import MEASURED, NUMBER, PUBLISHED, TEXT, Item, missing, number, precision_label
 from visionquant.report.table import Column, Table, build, say
 from visionquant.settings.precision import Int8Precision
 
@@ -38,8 +39,8 @@ def answers(study: Study, run: MachineSet) -> Table:
     """A row a precision: speed, memory and agreement with FP32, published and measured, over the models."""
     caption = (
         "Over FP32 at batch size 1: median over the models, with the range, and the verdicts on the single models. "
-        "Speedup above 1 is faster. The published INT4 column stands under NF4; its speedups are computed from its "
-        "printed milliseconds."
+        "Speedup above 1 is faster. Accuracy: change against FP32, with its interval. The published INT4 column stands "
+        "under NF4; its speedups are computed from its printed milliseconds."
     )
     models, reduction = study.published.names, study.counterpart(run, "memory_reduction")
 
@@ -52,8 +53,14 @@ def answers(study: Study, run: MachineSet) -> Table:
 
         return Column(heading, item, css, group)
 
-    cosine = lambda p: min(study.column(run.source, "cosine", p).values(), default=None)  # noqa: E731
-    weights = f"to FP32, {run.weights or 'no'} weights"
+    probed = next(((one.source, probe) for one in study.sets for probe in one.probes.values()), None)
+
+    def change(precision: str) -> Item:
+        if probed is None:
+            return missing("not_measured", "no trained weights were evaluated")
+        found = study.row(probed[0], probe_name(probed[1]), precision, 0, "accuracy_change")
+        return number(found.value, 2, "not evaluated", "", found.low, found.high, found.reason, found.verdict)
+
     shown = [
         Column("Precision", precision_label, TEXT),
         over("published", PUBLISHED, SPEED, study.published.speedups),
@@ -61,7 +68,7 @@ def answers(study: Study, run: MachineSet) -> Table:
         over("published", PUBLISHED, SAVED, lambda p: study.published.column("memory_reduction", p)),
         over("by arithmetic", NUMBER, SAVED, lambda p: study.column(ARITHMETIC, WORKSPACE, p, models)),
         over("measured", MEASURED, SAVED, lambda p: study.column(run.source, reduction, p)),
-        Column("lowest cosine", cosine, MEASURED, weights, 4, "fidelity not measured"),
+        Column(probed[1].model if probed else "none", change, MEASURED, "top-1 on trained weights, points"),
     ]
     return build("answers", "The answer in one table", caption, shown, study.compared, source(run, study))
 
@@ -78,6 +85,7 @@ def findings(study: Study) -> tuple[Finding, ...]:
         ("Was the published throughput measured?", "throughput", "throughput", _throughput(study)),
         ("Why is FP16 not faster for the small models in the supplement?", "latency", "launch", _launch(study)),
         ("Do the published summaries follow from the published tables?", "statistics", "summaries", _summaries(study)),
+        ("What does precision cost on trained weights?", "accuracy", "accuracy", _accuracy(study)),
         ("Do the outputs stay what they were?", "fidelity", "fidelity", _fidelity(study, run)),
         ("How much does INT8's outlier path cost?", "keeping", "outliers", _outliers(study, run)),
         ("Can these measurements be trusted?", "conditions", "trust", _trust(study, run)),
@@ -220,16 +228,33 @@ def _fidelity(study: Study, run: MachineSet) -> Values:
     return {"lowest": lowest, "weights": run.weights}
 
 
+def _accuracy(study: Study) -> Values:
+    """The first set with probes: of each precision of the study the change in points, with its verdict."""
+    probed = next((run for run in study.sets if run.probes), None)
+    found = []
+    for probe in probed.probes.values() if probed else ():
+        name, source = probe_name(probe), probed.source if probed else ""
+        changes = {p: study.row(source, name, p, 0, "accuracy_change") for p in probe.precisions if p != BASELINE}
+        known = [(p, e.value, e.verdict) for p, e in changes.items() if e.value is not None]
+        shown = [f"{precision_label(p)} {points:+.2f} ({word})" for p, points, word in known]
+        top1 = study.value(source, name, BASELINE, 0, "top1")
+        found.append({"model": probe.model, "task": probe.task, "n": len(probe.labels), "top1": top1, "shown": shown})
+    return {"probes": found}
+
+
 def _outliers(study: Study, run: MachineSet) -> Values:
-    speeds = []
+    speeds, trained = [], list[str]()
+    own = {model for (model, _), one in run.records.items() if one.settings.weights.kind in ("pretrained", "packaged")}
     for name, row in study.params.precisions.items():
         values = study.column(run.source, "speedup", name)
         if values and isinstance(row, Int8Precision):
+            of_trained = [f"{values[model]:.2f}x ({model})" for model in values if model in own]
+            trained += [f"threshold {row.threshold:g} {', '.join(of_trained)}"] if of_trained else []
             words = counted_words(study, run, name, study.models, name="speedup_in_bracket")
             planted = ", with outliers" if row.outliers else ""
             counted = f" ({words})" if words else ""
             speeds.append(f"threshold {row.threshold:g}{planted} {_summary(values)['median']:.2f}x{counted}")
-    return {"speeds": speeds}
+    return {"speeds": speeds, "trained": trained}
 
 
 def _trust(study: Study, run: MachineSet) -> Values:

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from visionquant.analysis import accuracy
+from visionquant.analysis import accuracy, paired
 from visionquant.analysis.study import MachineSet, Study
 from visionquant.records.outcomes import Recipe
 from visionquant.report import columns, figure
@@ -18,6 +18,7 @@ from visionquant.report.columns import Row, Spec, block, for_pair, measures, of_
 from visionquant.report.figure import Figure
 from visionquant.report.items import MEASURED, NUMBER, TEXT, Item, joined, missing, number
 from visionquant.report.table import Column, Table, build, numbers, texts
+from visionquant.settings.params import StatisticsChoice
 from visionquant.settings.precision import Int8Precision, MixedPrecision, OnnxRuntimePrecision
 
 STATISTICS = ("min-max", "percentile", "mse")
@@ -215,11 +216,11 @@ def _drawn(rows: Sequence[Row], network: str, statistic: str, images: int | None
     return [known for row in of if (known := value(row, key)) is not None]
 
 
-def _tested(run: Recipe, confidence: float) -> list[Any]:
+def _tested(run: Recipe, choice: StatisticsChoice) -> list[Any]:
     """The first draw's first image and largest set, those with an accident, and what takes no images.
 
-    Each with McNemar's test against FP32 (``only_base``, ``only_other``, ``p``; None for FP32 itself) and the ``word``
-    on it, and with ``top1``, the share of what is right.
+    Each with McNemar's test against FP32 (``only_base``, ``only_other``, ``p``; None for FP32 itself), and with
+    ``top1``, the share of what is right and the word on it.
     """
     most = {network: _sizes(run.rows, network)[-1] for network in _networks(run.rows)}
     rows = []
@@ -228,14 +229,15 @@ def _tested(run: Recipe, confidence: float) -> list[Any]:
         rows += [row] if row["added"] or row["images"] is None or of_first_draw else []
     contrasts = []
     for row in rows:
-        base, here = int(row["only_fp32"] or 0), int(row["only_here"] or 0)
-        apart = ([True] * base + [False] * here, [False] * base + [True] * here)
-        contrasts.append(None if row["statistic"] == "fp32" else accuracy.contrast(*apart))
+        n, base, here = (int(row[key] or 0) for key in ("n", "only_fp32", "only_here"))
+        itself, margin = row["statistic"] == "fp32", choice.accuracy_margin
+        contrasts.append(None if itself else paired.counted(n, base, here, margin))
     shown = []
-    for row, contrast, word in zip(rows, contrasts, accuracy.words(contrasts, confidence), strict=True):
+    for row, contrast in zip(rows, paired.adjusted(contrasts), strict=True):
         right, n = int(row["right"] or 0), int(row["n"] or 0)
-        share = accuracy.share([True] * right + [False] * (n - right), confidence)
+        share = accuracy.share([True] * right + [False] * (n - right), choice.confidence)
         test = dict.fromkeys(("only_base", "only_other", "p")) if contrast is None else vars(contrast)
+        word = contrast.word(1 - choice.confidence) if contrast else ""
         top1 = number(share.value, 2, low=share.low, high=share.high, note=f"{right} of {n}", word=word)
         shown.append({**row, **test, "top1": top1})
     return shown
@@ -248,8 +250,8 @@ def _variant(row: Row) -> str:
 CALIBRATION = Spec(
     "calibration",
     "Static against dynamic INT8",
-    "Percent of held-out images classified correctly, with the Wilson interval; LOWER or HIGHER than FP32 by "
-    "McNemar's exact test, corrected (Holm) over the table, UNDECIDED where these images don't tell the two apart. "
+    "Percent of held-out images classified correctly, with the Wilson interval; SAME as FP32 within the margin, LOWER "
+    "or HIGHER by McNemar's exact test, corrected (Holm) over the table, UNDECIDED where these images don't tell. "
     "Static: ranges fixed from the first draw, its first image or its largest set; dynamic: from each batch of 100; "
     "bitsandbytes: from each row, other layers in BF16. All three quantise the Linear layers alone. SQNR: of the "
     "logits.",

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from statistics import median
 
+from visionquant.analysis.accuracy import probe_name
 from visionquant.analysis.published_accuracy import FILE, PublishedAccuracy, load
 from visionquant.analysis.study import BASELINE, Study
 from visionquant.report import figure, items
@@ -11,7 +12,7 @@ from visionquant.report.figure import Dot, Figure, Looks
 from visionquant.report.items import NUMBER, PUBLISHED, TEXT, Item, missing, number, precision_label
 from visionquant.report.table import Column, Table, build, texts
 
-HERE = "measured here"
+HERE, TRAINED = "measured here, networks trained here", "measured here, trained weights"
 NOT_OURS = "Not ours. Layers: those that are quantised."
 
 
@@ -40,9 +41,11 @@ def drops_figure(study: Study) -> Figure:
     alt = "A row a number format, a mark a value: how many lie within a point of zero, and how far off the others."
     found, label = _drops(study), "points of top-1 lost"
     whose, rows = (tuple(dict.fromkeys(key[i] for key in found)) for i in (0, 1))
-    dots = [Dot(bits, who, drop, hollow=who != HERE) for (who, bits), lost in found.items() for drop in lost]
+    dots = [
+        Dot(bits, who, drop, hollow=who not in (HERE, TRAINED)) for (who, bits), lost in found.items() for drop in lost
+    ]
     looks, height = Looks(whose), 1.2 + 0.34 * len(rows)
-    keys = [figure.key(looks[who], who, who != HERE) for who in whose]
+    keys = [figure.key(looks[who], who, who not in (HERE, TRAINED)) for who in whose]
     svg = figure.dot_plot(dots, rows, whose, looks, label, height, keys, step=0.22, scale=figure.symlog_scale)
     return Figure("published-drops", "Drop in top-1 by bits", caption, alt, _behind(study), svg)
 
@@ -97,7 +100,7 @@ def _drop(value: PublishedAccuracy | None) -> Item:
 
 
 def _drops(study: Study) -> dict[tuple[str, str], list[float]]:
-    """Points of top-1 lost, by whose they are and by bits; ours, of the networks trained here, last."""
+    """Points of top-1 lost, by whose they are and by bits; ours last."""
     found = defaultdict[tuple[str, str], list[float]](list)
     for value in load(study.project):
         if value.measure.endswith("top-1") and value.trap != "Preprocessing":
@@ -107,10 +110,15 @@ def _drops(study: Study) -> dict[tuple[str, str], list[float]]:
     for name in study.compared:
         if top1 := study.column(run.source, "top1", name, base, 0):
             found[HERE, precision_label(name)] = [base[network] - share for network, share in top1.items()]
-    return found
+        for one in study.sets:
+            changes = study.column(one.source, "accuracy_change", name, map(probe_name, one.probes.values()), 0)
+            found[TRAINED, precision_label(name)] += [-points for points in changes.values()]
+    return {key: lost for key, lost in found.items() if lost}
 
 
 def _behind(study: Study) -> str:
     """What the drops rest on."""
     machine = next((one.environment.title for one in study.most_evaluated.accuracy.values()), "nothing was evaluated")
-    return f"Published: {FILE}. {HERE.capitalize()}: {machine}; small networks on handwritten digits."
+    probes = {probe_name(probe) for run in study.sets for probe in run.probes.values()}
+    trained = f" Trained weights: {', '.join(sorted(probes))}." if probes else ""
+    return f"Published: {FILE}. Networks trained here: {machine}; small ones on handwritten digits.{trained}"

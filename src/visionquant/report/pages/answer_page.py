@@ -1,0 +1,194 @@
+"""The first screen: what each precision does to speed, memory and accuracy, in three sentences and one figure."""
+
+from collections import Counter
+from typing import Any, NamedTuple
+
+from matplotlib.axes import Axes
+
+from visionquant.analysis import decision, estimators, provenance
+from visionquant.analysis.accuracy import probe_name
+from visionquant.analysis.claims.ledger import Ledger
+from visionquant.analysis.frame import ARITHMETIC
+from visionquant.analysis.study import BASELINE, LOCAL, MachineSet, Study
+from visionquant.report import figure
+from visionquant.report.figure import INK, Figure, Look
+from visionquant.report.items import precision_label
+from visionquant.report.pages import claims_page, index_page
+from visionquant.report.pages.index_page import Finding
+from visionquant.report.table import say
+
+PUBLISHED = "published"
+MARKERS = ("s", "^", "D", "v", "P", "X")
+STEP = 0.18  # rows apart, of two sources
+WORKSPACE = "memory_reduction_workspace"
+
+
+class SourceMark(NamedTuple):
+    """What one source says of one precision: middle and ends, and counted verdicts; ``hollow``: it is not ours."""
+
+    source: str
+    precision: str
+    value: float
+    low: float | None
+    high: float | None
+    words: str = ""
+
+
+def answer(study: Study) -> tuple[str, ...]:
+    """The answer in sentences: speed, memory, accuracy; first that there is none, where others took the machine."""
+    run, busy = study.measured, provenance.taken_by_others(study)
+    values = {"speed": _speed(study, run), "memory": _memory(study), "accuracy": _accuracy(study)}
+    found = (say(f"answer_{name}", {"v": value, "machine": _machine(run)}) for name, value in values.items())
+    return tuple(sentence for sentence in (busy, *found) if sentence)
+
+
+def recommended(study: Study) -> str:
+    """For how many models a precision is recommended, and for which not."""
+    advised = decision.recommend(study, study.measured, study.params.study.models, study.params.decision)
+    chosen = Counter(precision_label(one.chosen.precision) for one in advised if one.chosen)
+    values = {"models": len(advised), "chosen": [f"{name} for {count}" for name, count in chosen.most_common()]}
+    return say("recommended", values | {"seeded": sum("seeded" in one.why for one in advised if not one.chosen)})
+
+
+def doors(study: Study, checked: Ledger) -> tuple[Finding, ...]:
+    """The three questions that readers come with, each with its answer and its page."""
+    trust = next((one.answer for one in index_page.findings(study) if one.section == "conditions"), "")
+    holds, fails, _ = (part.sentence for part in claims_page.story(checked))
+    return (
+        Finding("Which precision for my model, on my machine?", recommended(study), "costs"),
+        Finding("Can these measurements be believed?", trust or "Nothing was measured yet.", "conditions"),
+        Finding("Does the published study hold?", f"{holds} {fails}", "claims"),
+    )
+
+
+def overview(study: Study) -> Figure:
+    """Three panels: speed, memory saved, change of accuracy; a row a precision, a mark a source."""
+    names = study.compared
+    panels = (
+        ("times FP32's speed, batch size 1", _speeds(study), 1.0),
+        ("memory saved, %", _saved(study), 0.0),
+        ("change of top-1 on trained weights, points", _changes(study), 0.0),
+    )
+    sources = dict.fromkeys(seen.source for _, found, _ in panels for seen in found)
+    marks = {name: "o" if name == PUBLISHED else marker for name, marker in _markers(sources).items()}
+    looks = figure.looks(study)
+
+    def on(axes_of: Any) -> None:
+        for axes, (label, found, none) in zip(axes_of.flat, panels, strict=True):
+            _panel(axes, found, names, list(sources), marks, looks)
+            figure.line_at(axes, none)
+            axes.set_xlabel(label)
+            figure.rows_of(axes, [precision_label(name) for name in names])
+            if not found:
+                figure.empty(axes)
+        figure.log_scale(axes_of.flat[0])
+
+    keys = [figure.key(Look(INK, marks[name]), name, name == PUBLISHED) for name in sources]
+    caption = (
+        "Speed and memory: median over the models, the line from the least to the most; accuracy: the change with its "
+        "95 % interval. Hollow: published, not ours. Beside a speed the verdicts on its models: F faster, S slower, "
+        "= the same, ? undecided."
+    )
+    alt = "A row a precision; three panels tell how fast it is, how much memory it saves and what accuracy it costs."
+    height = 1.6 + (0.3 + STEP * max(1, len(sources))) * max(1, len(names))
+    svg = figure.draw((10.0, height), on, (1, 3), keys, labels=("", ""), sharey=True)
+    below = f"Published: {study.published.setup.get('gpu', 'unknown')}. {'. '.join(map(_described, study.shown))}."
+    return Figure("answer", "Speed, memory and accuracy against FP32", caption, alt, below, svg)
+
+
+def _panel(
+    axes: Axes, found: list[SourceMark], names: tuple[str, ...], sources: list[str], marks: dict[str, str], looks: Any
+) -> None:
+    for seen in found:
+        y = names.index(seen.precision) + STEP * (sources.index(seen.source) - (len(sources) - 1) / 2)
+        look = Look(looks[seen.precision].colour, marks[seen.source])
+        figure.mark(axes, seen.value, y, look, 6, seen.source == PUBLISHED, (seen.low, seen.high))
+        if seen.words:
+            at = seen.high or seen.value
+            axes.annotate(seen.words, (at, y), (4, 0), textcoords="offset points", fontsize=6.5, va="center")
+
+
+def _markers(sources: dict[str, None]) -> dict[str, str]:
+    ours = [name for name in sources if name != PUBLISHED]
+    return {PUBLISHED: "o"} | {name: MARKERS[i % len(MARKERS)] for i, name in enumerate(ours)}
+
+
+def _over_models(source: str, precision: str, values: dict[str, float], words: str = "") -> list[SourceMark]:
+    if not values:
+        return []
+    found = estimators.summary(list(values.values()))
+    return [SourceMark(source, precision, found["median"], found["min"], found["max"], words)]
+
+
+def _speeds(study: Study) -> list[SourceMark]:
+    found = []
+    for name in study.compared:
+        found += _over_models(PUBLISHED, name, study.published.speedups(name))
+        for run in study.shown:
+            values = study.column(run.source, "speedup", name)
+            words = Counter(study.row(run.source, model, name, 1, "speedup").verdict for model in values)
+            letters = " ".join(f"{words[word]}{letter}" for word, letter in figure.LETTERS.items() if words[word])
+            found += _over_models(_machine(run), name, values, letters)
+    return found
+
+
+def _saved(study: Study) -> list[SourceMark]:
+    found = []
+    for name in study.compared:
+        found += _over_models(PUBLISHED, name, study.published.column("memory_reduction", name))
+        for run in study.shown:
+            values = study.column(run.source, study.counterpart(run, "memory_reduction"), name)
+            found += _over_models(_machine(run), name, values)
+    return found
+
+
+def _changes(study: Study) -> list[SourceMark]:
+    """Of the first probed set; of several models each its own mark."""
+    found = []
+    for run in (one for one in study.sets if one.probes):
+        for probe in run.probes.values():
+            for name in study.compared:
+                change = study.row(run.source, probe_name(probe), name, 0, "accuracy_change")
+                if change.value is not None:
+                    found.append(SourceMark(_machine(run), name, change.value, change.low, change.high))
+    return found
+
+
+def _machine(run: MachineSet) -> str:
+    return "this machine" if run.source == LOCAL else run.name
+
+
+def _described(run: MachineSet) -> str:
+    return f"{_machine(run)}: {run.environment.title if run.environment else 'nothing measured'}"
+
+
+def _speed(study: Study, run: MachineSet) -> list[dict[str, Any]]:
+    found = []
+    for name in study.compared:
+        if values := study.column(run.source, "speedup", name):
+            words = Counter(study.row(run.source, model, name, 1, "speedup").verdict for model in values)
+            middle = estimators.summary(list(values.values()))["median"]
+            found.append({"label": precision_label(name), "median": middle, "words": words, "n": len(values)})
+    return found
+
+
+def _memory(study: Study) -> list[str]:
+    columns = {name: study.column(ARITHMETIC, WORKSPACE, name, study.published.names) for name in study.compared}
+    means = {name: estimators.summary(list(values.values()))["mean"] for name, values in columns.items() if values}
+    return [f"{precision_label(name)} saves {mean:.0f} %" for name, mean in means.items()]
+
+
+def _accuracy(study: Study) -> dict[str, Any]:
+    probed = next(((run, probe) for run in study.sets for probe in run.probes.values()), None)
+    if probed is None:
+        return {}
+    run, probe = probed
+    by_word: dict[str, list[str]] = {}
+    for name in study.compared:
+        change = study.row(run.source, probe_name(probe), name, 0, "accuracy_change")
+        if change.value is not None:
+            shown = precision_label(name) + (f" ({change.value:+.1f})" if change.verdict in ("LOWER", "HIGHER") else "")
+            by_word.setdefault(change.verdict, []).append(shown)
+    base = study.value(run.source, probe_name(probe), BASELINE, 0, "top1")
+    margin = study.params.statistics.accuracy_margin
+    return {"model": probe.model, "n": len(probe.labels), "by_word": by_word, "top1": base, "margin": margin}
