@@ -1,7 +1,6 @@
 """How long each Linear layer takes in each precision, on its own input of one image, precisions in turns."""
 
 import copy
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -11,12 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from visionquant.bench import device as devices
-from visionquant.bench import turns
+from visionquant.bench import interleaved
 from visionquant.bench.backends import convert
 from visionquant.settings.precision import PrecisionRow
 
-ROUNDS, WARMUPS = 9, 2
+ROUNDS = 9
 
 
 @torch.inference_mode()
@@ -44,12 +42,6 @@ def measure(
     times = {layer: dict.fromkeys(rows, 0.0) for layer in layers}
     for layer, inputs in given.items():
         modules: dict[str, Any] = {name: one.get_submodule(layer) for name, one in converted.items()}
-        taken: dict[str, list[float]] = {name: [] for name in rows}
-        for number in range(-WARMUPS, ROUNDS):
-            for name in turns.order(list(rows), number):
-                begun = time.perf_counter()
-                modules[name](inputs)
-                devices.of(device).synchronize()
-                taken[name].append(time.perf_counter() - begun)
-        times[layer] = {name: 1e3 * median(each[WARMUPS:]) for name, each in taken.items()}
+        taken = interleaved.take({name: partial(one, inputs) for name, one in modules.items()}, device, ROUNDS)
+        times[layer] = {name: 1e3 * median(each) for name, each in taken.items()}
     return times

@@ -30,7 +30,7 @@ from visionquant.core.machine import Environment
 from visionquant.core.paths import Project
 from visionquant.records import outcomes
 from visionquant.records.outcomes import Probe, ProbePredictions
-from visionquant.records.record import sha256_of
+from visionquant.records.record import TRAINED, sha256_of
 from visionquant.settings.params import Params, settings_at
 from visionquant.settings.precision import FP32, Precision
 
@@ -118,7 +118,7 @@ def evaluate(project: Project, params: Params, model: str, machine: Environment,
         StudyError: no such row or data set, the model has seeded weights, or its outputs are not finite.
     """
     source = model_source.open_model(project, params, model)
-    if source.weights not in ("pretrained", "packaged"):
+    if source.weights not in TRAINED:
         why = "seeded weights recognise nothing" if source.weights == "seeded" else source.origin
         raise StudyError(f"probe of {model}", why, "take a model with trained weights, e.g. one of a package")
     torch_flags.begin(machine.device)

@@ -79,15 +79,10 @@ def _recommended(study: Study, machine_set: MachineSet, model: str, limits: Deci
     found = [_candidate(study, machine_set, model, name, limits, evidence) for name in study.precisions]
     advice = replace(_advice(model, found), evidence=evidence.text if evidence else "")
     known = any(one.known for one in advice.candidates)
-    if not known or evidence or _trained(machine_set, model) or not limits.asks_for_accuracy:
+    if not known or evidence or model in machine_set.trained_models or not limits.asks_for_accuracy:
         return advice
     settled = trained_evidence.SETTLED_BY.format(model=model)
     return replace(advice, chosen=None, why=f"only the agreement of seeded weights is known; {settled} settle it")
-
-
-def _trained(machine_set: MachineSet, model: str) -> bool:
-    kinds = {record.settings.weights.kind for (name, _), record in machine_set.records.items() if name == model}
-    return bool(kinds & {"pretrained", "packaged"})
 
 
 def _advice(model: str, found: list[Candidate]) -> Advice:
@@ -130,18 +125,17 @@ def _candidate(
         misses.append(f"{latency.value:.2f} ms is over {limits.latency_limit_ms:g}")
     if limits.memory_limit_mib is not None and memory.value is not None and memory.value > limits.memory_limit_mib:
         misses.append(f"{memory.value:.1f} MiB is over {limits.memory_limit_mib:g}")
-    accuracy = absent("accuracy_change", "no trained weights of its family were evaluated", "not_measured")
-    if evidence and precision != BASELINE:
-        accuracy = study.row(evidence.source, evidence.network, precision, 0, "accuracy_change")
+    unknown = absent("accuracy_change", "no trained weights of its family were evaluated", "not_measured")
+    accuracy = evidence.change(study, precision) if evidence else unknown
     most = limits.accuracy_loss_limit
     if most is not None and precision != BASELINE and evidence and accuracy.low is None:
         misses.append(f"not evaluated on {evidence.network}")
     elif most is not None and accuracy.low is not None and -accuracy.low > most:
         misses.append(f"may lose {-accuracy.low:.2f} points, over {most:g}")
-    floor_counts = limits.fidelity_floor is not None and _trained(machine_set, model)
-    if floor_counts and (cosine.value is None or cosine.value < (limits.fidelity_floor or 0.0)):
+    floor = limits.fidelity_floor if model in machine_set.trained_models else None
+    if floor is not None and (cosine.value is None or cosine.value < floor):
         found = "no fidelity" if cosine.value is None else f"cosine {cosine.value:.4f}"
-        misses.append(f"{found} is below {limits.fidelity_floor:g}")
+        misses.append(f"{found} is below {floor:g}")
     record = f"{machine_set.folder}/{model}-{precision}.json"
     return Candidate(precision, latency, memory, cosine, accuracy, record, tuple(misses))
 

@@ -4,30 +4,13 @@ A ratio is formed within a round and the median over the rounds is kept: what sl
 sides of it. Absolute times compare with nothing but each other.
 """
 
-import time
-from collections.abc import Callable, Mapping
 from statistics import median
 
 import torch
 
-from visionquant.bench import device as devices
-from visionquant.bench import turns
+from visionquant.bench.interleaved import Times, take
 
-ROUNDS, WARMUPS = 7, 2
-Times = Mapping[str, list[float]]
-
-
-def take(ways: Mapping[str, Callable[[], object]], device: str, rounds: int = ROUNDS, warmups: int = WARMUPS) -> Times:
-    """Seconds of every way in every round, after warm-up rounds; a GPU is waited for."""
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(-warmups, rounds):
-        for name in turns.order(list(ways), number):
-            begun = time.perf_counter()
-            ways[name]()
-            devices.of(device).synchronize()
-            if number >= 0:
-                times[name].append(time.perf_counter() - begun)
-    return times
+__all__ = ["mean_cosine", "milliseconds", "speedup", "take"]
 
 
 def milliseconds(times: Times, name: str) -> float:

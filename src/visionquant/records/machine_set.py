@@ -9,7 +9,7 @@ from visionquant.records import outcomes
 from visionquant.records.cell import BASELINE as BASELINE
 from visionquant.records.cell import Cell, Round
 from visionquant.records.outcomes import Labelled, Probe, Recipe, Scores
-from visionquant.records.record import MadeUnder, Record
+from visionquant.records.record import TRAINED, MadeUnder, Record
 from visionquant.settings.params import Params, changed
 
 Records = dict[tuple[str, str], Record]
@@ -89,6 +89,11 @@ class MachineSet:
         """seeded, pretrained, packaged, more than one joined by "and", or "" where there are none."""
         kinds = {record.settings.weights.kind for record in self.records.values()} - {"missing"}
         return " and ".join(sorted(kinds, reverse=True))
+
+    @cached_property
+    def trained_models(self) -> set[str]:
+        """Those that were measured with trained weights."""
+        return {model for (model, _), record in self.records.items() if record.settings.weights.kind in TRAINED}
 
     @property
     def code(self) -> str:

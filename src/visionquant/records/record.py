@@ -39,6 +39,7 @@ SAMPLES, REMEDY = "samples", "measure the pair again"
 
 
 WeightsKind = Literal["pretrained", "packaged", "seeded", "missing"]
+TRAINED: tuple[str, ...] = ("pretrained", "packaged")  # that tell of accuracy
 
 
 class Weights(Frozen):

@@ -74,11 +74,18 @@ def for_pair(study: Study, run: MachineSet, heading: str, name: str, batch_size:
     return Column(heading, lambda pair: estimate(study.row(run.source, pair[0], pair[1], batch_size, name)), MEASURED)
 
 
+def verdict_counts(
+    study: Study, run: MachineSet, precision: str, models: Iterable[str], batch_size: int = 1, name: str = "speedup"
+) -> Counter[str]:
+    """How often each verdict was given on one precision's speed over some models."""
+    return Counter(study.row(run.source, model, precision, batch_size, name).verdict for model in models)
+
+
 def counted_words(
     study: Study, run: MachineSet, precision: str, models: Iterable[str], batch_size: int = 1, name: str = "speedup"
 ) -> str:
     """The verdicts on one precision's speed over some models, counted: "FASTER 13, SLOWER 2"."""
-    words = Counter(study.row(run.source, model, precision, batch_size, name).verdict for model in models)
+    words = verdict_counts(study, run, precision, models, batch_size, name)
     return ", ".join(f"{word} {words[word]}" for word in get_args(verdicts.Word) if words[word])
 
 

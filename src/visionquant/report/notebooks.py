@@ -54,10 +54,10 @@ def execute(project: Project, params: Params, names: Sequence[str] | None = None
         raise StudyError(f"notebook {unknown[0]}", "there is none of that name", f"one of: {', '.join(known)}")
     evidence = provenance.evidence_digest(project, params)
     project.figures.mkdir(parents=True, exist_ok=True)
-    stamps = {path: stamp(path, evidence) for path in (known[name] for name in names or known)}
-    old = [path for path, expected in stamps.items() if names or not _is_current(project, path, expected)]
-    for path in old:
-        _execute(project, path, stamps[path])
+    for name in names or known:
+        expected = stamp(known[name], evidence)
+        if names or not _is_current(project, known[name], expected):
+            _execute(project, known[name], expected)
     if not names:
         _remove_strays(project, {path.name for path in known.values()})
 

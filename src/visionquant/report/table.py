@@ -105,6 +105,11 @@ class Table:
         return render("table", self)
 
     @property
+    def heading(self) -> str:
+        """The title as a sentence."""
+        return self.title if self.title.endswith("?") else f"{self.title}."
+
+    @property
     def groups(self) -> tuple[tuple[str, int], ...]:
         """The headings above the columns' own, each with how many columns it spans."""
         return tuple((name, len(list(members))) for name, members in groupby(column.group for column in self.columns))
@@ -140,7 +145,7 @@ class Table:
         lines = ["| " + " | ".join(row) + " |" for row in boxes]
         lines[1] = lines[1].replace(" ", "")
         legend = [""] * bool(self.legend) + [f"- {line}" for line in self.legend]
-        return "\n".join([f"**{self.title}.** {self.caption}".rstrip(), "", *lines, *legend]) + "\n"
+        return "\n".join([f"**{self.heading}** {self.caption}".rstrip(), "", *lines, *legend]) + "\n"
 
     @property
     def plain(self) -> str:

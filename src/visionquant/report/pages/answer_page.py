@@ -1,30 +1,29 @@
 """The first screen: what each precision does to speed, memory and accuracy, in three sentences and one figure."""
 
 from collections import Counter
+from itertools import cycle
 from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 
-from visionquant.analysis import decision, estimators, provenance
-from visionquant.analysis.accuracy import probe_name
+from visionquant.analysis import decision, estimators, provenance, trained_evidence
 from visionquant.analysis.claims.ledger import Ledger
-from visionquant.analysis.frame import ARITHMETIC
+from visionquant.analysis.frame import ARITHMETIC, PUBLISHED
 from visionquant.analysis.study import BASELINE, LOCAL, MachineSet, Study
 from visionquant.report import figure
+from visionquant.report.columns import verdict_counts
 from visionquant.report.figure import INK, Figure, Look
 from visionquant.report.items import precision_label
 from visionquant.report.pages import claims_page, index_page
 from visionquant.report.pages.index_page import Finding
 from visionquant.report.table import say
 
-PUBLISHED = "published"
 MARKERS = ("s", "^", "D", "v", "P", "X")
 STEP = 0.18  # rows apart, of two sources
-WORKSPACE = "memory_reduction_workspace"
 
 
 class SourceMark(NamedTuple):
-    """What one source says of one precision: middle and ends, and counted verdicts; ``hollow``: it is not ours."""
+    """What one source says of one precision: middle and ends, and counted verdicts."""
 
     source: str
     precision: str
@@ -38,7 +37,7 @@ def answer(study: Study) -> tuple[str, ...]:
     """The answer in sentences: speed, memory, accuracy; first that there is none, where others took the machine."""
     run, busy = study.measured, provenance.taken_by_others(study)
     values = {"speed": _speed(study, run), "memory": _memory(study), "accuracy": _accuracy(study)}
-    found = (say(f"answer_{name}", {"v": value, "machine": _machine(run)}) for name, value in values.items())
+    found = (say(f"answer_{name}", {"v": value, "machine": _machine(run.source)}) for name, value in values.items())
     return tuple(sentence for sentence in (busy, *found) if sentence)
 
 
@@ -70,7 +69,8 @@ def overview(study: Study) -> Figure:
         ("change of top-1 on trained weights, points", _changes(study), 0.0),
     )
     sources = dict.fromkeys(seen.source for _, found, _ in panels for seen in found)
-    marks = {name: "o" if name == PUBLISHED else marker for name, marker in _markers(sources).items()}
+    ours = (name for name in sources if name != PUBLISHED)
+    marks = {PUBLISHED: "o"} | dict(zip(ours, cycle(MARKERS), strict=False))
     looks = figure.looks(study)
 
     def on(axes_of: Any) -> None:
@@ -85,9 +85,10 @@ def overview(study: Study) -> Figure:
 
     keys = [figure.key(Look(INK, marks[name]), name, name == PUBLISHED) for name in sources]
     caption = (
-        "Speed and memory: median over the models, the line from the least to the most; accuracy: the change with its "
-        "95 % interval. Hollow: published, not ours. Beside a speed the verdicts on its models: F faster, S slower, "
-        "= the same, ? undecided."
+        "Speed and memory: median over the models, the line from the least to the most; memory is weights with the "
+        "workspace that the published figures hold. Accuracy: the change with its 95 % interval, through a linear head "
+        "fitted on FP32's features. Hollow: published, not ours. Beside a speed the verdicts on its models: F faster, "
+        "S slower, = the same, ? undecided."
     )
     alt = "A row a precision; three panels tell how fast it is, how much memory it saves and what accuracy it costs."
     height = 1.6 + (0.3 + STEP * max(1, len(sources))) * max(1, len(names))
@@ -108,11 +109,6 @@ def _panel(
             axes.annotate(seen.words, (at, y), (4, 0), textcoords="offset points", fontsize=6.5, va="center")
 
 
-def _markers(sources: dict[str, None]) -> dict[str, str]:
-    ours = [name for name in sources if name != PUBLISHED]
-    return {PUBLISHED: "o"} | {name: MARKERS[i % len(MARKERS)] for i, name in enumerate(ours)}
-
-
 def _over_models(source: str, precision: str, values: dict[str, float], words: str = "") -> list[SourceMark]:
     if not values:
         return []
@@ -126,9 +122,9 @@ def _speeds(study: Study) -> list[SourceMark]:
         found += _over_models(PUBLISHED, name, study.published.speedups(name))
         for run in study.shown:
             values = study.column(run.source, "speedup", name)
-            words = Counter(study.row(run.source, model, name, 1, "speedup").verdict for model in values)
+            words = verdict_counts(study, run, name, values)
             letters = " ".join(f"{words[word]}{letter}" for word, letter in figure.LETTERS.items() if words[word])
-            found += _over_models(_machine(run), name, values, letters)
+            found += _over_models(_machine(run.source), name, values, letters)
     return found
 
 
@@ -138,57 +134,61 @@ def _saved(study: Study) -> list[SourceMark]:
         found += _over_models(PUBLISHED, name, study.published.column("memory_reduction", name))
         for run in study.shown:
             values = study.column(run.source, study.counterpart(run, "memory_reduction"), name)
-            found += _over_models(_machine(run), name, values)
+            found += _over_models(_machine(run.source), name, values)
     return found
 
 
 def _changes(study: Study) -> list[SourceMark]:
-    """Of the first probed set; of several models each its own mark."""
-    found = []
-    for run in (one for one in study.sets if one.probes):
-        for probe in run.probes.values():
-            for name in study.compared:
-                change = study.row(run.source, probe_name(probe), name, 0, "accuracy_change")
-                if change.value is not None:
-                    found.append(SourceMark(_machine(run), name, change.value, change.low, change.high))
-    return found
+    changes = [
+        (evidence.source, name, evidence.change(study, name))
+        for evidence, _ in trained_evidence.probes(study)
+        for name in study.compared
+    ]
+    return [
+        SourceMark(_machine(source), name, one.value, one.low, one.high)
+        for source, name, one in changes
+        if one.value is not None
+    ]
 
 
-def _machine(run: MachineSet) -> str:
-    return "this machine" if run.source == LOCAL else run.name
+def _machine(source: str) -> str:
+    return "this machine" if source == LOCAL else source.partition(":")[2]
 
 
 def _described(run: MachineSet) -> str:
-    return f"{_machine(run)}: {run.environment.title if run.environment else 'nothing measured'}"
+    return f"{_machine(run.source)}: {run.environment.title if run.environment else 'nothing measured'}"
 
 
 def _speed(study: Study, run: MachineSet) -> list[dict[str, Any]]:
     found = []
     for name in study.compared:
         if values := study.column(run.source, "speedup", name):
-            words = Counter(study.row(run.source, model, name, 1, "speedup").verdict for model in values)
-            middle = estimators.summary(list(values.values()))["median"]
+            words, middle = verdict_counts(study, run, name, values), _middle("median", values)
             found.append({"label": precision_label(name), "median": middle, "words": words, "n": len(values)})
     return found
 
 
 def _memory(study: Study) -> list[str]:
-    columns = {name: study.column(ARITHMETIC, WORKSPACE, name, study.published.names) for name in study.compared}
-    means = {name: estimators.summary(list(values.values()))["mean"] for name, values in columns.items() if values}
-    return [f"{precision_label(name)} saves {mean:.0f} %" for name, mean in means.items()]
+    models = study.published.names
+    columns = {name: study.column(ARITHMETIC, "memory_reduction_stored", name, models) for name in study.compared}
+    return [f"{precision_label(name)} saves {_middle('mean', one):.0f} %" for name, one in columns.items() if one]
+
+
+def _middle(statistic: str, values: dict[str, float]) -> float:
+    return estimators.summary(list(values.values()))[statistic]
 
 
 def _accuracy(study: Study) -> dict[str, Any]:
-    probed = next(((run, probe) for run in study.sets for probe in run.probes.values()), None)
-    if probed is None:
+    """Of the first probe."""
+    evidence, probe = next(iter(trained_evidence.probes(study)), (None, None))
+    if evidence is None or probe is None:
         return {}
-    run, probe = probed
     by_word: dict[str, list[str]] = {}
     for name in study.compared:
-        change = study.row(run.source, probe_name(probe), name, 0, "accuracy_change")
+        change = evidence.change(study, name)
         if change.value is not None:
             shown = precision_label(name) + (f" ({change.value:+.1f})" if change.verdict in ("LOWER", "HIGHER") else "")
             by_word.setdefault(change.verdict, []).append(shown)
-    base = study.value(run.source, probe_name(probe), BASELINE, 0, "top1")
+    base = study.value(evidence.source, evidence.network, BASELINE, 0, "top1")
     margin = study.params.statistics.accuracy_margin
     return {"model": probe.model, "n": len(probe.labels), "by_word": by_word, "top1": base, "margin": margin}

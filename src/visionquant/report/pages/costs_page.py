@@ -36,9 +36,10 @@ def recommended(study: Study, run: MachineSet, advised: tuple[Advice, ...]) -> T
         chosen("take", lambda candidate: text(precision_label(candidate.precision), "text strong"), TEXT),
         chosen("latency, ms", lambda candidate: estimate(candidate.latency)),
         chosen(f"{_memory(run)}, MiB", lambda candidate: estimate(candidate.memory)),
-        chosen("accuracy, points", lambda candidate: _accuracy(candidate)),
+        chosen("accuracy, points", lambda candidate: estimate(candidate.accuracy)),
         chosen("cosine to FP32", lambda candidate: estimate(candidate.cosine)),
-        *texts(evidence="accuracy of", why="because"),
+        *texts(evidence="accuracy of"),
+        Column("because", "why", "text wide"),
         Column("record", lambda row: row.chosen.record if row.chosen else "", TEXT),
     ]
     limits = study.params.decision
@@ -46,17 +47,11 @@ def recommended(study: Study, run: MachineSet, advised: tuple[Advice, ...]) -> T
     caption += "" if limits.latency_limit_ms is None else f", at most {limits.latency_limit_ms:g} ms"
     caption += "" if limits.memory_limit_mib is None else f", at most {limits.memory_limit_mib:g} MiB"
     lost = limits.accuracy_loss_limit
-    caption += "" if lost is None else f", at most {lost:g} points of top-1 lost on trained weights"
+    caption += "" if lost is None else f", points of top-1 lost on trained weights at most {lost:g}"
     floor = limits.fidelity_floor
     caption += "" if floor is None else f", cosine to FP32 at least {floor:g} on trained weights"
     caption += ". The fastest within the limits by its median; none where only seeded weights are known."
     return build("recommend", "Which precision for which model", caption, shown, advised, source(run))
-
-
-def _accuracy(candidate: Candidate) -> Item:
-    found = candidate.accuracy
-    why = "FP32 itself" if candidate.precision == BASELINE else found.reason
-    return number(found.value, 2, why, "", found.low, found.high, found.reason, found.verdict)
 
 
 def pareto(study: Study, run: MachineSet, advised: tuple[Advice, ...]) -> Figure:

@@ -4,19 +4,17 @@ A finding is a question, an answer, and the page that carries it. What can't be 
 so, and what it would take.
 """
 
-from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple, get_args
 
-from visionquant.analysis import estimators, gates, launch_bound, provenance
-from visionquant.analysis.accuracy import probe_name
+from visionquant.analysis import estimators, gates, launch_bound, provenance, trained_evidence
 from visionquant.analysis.claims import ledger
 from visionquant.analysis.frame import ARITHMETIC
 from visionquant.analysis.published import SUBJECTS, Row
 from visionquant.analysis.study import BASELINE, MachineSet, Study
 from visionquant.records.cell import Status
-from visionquant.report.columns import counted_words, median, source
-from visionquant.report.items import MEASURED, NUMBER, PUBLISHED, TEXT, Item, missing, number, precision_label
+from visionquant.report.columns import counted_words, estimate, median, source, verdict_counts
+from visionquant.report.items import MEASURED, NUMBER, PUBLISHED, TEXT, Item, missing, precision_label
 from visionquant.report.table import Column, Table, build, say
 from visionquant.settings.precision import Int8Precision
 
@@ -53,13 +51,12 @@ def answers(study: Study, run: MachineSet) -> Table:
 
         return Column(heading, item, css, group)
 
-    probed = next(((one.source, probe) for one in study.sets for probe in one.probes.values()), None)
+    evidence, probe = next(iter(trained_evidence.probes(study)), (None, None))
 
     def change(precision: str) -> Item:
-        if probed is None:
+        if evidence is None:
             return missing("not_measured", "no trained weights were evaluated")
-        found = study.row(probed[0], probe_name(probed[1]), precision, 0, "accuracy_change")
-        return number(found.value, 2, "not evaluated", "", found.low, found.high, found.reason, found.verdict)
+        return estimate(evidence.change(study, precision))
 
     shown = [
         Column("Precision", precision_label, TEXT),
@@ -68,7 +65,7 @@ def answers(study: Study, run: MachineSet) -> Table:
         over("published", PUBLISHED, SAVED, lambda p: study.published.column("memory_reduction", p)),
         over("by arithmetic", NUMBER, SAVED, lambda p: study.column(ARITHMETIC, WORKSPACE, p, models)),
         over("measured", MEASURED, SAVED, lambda p: study.column(run.source, reduction, p)),
-        Column(probed[1].model if probed else "none", change, MEASURED, "top-1 on trained weights, points"),
+        Column(probe.model if probe else "none", change, MEASURED, "top-1 on trained weights, points"),
     ]
     return build("answers", "The answer in one table", caption, shown, study.compared, source(run, study))
 
@@ -131,7 +128,7 @@ def five_lines(study: Study) -> tuple[str, ...]:
 
 def _speed(study: Study, run: MachineSet, precision: str) -> Values:
     values, printed = study.column(run.source, "speedup", precision), study.published.speedups(precision)
-    words = Counter(study.row(run.source, model, precision, 1, "speedup").verdict for model in values)
+    words = verdict_counts(study, run, precision, values)
     kind = "Published" if study.published.column("speedup", precision) else "From the published milliseconds"
     return _summary(values) | {
         "n": len(values),
@@ -229,31 +226,40 @@ def _fidelity(study: Study, run: MachineSet) -> Values:
 
 
 def _accuracy(study: Study) -> Values:
-    """The first set with probes: of each precision of the study the change in points, with its verdict."""
-    probed = next((run for run in study.sets if run.probes), None)
+    """Of each probe the change in points of every precision, with its verdict, and what neighbours say of it."""
     found = []
-    for probe in probed.probes.values() if probed else ():
-        name, source = probe_name(probe), probed.source if probed else ""
-        changes = {p: study.row(source, name, p, 0, "accuracy_change") for p in probe.precisions if p != BASELINE}
-        known = [(p, e.value, e.verdict) for p, e in changes.items() if e.value is not None]
-        shown = [f"{precision_label(p)} {points:+.2f} ({word})" for p, points, word in known]
-        top1 = study.value(source, name, BASELINE, 0, "top1")
-        found.append({"model": probe.model, "task": probe.task, "n": len(probe.labels), "top1": top1, "shown": shown})
+    for evidence, probe in trained_evidence.probes(study):
+        changes = {name: evidence.change(study, name) for name in probe.precisions if name != BASELINE}
+        known = [(name, one.value, one.verdict) for name, one in changes.items() if one.value is not None]
+        top1, *neighbours = (
+            study.value(evidence.source, evidence.network, name, 0, quantity)
+            for quantity, name in (("top1", BASELINE), *(("knn_top1", name) for name in probe.precisions))
+        )
+        found.append({
+            "model": probe.model,
+            "task": probe.task,
+            "n": len(probe.labels),
+            "top1": top1,
+            "shown": [f"{precision_label(name)} {points:+.2f} ({word})" for name, points, word in known],
+            "neighbours": neighbours,
+        })  # fmt: skip
     return {"probes": found}
 
 
 def _outliers(study: Study, run: MachineSet) -> Values:
+    """INT8's rows over the models with seeded weights, and on each model with trained ones."""
     speeds, trained = [], list[str]()
-    own = {model for (model, _), one in run.records.items() if one.settings.weights.kind in ("pretrained", "packaged")}
     for name, row in study.params.precisions.items():
-        values = study.column(run.source, "speedup", name)
-        if values and isinstance(row, Int8Precision):
-            of_trained = [f"{values[model]:.2f}x ({model})" for model in values if model in own]
-            trained += [f"threshold {row.threshold:g} {', '.join(of_trained)}"] if of_trained else []
-            words = counted_words(study, run, name, study.models, name="speedup_in_bracket")
+        if not isinstance(row, Int8Precision):
+            continue
+        values, threshold = study.column(run.source, "speedup", name), f"threshold {row.threshold:g}"
+        own = {model: values.pop(model) for model in run.trained_models & values.keys()}
+        trained += [f"{threshold} {value:.2f}x ({model})" for model, value in sorted(own.items())]
+        if values:
+            words = counted_words(study, run, name, values, name="speedup_in_bracket")
             planted = ", with outliers" if row.outliers else ""
             counted = f" ({words})" if words else ""
-            speeds.append(f"threshold {row.threshold:g}{planted} {_summary(values)['median']:.2f}x{counted}")
+            speeds.append(f"{threshold}{planted} {_summary(values)['median']:.2f}x{counted}")
     return {"speeds": speeds, "trained": trained}
 
 

@@ -6,9 +6,10 @@ from matplotlib.axes import Axes
 
 from visionquant.analysis.accuracy import probe_name
 from visionquant.analysis.study import BASELINE, LOCAL, MachineSet, Study
+from visionquant.analysis.trained_evidence import TrainedEvidence
 from visionquant.records.outcomes import Probe
 from visionquant.report import figure
-from visionquant.report.columns import figure_column, of_pairs, share_column
+from visionquant.report.columns import estimate, figure_column, of_pairs, share_column
 from visionquant.report.figure import Figure
 from visionquant.report.items import MEASURED, Item, missing, number, precision_label
 from visionquant.report.table import Column, Table, build, texts
@@ -25,7 +26,8 @@ def probes(study: Study) -> tuple[Table, ...]:
         "Percent of test images classified correctly by a linear head that was fitted once, on FP32's features, with "
         "the Wilson interval. Change: paired with FP32 on the same images (Tango's score interval). SAME: within "
         f"{margin:g} point; LOWER or HIGHER: by McNemar's exact test; both corrected (Holm) over the table. "
-        "Changed: predictions that are others than FP32's, right or wrong."
+        "Changed: predictions that are others than FP32's, right or wrong. Neighbours: the vote of the nearest FP32 "
+        "features of training images."
     )
     tables = list[Table]()
     for run in _probed(study):
@@ -38,7 +40,7 @@ def probes(study: Study) -> tuple[Table, ...]:
 
         columns = (
             share_column(study, source, "top-1, %", "top1"),
-            _change(study, source),
+            Column("change, points", lambda row, source=source: _change(study, source, row), MEASURED),
             figure_column(study, source, "lost", "right_in_fp32_alone", "images"),
             figure_column(study, source, "won", "right_here_alone", "images"),
             figure_column(study, source, "changed, %", "churn", "", 2),
@@ -121,12 +123,8 @@ def _probed(study: Study) -> list[MachineSet]:
     return sorted((run for run in study.sets if run.probes), key=lambda run: run.source != LOCAL)
 
 
-def _change(study: Study, source: str) -> Column:
-    def of(pair: tuple[str, str]) -> Item:
-        found = study.row(source, *pair, 0, "accuracy_change")
-        return number(found.value, 2, "FP32 itself", "", found.low, found.high, found.reason, found.verdict)
-
-    return Column("change, points", of, MEASURED)
+def _change(study: Study, source: str, row: tuple[str, str]) -> Item:
+    return estimate(TrainedEvidence(source, row[0]).change(study, row[1]))
 
 
 def _behind(one: Probe) -> str:

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from statistics import median
 
-from visionquant.analysis.accuracy import probe_name
+from visionquant.analysis import trained_evidence
 from visionquant.analysis.published_accuracy import FILE, PublishedAccuracy, load
 from visionquant.analysis.study import BASELINE, Study
 from visionquant.report import figure, items
@@ -110,15 +110,14 @@ def _drops(study: Study) -> dict[tuple[str, str], list[float]]:
     for name in study.compared:
         if top1 := study.column(run.source, "top1", name, base, 0):
             found[HERE, precision_label(name)] = [base[network] - share for network, share in top1.items()]
-        for one in study.sets:
-            changes = study.column(one.source, "accuracy_change", name, map(probe_name, one.probes.values()), 0)
-            found[TRAINED, precision_label(name)] += [-points for points in changes.values()]
+        changes = (evidence.change(study, name).value for evidence, _ in trained_evidence.probes(study))
+        found[TRAINED, precision_label(name)] += [-points for points in changes if points is not None]
     return {key: lost for key, lost in found.items() if lost}
 
 
 def _behind(study: Study) -> str:
     """What the drops rest on."""
     machine = next((one.environment.title for one in study.most_evaluated.accuracy.values()), "nothing was evaluated")
-    probes = {probe_name(probe) for run in study.sets for probe in run.probes.values()}
+    probes = {evidence.network for evidence, _ in trained_evidence.probes(study)}
     trained = f" Trained weights: {', '.join(sorted(probes))}." if probes else ""
     return f"Published: {FILE}. Networks trained here: {machine}; small ones on handwritten digits.{trained}"
