@@ -230,16 +230,24 @@ def times(ms: float, wobbles: Sequence[float] = (1.0, 1.0, 1.0)) -> Rounds:
     return [[ms * steady * wobble * (1 + i / 1000) for i in range(20)] for steady, wobble in both]
 
 
-def probe(params: Params, model: str, lost: Mapping[str, int], images: int = 10_000) -> Probe:
-    """Of ``images``, in order of their classes, FP32 gets the first nine tenths right, each precision so many fewer."""
+def probe(
+    params: Params, model: str, lost: Mapping[str, int], images: int = 10_000, own: Mapping[str, int] | None = None
+) -> Probe:
+    """Of ``images``, in order of their classes, FP32 gets the first nine tenths right, each precision so many fewer.
+
+    ``own``: those that have a head of their own, and how many fewer it gets right.
+    """
+
+    def chosen(fewer: int) -> tuple[int, ...]:
+        right = images * 9 // 10 - fewer
+        return tuple(label if i < right else (label + 1) % 10 for i, label in enumerate(labels))
 
     def answers(name: str, fewer: int) -> ProbePredictions:
-        right = images * 9 // 10 - fewer
-        classes = tuple(label if i < right else (label + 1) % 10 for i, label in enumerate(labels))
+        classes = chosen(fewer)
         return ProbePredictions(
             precision=params.precisions[name], quantized_modules=0, classes=classes, confidence=(0.9,) * images,
             key="", neighbours=classes, cosine=1.0 - fewer / images, least_cosine=0.5, stored_weights=2**20,
-            seconds=1.0,
+            seconds=1.0, own_head=chosen(own[name]) if own and name in own else (),
         )  # fmt: skip
 
     labels = tuple(i * 10 // images for i in range(images))

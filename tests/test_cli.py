@@ -243,7 +243,7 @@ def test_a_sweep_measures_goes_on_and_keeps_what_it_has(tmp_path: Path, run: Run
     project = edited(tmp_path, lambda raw: None)
     code, out, _ = run(tmp_path, "sweep", "--all-models", "--all-precisions")
     assert code == 0
-    assert re.search(r"^tiny-vit batch 1, round 2 of 2: .*nf4 \d+\.\d\d ms; \d+ s left$", out, re.M)
+    assert re.search(r"^tiny-vit batch 1, round 2 of 2: .*nf4 \d+\.\d\d ms; \d+ % done, \d+ s left$", out, re.M)
     assert "tiny-vit nf4 (seeded weights)" in out
     before = kept(project)
     code, out, _ = run(tmp_path, "sweep", "--model", "tiny-vit", "--precision", "nf4")

@@ -42,7 +42,7 @@ def test_another_onnxruntime_makes_another_machine_of_the_same_hardware() -> Non
 
 
 def test_the_libraries_are_those_that_rows_of_precisions_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert list(machine.probe("cpu").libraries) == ["bitsandbytes", "onnx", "onnxruntime"]
+    assert list(machine.probe("cpu").libraries) == ["bitsandbytes", "hqq", "nncf", "onnx", "onnxruntime", "openvino"]
     monkeypatch.setattr(machine, "_engine_libraries", set())
 
     class NewEngine(PrecisionRow):

@@ -153,6 +153,9 @@ def test_a_clone_is_reproduced_and_an_edit_samples_exactly_what_it_touches(tmp_p
     assert stages_run(said) == once
     assert f"report    {root / 'reports' / 'index.html'}" in said.splitlines()
     assert stages_run(dvc(root, "repro")) == set()
+    assert "index.html" in dvc(root, "plots", "show")
+    plotted = (root / "dvc_plots" / "index.html").read_text()
+    assert all(f"{model} {precision}" in plotted for model in MODELS for precision in PRECISIONS)
     said = dvc(root, "repro", "--force", "--single-item", "sample")
     assert "nothing was measured: all samples are there; --again takes them anew" in said
 

@@ -1,10 +1,13 @@
 """What a fresh machine installs: exact, in step, and the same for pip and conda users."""
 
+import os
 import re
 import shutil
+import signal
 import subprocess
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
@@ -19,9 +22,9 @@ def name_of(requirement: str) -> str:
     return re.sub(r"[._-]+", "-", found.group(0)).lower()
 
 
-def locked() -> dict[str, str]:
-    lines = (ROOT / "requirements.lock").read_text().splitlines()
-    pins = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+def locked(name: str = "requirements.lock") -> dict[str, str]:
+    lines = (ROOT / name).read_text().splitlines()
+    pins = [line.strip() for line in lines if line.strip() and not line.startswith(("#", "--"))]
     assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[^=\s]+", pin) for pin in pins)
     return {name_of(pin): pin.split("==")[1] for pin in pins}
 
@@ -44,10 +47,21 @@ def test_the_lock_has_no_local_versions() -> None:
 def test_the_lock_holds_every_direct_dependency_within_its_bounds() -> None:
     from packaging.requirements import Requirement
 
-    pins = locked()
+    pins = locked("requirements-hqq.lock") | locked("requirements-engines.lock") | locked()
     for text in direct():
         requirement = Requirement(text)
         assert requirement.specifier.contains(pins[name_of(text)]), text
+
+
+def test_every_locked_version_takes_the_oldest_python_that_the_project_takes() -> None:
+    from importlib import metadata
+
+    from packaging.specifiers import SpecifierSet
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    oldest = project["requires-python"].removeprefix(">=") + ".0"
+    asked = {name: metadata.metadata(name)["Requires-Python"] for name in locked()}
+    assert {name: text for name, text in asked.items() if text and not SpecifierSet(text).contains(oldest)} == {}
 
 
 def test_conda_users_get_the_versions_of_the_lock() -> None:
@@ -143,3 +157,24 @@ def test_an_environment_whose_python_is_gone_or_another_is_said_to_be(python: st
     assert done.returncode != 0
     assert "setup: .venv does not work any more" in done.stderr
     assert "run make clean, then this again" in done.stderr
+
+
+def test_repro_ends_with_the_answer_also_where_it_was_interrupted(tmp_path: Path) -> None:
+    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    says = {"python": "exit 0", "visionquant": 'echo "said: $1"', "dvc": "echo measuring; exec sleep 300"}
+    for name, does in says.items():
+        program = tmp_path / ".venv" / "bin" / name
+        program.write_text(f"#!/bin/sh\n{does}\n")
+        program.chmod(0o755)
+    (tmp_path / ".venv" / ".ready").touch()
+    told: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    command = ["make", "--no-print-directory", "repro"]
+    with subprocess.Popen(command, cwd=tmp_path, start_new_session=True, **told) as making:
+        assert making.stdout
+        assert making.stdout.readline() == "measuring\n"
+        os.killpg(making.pid, signal.SIGINT)
+        said, _ = making.communicate(timeout=60)
+    assert making.returncode != 0
+    assert said.splitlines() == ["said: summary"]

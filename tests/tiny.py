@@ -101,8 +101,8 @@ def settings(models: tuple[str, ...] = ("tiny-vit",), precisions: tuple[str, ...
             }
         },
     }
-    probe = {"models": [], "also": [], "pixels": 32, "training_images": 100, "test_images": 40, "neighbours": 3}
-    raw["evaluation"]["probe"] |= probe
+    probe = {"models": [], "also": [], "own_head": [], "pixels": 32}
+    raw["evaluation"]["probe"] |= probe | {"training_images": 100, "test_images": 40, "neighbours": 3}
     for name in CONFIGS:
         size = CONFIGS[name]["image_size"]
         raw["models"][name] = {"repo_id": f"tiny/{name}", "revision": "0" * 40, "input_size": size, "group": "tiny"}

@@ -155,6 +155,33 @@ def test_nothing_quantised_nothing_seen_or_nothing_finite_is_one_line() -> None:
         static_int8.calibrated(one_layer(), [torch.full((2, 8), np.nan)], "min-max")
 
 
+def test_smoothing_changes_no_output_and_helps_where_a_channel_is_wide() -> None:
+    torch.manual_seed(0)
+    net, values = one_layer(64), torch.randn(500, 64)
+    values[:, 3] *= 100
+    seen = static_int8.channel_statistics(net, values.split(100))
+    assert torch.equal(seen["0"].largest, values.abs().amax(0))
+    assert torch.allclose(seen["0"].sum / seen["0"].count, values.mean(0), atol=1e-4)
+    smooth = static_int8.smoothed(net, seen)
+    with torch.inference_mode():
+        expected = net(values)
+        assert torch.allclose(smooth(values), expected, atol=1e-3)
+        plain, better = (static_int8.calibrated(one, [values], "min-max")(values) - expected for one in (net, smooth))
+    assert better.pow(2).mean() < 0.1 * plain.pow(2).mean()
+
+
+def test_corrected_biases_leave_the_mean_output_where_it_was() -> None:
+    torch.manual_seed(0)
+    for bias in (True, False):
+        net, values = nn.Sequential(nn.Linear(64, 16, bias=bias)).eval(), torch.randn(2000, 64) + 3
+        quantised = static_int8.calibrated(net, [values], "min-max")
+        with torch.inference_mode():
+            expected = net(values).mean(0)
+            before = (quantised(values).mean(0) - expected).abs().max()
+            static_int8.correct_biases(quantised, net, static_int8.channel_statistics(net, [values]))
+            assert (quantised(values).mean(0) - expected).abs().max() < 0.2 * before
+
+
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, Params, Recipe, list[torch.Tensor]]:
     """The recipe over the one trained fold of two, and all images that were calibrated on."""
@@ -193,6 +220,7 @@ def test_the_recipe_compares_all_contestants_on_the_same_images(
     statistics = [row["statistic"] for row in found.rows]
     assert statistics[:3] == ["fp32", "bitsandbytes", "dynamic"]
     assert [statistics.count(name) for name in STATISTICS] == [3 * 2 + 3] * 3
+    assert [statistics.count(name) for name in (contest.SMOOTH, contest.CORRECTED)] == [2, 2]
     base = found.rows[0]
     assert (base["quantised_layers"], base["sqnr_db"]) == (0, None)
     assert {row["quantised_layers"] for row in found.rows[1:]} == {7}
@@ -210,7 +238,7 @@ def test_held_out_images_are_never_calibrated_on(ran: tuple[Project, Params, Rec
     )
     drawn = [image.numpy().tobytes() for batch in used for image in batch]
     assert not set(drawn) & (held - learn)
-    assert len(drawn) == 3 * (2 * 16 + 3)
+    assert len(drawn) == 3 * (2 * 16 + 3) + 2 * 2 * 16  # the last: for SmoothQuant and bias correction
     assert len(set(drawn) - learn) == len(contest.ACCIDENTS) + 1
 
 
@@ -220,7 +248,7 @@ def test_tables_and_figure_show_what_the_recipe_found(
     project, params, found, _ = ran
     study = evidence.gather(project, params)
     (table,) = tables(study, keeping_page.CALIBRATION)
-    assert len(table.rows) == 3 + 3 * (2 + 3)
+    assert len(table.rows) == 3 + 2 + 3 * (2 + 3)
     assert table.rows[0][3].key == pytest.approx(100 * found.rows[0]["right"] / 898)
     assert {row[3].word for row in table.rows[1:]} <= {"UNDECIDED", "LOWER", "HIGHER"}
     assert keeping_page.calibration_figure(study) == keeping_page.calibration_figure(study)

@@ -1,56 +1,44 @@
 """Features under heads that were fitted on FP32's: on pictures in the data set's own format, from disk and by HTTP."""
 
+import ctypes
 import gzip
+import json
+import platform
 import threading
 from collections.abc import Iterator
 from functools import partial
-from hashlib import sha256
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import clothes
 import numpy as np
+import psutil
 import pytest
 import tiny
 import torch
 
-from visionquant.accuracy import fashion, model_source, probe
+from visionquant.accuracy import fashion, freed_memory, model_source, probe
 from visionquant.accuracy.probe import Pictures
+from visionquant.analysis.study import gather
+from visionquant.bench.backends import convert, hqq
 from visionquant.core import machine
 from visionquant.core.errors import StudyError
 from visionquant.core.paths import Project
+from visionquant.recipes import calibration, clipping
 from visionquant.records import outcomes
+from visionquant.report.columns import recipe_tables
+from visionquant.report.pages import keeping_page
 from visionquant.settings import params as parameters
 from visionquant.settings.params import Params
 from visionquant.weights.checkpoint import download
-
-
-def idx(folder: Path, part: str, count: int, seed: int) -> None:
-    """Bright squares whose place tells the class, in the format of MNIST."""
-    noise = np.random.default_rng(seed)
-    labels = noise.permutation(count).astype(np.uint8) % 10
-    images = noise.integers(0, 60, (count, 28, 28), dtype=np.uint8)
-    for image, label in zip(images, labels, strict=True):
-        y, x = divmod(int(label), 4)
-        image[8 * y : 8 * y + 8, 7 * x : 7 * x + 7] += 190
-    for kind, values, dimensions in (("images-idx3", images, 3), ("labels-idx1", labels, 1)):
-        sizes = b"".join(size.to_bytes(4, "big") for size in values.shape)
-        content = bytes([0, 0, 8, dimensions]) + sizes + values.tobytes()
-        (folder / f"{part}-{kind}-ubyte.gz").write_bytes(gzip.compress(content))
 
 
 @pytest.fixture
 def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a small data set in its format, known by its hashes; where Debian puts it there is nothing."""
     folder = tmp_path / "published"
-    folder.mkdir()
-    idx(folder, "train", 300, 0)
-    idx(folder, "t10k", 60, 1)
-    hashes = {path.stem: sha256(gzip.decompress(path.read_bytes())).hexdigest() for path in folder.iterdir()}
-    assert hashes.keys() == fashion.SHA256.keys()
-    monkeypatch.setattr(fashion, "SHA256", hashes)
-    monkeypatch.setattr(fashion, "DEBIAN", tmp_path / "debian")
-    monkeypatch.setattr(fashion, "PUBLISHED", "http://127.0.0.1:9")  # nobody listens
+    clothes.publish(folder, monkeypatch)
     return folder
 
 
@@ -200,3 +188,89 @@ def test_another_file_and_none_at_all_are_one_line(tmp_path: Path, server: str, 
     ):
         fashion.load(project)
     assert not (project.local / "datasets").exists()
+
+
+def test_a_head_of_its_own_is_fitted_on_the_precisions_features(tmp_path: Path, published: Path) -> None:
+    """Worked out once more from the converted network; the others have none, and a rerun adds it where it is asked."""
+    project, params = opened(tmp_path, published, also=["nf4"])
+    before = run(project, params)
+    assert {name: one.own_head for name, one in before.precisions.items()} == dict.fromkeys(before.precisions, ())
+    raw, told = params.model_dump(mode="json"), list[str]()
+    raw["evaluation"]["probe"]["own_head"] = ["nf4"]
+    found = run(project, parameters.parse(raw), told=told)
+    assert [line.partition(":")[0] for line in told] == ["mine", "nf4"]
+    assert found.precisions["int8"] == before.precisions["int8"]
+    source = model_source.open_model(project, params, "mine")
+    net = convert.convert(source.build(), params.precisions["nf4"], "cpu")
+    training, test = fashion.load(project)
+    learned, pictures = probe.drawn(100, 300, 0), Pictures(source, 32)
+
+    def features(images: np.ndarray) -> np.ndarray:
+        batches = [pictures.batch(images[at : at + probe.BATCH]) for at in range(0, len(images), probe.BATCH)]
+        return probe.features(net, batches, probe.patch_count(net, 32, 32), torch.bfloat16, "cpu")
+
+    head = probe.linear_head(features(training.images[learned]), training.labels[learned])
+    assert head.predict(features(test.images[:40])).tolist() == list(found.precisions["nf4"].own_head)
+    raw["evaluation"]["probe"]["own_head"] = ["nf5"]
+    with pytest.raises(StudyError, match=r"evaluation.probe.own_head: no row named nf5; did you mean nf4"):
+        run(project, parameters.parse(raw))
+
+
+def test_a_probe_from_before_heads_of_their_own_is_read(tmp_path: Path, published: Path) -> None:
+    project, params = opened(tmp_path, published)
+    found, path = run(project, params), project.local / "probes" / "mine.json"
+    raw = json.loads(path.read_bytes())
+    for one in raw["precisions"].values():
+        assert one.pop("own_head") == []
+    path.write_text(json.dumps(raw))
+    assert outcomes.read_probe(path) == found
+
+
+def test_an_engine_that_is_not_here_is_missing_with_its_reason(
+    tmp_path: Path, published: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hqq, "find_spec", lambda _: None)
+    project, params = opened(tmp_path, published, also=["hqq3"])
+    found, told = run(project, params), list[str]()
+    assert found.missing == {"hqq3": hqq.INSTALL}
+    assert list(found.precisions) == ["fp32", "int8"]
+    assert run(project, params, told=told) == found
+    assert told == []  # nothing is worked out for what can't be had
+
+
+def test_the_calibration_of_trained_weights_asks_the_probes_head(
+    tmp_path: Path, published: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("MODEL", "mine"), ("SIZES", (1, 4)), ("DRAWS", 1), ("TEST_IMAGES", 40)):
+        monkeypatch.setattr(clipping, name, value)
+    project, params = opened(tmp_path, published)
+    found = clipping.run(project, params, machine.probe("cpu"))
+    base, probed = found.rows[0], run(project, params)
+    assert (base["statistic"], base["n"]) == ("fp32", 40)
+    assert base["right"] == int(np.equal(probed.precisions["fp32"].classes, probed.labels).sum())
+    ways = [row["statistic"] for row in found.rows]
+    assert [ways.count(name) for name in ("min-max", "percentile", "mse", calibration.SMOOTH)] == [2, 2, 2, 1]
+    assert not any(row["added"] for row in found.rows)
+    assert all(row["quantised_layers"] >= 12 for row in found.rows[1:])
+    assert all(row["sqnr_db"] > 15 for row in found.rows[1:] if row["images"] == 4)
+    outcomes.write_recipe(project, found, params)
+    (table,) = recipe_tables(gather(project, params), keeping_page.CLIPPING)
+    assert len(table.rows) == len(found.rows)
+    monkeypatch.setattr(clipping, "MODEL", "tiny-vit")
+    with pytest.raises(StudyError, match=r"^calibration of tiny-vit: its weights are seeded; calibrate trained ones"):
+        clipping.run(project, params, machine.probe("cpu"))
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_freed_pages_between_kept_blocks_go_back() -> None:
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+    blocks = [libc.malloc(100_000) for _ in range(2000)]
+    for block in blocks:
+        ctypes.memset(block, 1, 100_000)
+    for block in blocks[:-1]:
+        libc.free(block)
+    before = psutil.Process().memory_info().rss
+    freed_memory.give_back()
+    assert before - psutil.Process().memory_info().rss > 100e6
+    libc.free(blocks[-1])

@@ -2,9 +2,10 @@
 
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import clothes
 import numpy as np
 import pytest
 import tiny
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 
 from visionquant import cli
-from visionquant.accuracy import allocation, crops, layer_latency, layer_sensitivity
+from visionquant.accuracy import allocation, fashion, layer_latency, layer_sensitivity, probe, probe_task
 from visionquant.accuracy.layer_sensitivity import Noise
 from visionquant.accuracy.model_source import ModelSource, open_model
 from visionquant.accuracy.policy_search import PolicySearch
@@ -32,11 +33,20 @@ MODELS = ("tiny-vit", "tiny-dinov2", "tiny-mobilevit")
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, Params]:
-    project, params = tiny.project(tmp_path_factory.mktemp("study"), tiny.settings(MODELS))
+def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Project, Params]]:
+    """Seeded models, and one of trained weights with a small data set."""
+    raw = tiny.settings(MODELS)
+    raw["study"]["weights"] = "auto"
+    raw["models"]["mine"] = {"path": "mine", "input_size": 32, "group": "tiny"}
+    project, params = tiny.project(tmp_path_factory.mktemp("study"), raw)
+    tiny.checkpoint(project.root / "mine", False)
+    download(project, params, "mine")
+    seeded = params.model_copy(update={"study": params.study.model_copy(update={"weights": "seeded"})})
     for model in MODELS:
-        download(project, params, model)
-    return project, params
+        download(project, seeded, model)
+    with pytest.MonkeyPatch.context() as patch:
+        clothes.publish(project.local / "datasets" / "fashion-mnist", patch)
+        yield project, params
 
 
 def opened(study: tuple[Project, Params], model: str = "tiny-vit") -> tuple[ModelSource, nn.Module, fidelity.Head]:
@@ -158,58 +168,116 @@ def test_a_row_that_changes_nothing_is_one_line(study: tuple[Project, Params]) -
         layer_sensitivity.measure(net, study[1].precisions["nf4"], images * torch.nan, head)
 
 
-def test_halves_share_no_pixel() -> None:
-    left, right = crops.halves(16, tiny.preprocessing(32))
-    assert left.shape == right.shape == (8, 3, 32, 32)
-    assert len({image.numpy().tobytes() for image in torch.cat([left, right])}) == 16
-    places = [crops.SIDE + (320 - crops.SIDE), 320]
-    assert places[0] <= places[1]
-    with pytest.raises(StudyError, match="10 crops: two halves of two photographs want a multiple of four"):
-        crops.halves(10, tiny.preprocessing(32))
-
-
 def test_latency_is_of_every_layer_that_is_called(study: tuple[Project, Params]) -> None:
-    source, net, head = opened(study)
-    rows = {name: study[1].precisions[name] for name in ("nf4", "int8", "bf16", "fp32")}
-    search = PolicySearch(net, head, rows, "cpu")
-    layers = [name for name in layer_sensitivity.quantisable(net) if "pooler" not in name]
+    search = searching(study, "nf4", "int8", "bf16", "fp32")
+    net, rows, layers = search.net, search.rows, search.layers
     ways = {name: search.row_of(dict.fromkeys(layers, name)) for name in rows}
-    found = layer_latency.measure(net, ways, layers, tiny.pictures(1, source.shape[1]), "cpu")
-    assert list(found) == layers
+    found = layer_latency.measure(net, ways, layers, tiny.pictures(1, 32), "cpu")
+    assert tuple(found) == layers
     assert all(each.keys() == rows.keys() and min(each.values()) > 0 for each in found.values())
 
 
+def searching(
+    study: tuple[Project, Params], *names: str, kept: Path | None = None, told: list[str] | None = None
+) -> PolicySearch:
+    """A search on ten images, with fifteen that choose a budget and twenty that check."""
+    source = open_model(*study, "mine")
+    net, rows = source.build(), study[1].precisions
+    task = probe_task.fitted(source, net, "cpu", (10, 15, 20))
+    kept = kept or study[0].local / "sensitivities" / "test.json"
+    tell = (lambda line: None) if told is None else told.append
+    return PolicySearch(net, task, {name: rows[name] for name in names}, "cpu", rows, [], kept, tell)
+
+
 def test_a_search_keeps_to_its_budget_and_its_row_does_what_it_says(study: tuple[Project, Params]) -> None:
-    source, net, head = opened(study)
-    rows = {name: study[1].precisions[name] for name in ("nf4", "int8", "bf16")}
-    search = PolicySearch(net, head, rows, "cpu")
-    images, check = crops.halves(16, source.preprocessing)
-    cheapest = search.find(images, check, 0.0, "bytes", None)
+    search = searching(study, "nf4", "int8", "bf16", "fp32")
+    cheapest = search.find(0.0, "bytes", None)
     assert set(cheapest.chosen.values()) == {"nf4"}
-    assert search.find(images, check, 0.0, "bytes", "nf4") == cheapest
-    middle = search.find(images, check, 0.0, "bytes", "0.8*int8")
-    assert cheapest.cost < middle.cost <= middle.budget
+    assert search.find(0.0, "bytes", "nf4") == cheapest
+    assert cheapest.cost == search.stored_bytes(study[1].precisions["nf4"])
+    middle = search.find(0.0, "bytes", "0.8*int8")
+    assert cheapest.cost < middle.cost <= middle.budget == 0.8 * search.stored_bytes(study[1].precisions["int8"])
+    assert middle.cost == search.stored_bytes(middle.row)
     assert len(set(middle.chosen.values())) > 1
-    converted = convert.convert(copy.deepcopy(net), middle.row, "cpu")
+    converted = convert.convert(copy.deepcopy(search.net), middle.row, "cpu")
     kinds = convert.prove(converted, middle.row, "cpu").modules
     assert kinds is not None
-    words = {"nf4": "nf4", "int8": "int8", "bf16": "bfloat16"}
+    words = {"nf4": "nf4", "int8": "int8", "bf16": "bfloat16", "fp32": "float32"}
     assert {layer: kinds[layer] for layer in middle.chosen} == {k: words[v] for k, v in middle.chosen.items()}
-    found = fidelity.outputs(converted, check.bfloat16(), head).logits.argmax(1)
-    kept = float((found == fidelity.outputs(net, check, head).logits.argmax(1)).mean())
-    assert middle.kept_in_check == kept
-    quick = search.find(images, check, 0.0, "latency", "int8")
+    check = search.task.parts[2]
+    right = [
+        float((fidelity.outputs(net, check.images.to(dtype), search.task.head).logits.argmax(1) == check.labels).mean())
+        for net, dtype in ((converted, torch.bfloat16), (search.net, torch.float32))
+    ]
+    assert middle.kept_in_check == right[0] / right[1]
+    quick = search.find(0.0, "latency", "int8")
     assert quick.cost <= quick.budget
 
 
+def test_parts_share_no_image_and_none_that_the_head_learned_from(study: tuple[Project, Params]) -> None:
+    project, params = study
+    source = open_model(project, params, "mine")
+    task = probe_task.fitted(source, source.build(), "cpu", (10, 15, 20))
+    assert [len(part.labels) for part in task.parts] == [10, 15, 20]
+    training, _ = fashion.load(project)
+    learned = training.images[probe.drawn(100, 300, params.evaluation.probe.seed)]
+    known = {image.numpy().tobytes() for image in probe.Pictures(source, 32).batch(learned)}
+    others = [image.numpy().tobytes() for part in task.parts for image in part.images]
+    assert len(set(others)) == 45
+    assert not known & set(others)
+
+
+def test_an_interrupted_search_goes_on_with_the_sensitivities_that_are_known(
+    study: tuple[Project, Params], tmp_path: Path
+) -> None:
+    told: list[str] = []
+    first = searching(study, "nf4", "int8", kept=tmp_path / "kept.json", told=told).find(0.0, "bytes", "0.8*int8")
+    assert [line.split(":")[0] for line in told] == ["sensitivity of layers in nf4", "sensitivity of layers in int8"]
+    assert told[0].endswith(": 100%, about 0.0 min left")
+    told.clear()
+    again = searching(study, "nf4", "int8", "bf16", kept=tmp_path / "kept.json", told=told)
+    losses = again.losses("kl")
+    assert [line.split(":")[0] for line in told] == ["sensitivity of layers in bf16"]
+    assert {layer: set(each) for layer, each in losses.items()} == {
+        layer: {"nf4", "int8", "bf16"} for layer in again.layers
+    }
+    assert searching(study, "nf4", "int8", kept=tmp_path / "kept.json").find(0.0, "bytes", "0.8*int8") == first
+
+
+def test_a_loss_is_the_noise_of_the_layer_alone(study: tuple[Project, Params]) -> None:
+    search = searching(study, "nf4", "fp32")
+    images = search.task.parts[0].images
+    found = layer_sensitivity.measure(search.net, study[1].precisions["nf4"], images, search.task.head)
+    noise, divergence = search.losses("noise"), search.losses("kl")
+    for one in found.layers:
+        assert one.alone.sqnr_db is not None
+        assert one.alone.kl_nats is not None
+        assert noise[one.layer] == pytest.approx({"nf4": 10 ** (-one.alone.sqnr_db / 10), "fp32": 0.0})
+        assert divergence[one.layer] == pytest.approx({"nf4": one.alone.kl_nats, "fp32": 0.0})
+
+
+def test_the_budget_is_the_least_that_keeps_the_floor(study: tuple[Project, Params]) -> None:
+    told: list[str] = []
+    search = searching(study, "nf4", "int8", "fp32", told=told)
+    found = search.find(1.0, "bytes", None)
+    tried = [re.fullmatch(r"a budget of ([\d,.]+): ([\d.]+) of FP32's top-1", line) for line in told[-9:]]
+    shares = {float(one[1].replace(",", "")): float(one[2]) for one in tried if one}
+    assert len(shares) >= 5
+    assert all(share < 1.0 for size, share in shares.items() if size < 0.999 * found.budget)
+    assert all(share >= 1.0 for size, share in shares.items() if abs(size / found.budget - 1) < 1e-9)
+    with pytest.raises(StudyError, match=r"a budget of 1,000: the cheapest precisions of 12 layers come to [\d,]+;"):
+        search.find(1.0, "bytes", "1000")
+    with pytest.raises(StudyError, match="no row named int3"):
+        search.find(1.0, "bytes", "0.5*int3")
+
+
 def test_a_search_among_rows_that_make_no_policy_is_one_line(study: tuple[Project, Params]) -> None:
-    _, net, head = opened(study)
     for names, message in (
         (("int8", "int8-threshold-0"), "precisions int8, int8-threshold-0: a policy takes them for one"),
         (("bf16", "fp32"), "precisions bf16, fp32: none of them quantises; add e.g. int8"),
     ):
         with pytest.raises(StudyError, match=message):
-            PolicySearch(net, head, {name: study[1].precisions[name] for name in names}, "cpu")
+            searching(study, *names)
 
 
 def test_the_recipe_has_a_row_a_layer_and_one_of_all(
@@ -244,26 +312,26 @@ def run(root: Path, monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
 def test_the_verb_prints_a_row_that_can_be_pasted(
     study: tuple[Project, Params], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    words = ("allocate", "--model", "tiny-vit", "--images", "8", "--floor", "0", "--budget-of", "0.8*int8")
+    words = ("allocate", "--model", "mine", "--images", "8", "--floor", "0", "--budget-of", "0.8*int8")
     assert run(study[0].root, monkeypatch, *words, "--name", "mine") == 0
     out, _ = capfd.readouterr()
-    assert re.match(
-        r"tiny-vit, seeded weights: \d+ Linear layers in nf4, \d+ Linear layers in int8, \d+ .* bf16\n", out
-    )
-    assert re.search(r"of 4 images\nthat were searched on, [01]\.\d{4} of 4 that were not\n\n  mine:\n", out)
+    assert re.search(r"\nmine, pretrained weights: \d+ Linear layers in nf4, \d+ .* int8, \d+ .* bf16, .* fp32\n", out)
+    assert re.search(r"FP32's: [\d.]+ on 32 images that budgets are chosen by, [\d.]+ on 64 others\nA row", out)
     row = yaml12.parse(out.partition("\n\n")[2], "out", "")["mine"]
     assert row["method"] == "mixed"
-    assert {rule["to"] for rule in row["rules"]} <= {"nf4", "int8"}
+    assert {rule["to"] for rule in row["rules"]} <= {"nf4", "int8", "fp16", "fp32"}
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--budget-of", "1000"), r"a budget of 1,000: the cheapest precisions of 12 layers cost [\d,]+; raise it"),
-        (("--budget-of", "gptq"), "budget gptq: neither a number nor of one of nf4, int8, bf16"),
+        (("--budget-of", "1000"), r"a budget of 1,000: the cheapest precisions of 12 layers come to [\d,]+; raise it"),
+        (("--budget-of", "gptq"), "no row named gptq; "),
+        (("--budget-of", "x*int8"), r"budget x\*int8: neither a number nor a multiple of a precision; write"),
         (("--name", "int8"), "--name int8: no name, or that of a row which is there"),
         (("--precision", "int3"), "no row named int3"),
-        (("--images", "10"), "10 crops: "),
+        (("--images", "16"), "208 other images of fashion-mnist: it has 300, of which the head learns from 100; ask"),
+        (("--model", "tiny-vit"), "allocate of tiny-vit: seeded weights recognise nothing; take a model with trained"),
         (("--precision", "bf16"), "none of them quantises"),
     ],
 )
@@ -274,19 +342,20 @@ def test_what_can_not_be_allocated_is_one_line(
     words: tuple[str, ...],
     message: str,
 ) -> None:
-    base = ("allocate", "--model", "tiny-vit", *(() if "--images" in words else ("--images", "4")))
+    base = ("allocate", "--model", "mine", *(() if "--images" in words else ("--images", "4")))
     assert run(study[0].root, monkeypatch, *base, *words) == 1
     out, err = capfd.readouterr()
-    assert (out, err.count("\n")) == ("", 1)
+    assert err.count("\n") == 1
+    assert "rules:" not in out
     assert re.search(message, err)
 
 
 def test_a_policy_below_the_floor_is_shown_and_refused(
     study: tuple[Project, Params], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    words = ("--images", "64", "--budget-of", "nf4", "--floor", "1")
-    assert run(study[0].root, monkeypatch, "allocate", "--model", "tiny-vit", *words) == 1
+    words = ("--images", "4", "--budget-of", "nf4", "--floor", "2")
+    assert run(study[0].root, monkeypatch, "allocate", "--model", "mine", *words) == 1
     out, err = capfd.readouterr()
     assert "mixed-allocated:" in out
-    shown = r"visionquant: --floor 1: 0\.\d{4} of the images that were not searched on are predicted as in FP32; raise"
+    shown = r"visionquant: --floor 2: top-1 is [01]\.\d{4} of FP32's on images that nothing was chosen by; raise"
     assert re.match(shown, err)

@@ -1,5 +1,6 @@
 """Top-1, its interval and calibration, by hand."""
 
+import made
 import numpy as np
 import pytest
 from scipy import stats
@@ -51,3 +52,20 @@ def test_models_with_and_without_a_head() -> None:
     assert found["none", "fp32", "knn_agreement"].value == 100.0
     other = [found["none", "int8", name].value for name in ("knn_top1", "knn_agreement", "cka")]
     assert other == [75.0, 75.0, 0.5]
+
+
+def test_a_head_of_its_own_is_compared_with_fp32_apart_from_the_others() -> None:
+    from visionquant.core.paths import Project
+    from visionquant.core.quantities import quantity
+    from visionquant.settings import params as parameters
+
+    params = parameters.load(Project(made.ROOT))
+    probe = made.probe(params, "m", {"int8": 20, "nf4": 400}, own={"nf4": 30})
+    found = {(name, one.quantity): one for _, name, one in accuracy.Judge(0.95, 1.0).probed([probe])}
+    assert (found["nf4", "accuracy_change"].value, found["nf4", "accuracy_change"].verdict) == (-4.0, "LOWER")
+    own = found["nf4", "own_head_accuracy_change"]
+    assert (own.value, own.verdict) == (pytest.approx(-0.3), "SAME")
+    assert found["nf4", "own_head_top1"].value == pytest.approx(89.7)
+    assert found["nf4", "own_head_right_in_fp32_alone"].value == 30
+    assert ("int8", "own_head_top1") not in found
+    assert quantity(own.quantity).label == "Change of accuracy against FP32, head fitted on its own features"

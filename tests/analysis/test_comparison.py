@@ -1,11 +1,13 @@
 """Two sets of records: what agrees, what differs, and what can't be compared."""
 
 import re
+import sys
 from pathlib import Path
 
 import made
 import pytest
 
+from visionquant import cli
 from visionquant.analysis import comparison
 from visionquant.analysis.study import gather
 from visionquant.core.errors import StudyError
@@ -117,3 +119,36 @@ def test_an_unknown_set_is_named(tmp_path: Path) -> None:
     study = gather(project, params.load(project))
     with pytest.raises(StudyError, match="compare: moon: no set of records has this name; sets: none"):
         comparison.set_named(study, "moon")
+
+
+def test_sets_of_one_machine_are_compared_from_version_to_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project = made.project(tmp_path)
+    for day, name, version in ((3, "c", "2.15.0"), (1, "a", "2.13.0"), (2, "b", "2.13.0")):
+        contents = []
+        for one in two(100.0 + day, made.CPU.model_copy(update={"torch": version})):
+            cells = [
+                cell.model_copy(update={"rounds": tuple(
+                    each.model_copy(update={"started_at": f"2026-01-{day:02}T0{each.number}:00:00.000+00:00"})
+                    for each in cell.rounds
+                )})
+                for cell in one.cells
+            ]  # fmt: skip
+            contents.append(one.model_copy(update={"cells": tuple(cells)}))
+        made.recorded_set(project, name, contents)
+    made.recorded_set(project, "card", two(4.0, made.CARD.model_copy(update={"torch": "2.15.0"})))
+    (pair,) = comparison.by_versions(gather(project, params.load(project)))
+    assert (pair[0].name, pair[1].name, pair[2]) == ("b", "c", ["torch 2.15.0 (not 2.13.0)"])
+
+    def said(*words: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["visionquant", "compare", *words])
+        with pytest.raises(SystemExit):
+            cli.main()
+        found = capsys.readouterr()
+        return found.out + found.err
+
+    monkeypatch.chdir(project.root)
+    assert said("--by", "versions").startswith("recorded (b) over recorded (c): torch 2.15.0 (not 2.13.0)\n")
+    for words in (("a",), (), ("a", "b", "--by", "versions")):
+        assert "compare: it takes two sets, or --by versions" in said(*words)

@@ -1,8 +1,10 @@
 """The frame: every cell once, as files and back; ratios from their own blocks alone."""
 
+import json
 import shutil
 from pathlib import Path
 
+import jsonschema
 import made
 import pandas as pd
 import pytest
@@ -91,6 +93,27 @@ def test_what_was_written_is_what_was_computed(study: Study) -> None:
     weights = pd.read_csv(study.project.tables / "cells.csv").groupby("source").weights.first()
     assert weights["local"] == "seeded"
     assert pd.isna(weights["published"])
+
+
+def test_results_hold_every_figure_and_every_absence_in_the_form_that_the_schema_says(study: Study) -> None:
+    results = json.loads(frame_files.contents(study)[study.project.reports / "results.json"])
+    schema = json.loads((made.ROOT / "data" / "schemas" / "results.schema.json").read_text())
+    checker = jsonschema.Draft202012Validator(schema)
+    assert [error.message for error in checker.iter_errors(results)] == []
+    found = pd.concat(
+        pd.DataFrame(one["figures"]["rows"], columns=one["figures"]["columns"])
+        .assign(source=source)
+        .astype(dict.fromkeys(("value", "low", "high"), float))  # null is a column of objects
+        for source, one in results["sources"].items()
+    )
+    columns = [*KEY, "value", "low", "high", "verdict", "reason"]
+    expected = study.cells[columns].sort_values(KEY, ignore_index=True)
+    assert_frame_equal(found[columns].sort_values(KEY, ignore_index=True), expected, check_dtype=False)
+    absent = [row for one in results["sources"].values() for row in one["missing"]["rows"]]
+    assert sum(len(quantities) * len(sizes) for _, _, quantities, sizes, _, _ in absent) == len(study.missing)
+    assert results["sources"]["local"]["weights"] == "seeded"
+    results["sources"]["local"]["figures"]["rows"][0][4] = None
+    assert not checker.is_valid(results)
 
 
 @pytest.mark.parametrize(

@@ -97,12 +97,17 @@ def test_batches_go_on_rotating_from_slot_to_slot() -> None:
     assert looked == [0, 1, 2, 3, 4, 5, 6, 7, 0]
 
 
-def test_a_slot_of_a_kernel_fills_its_time_and_is_no_networks(answers: Callable[..., list[Any]]) -> None:
+def test_a_slot_of_a_kernel_has_several_passes_fills_its_time_and_is_no_networks(
+    answers: Callable[..., list[Any]],
+) -> None:
     requests = [request for name in KERNELS for request in (("warm", name, 1), ("slot", name, 1, True))]
     found = answers(*requests, more=tuple(Arm(name) for name in KERNELS), slot_passes=500, warmup_s=9.0)
     for warm, slot in zip(found[::2], found[1::2], strict=True):
         assert len(warm.warmup_ms) == tiny.PROTOCOL["warmup_passes"]
-        assert sum(slot.passes.wall_ms[:-1]) < kernels.FILL_MS <= sum(slot.passes.wall_ms)
+        count, before_ms = len(slot.passes.wall_ms), sum(slot.passes.wall_ms[:-1])
+        assert count >= kernels.FEWEST
+        assert sum(slot.passes.wall_ms) >= kernels.FILL_MS
+        assert count == kernels.FEWEST or before_ms < kernels.FILL_MS
         assert slot.window is None
 
 

@@ -14,7 +14,7 @@ from visionquant import cli
 from visionquant.bench import executor, pair_fingerprint
 from visionquant.bench.command import Matrix
 from visionquant.bench.executor import Job, Local, State
-from visionquant.cli import measuring
+from visionquant.cli import cluster
 from visionquant.core import files
 from visionquant.core.paths import Project
 from visionquant.records import record as records
@@ -24,9 +24,9 @@ from visionquant.weights.sources import Manifest
 MODELS = ("tiny-vit", "tiny-deit", "tiny-beit")
 
 
-def tasks(params: Params) -> dict[Matrix, tuple[str, ...]]:
-    """Whose command is the model's name."""
-    return {part: part.models for part in Matrix.of(params, MODELS, ["fp32"], [1]).by_model()}
+def parts(params: Params) -> dict[str, Matrix]:
+    """Of each model its part of the study."""
+    return {part.models[0]: part for part in Matrix.of(params, MODELS, ["fp32"], [1]).by_model()}
 
 
 @pytest.fixture
@@ -64,8 +64,12 @@ class Scripted:
         return self._logs.get(job, "")
 
 
-def run(study: tuple[Project, Params], scripted: Scripted, tell: Callable[[str], None] = str) -> dict[Matrix, str]:
-    return executor.run(scripted, tasks(study[1]), lambda part: executor.record_fault(*study, part), tell, poll_s=0.0)
+def run(study: tuple[Project, Params], scripted: Scripted, tell: Callable[[str], None] = str) -> dict[str, str]:
+    """By commands that are their models' names."""
+    of = parts(study[1])
+    return executor.run(
+        scripted, {model: (model,) for model in of}, lambda model: executor.record_fault(*study, of[model]), tell, 0.0
+    )
 
 
 def leave(study: tuple[Project, Params], model: str, batch_sizes: Sequence[int] = (1,), **changed: object) -> None:
@@ -103,7 +107,7 @@ def test_a_job_without_its_records_is_named_with_its_logs_last_line(study: tuple
         return ""
 
     scripted = Scripted({}, work)
-    assert {part.models[0]: why for part, why in run(study, scripted).items()} == {
+    assert run(study, scripted) == {
         "tiny-deit": "tiny-deit-fp32: no record; visionquant: data/.lock: process 7 is measuring here",
         "tiny-beit": "tiny-beit-fp32: batch sizes 1 are missing; its log is empty",
     }
@@ -112,7 +116,7 @@ def test_a_job_without_its_records_is_named_with_its_logs_last_line(study: tuple
 
 def test_records_of_other_settings_code_or_weights_prove_nothing(study: tuple[Project, Params]) -> None:
     project, params = study
-    part = next(iter(tasks(params)))
+    part = parts(params)["tiny-vit"]
     leave(study, "tiny-vit")
     assert executor.record_fault(project, params, part) == ""
     other = params.protocol.model_copy(update={"rounds": 8})
@@ -222,7 +226,7 @@ def test_a_sweep_by_commands_leaves_records_as_settings_and_folder_were_given(
 def test_a_sweep_names_the_model_whose_command_left_nothing(
     sweep: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(measuring, "PROGRAM", python("print('begun'); raise SystemExit('broken')"))
+    monkeypatch.setattr(cluster, "PROGRAM", python("print('begun'); raise SystemExit('broken')"))
     code, out, err = sweep()
     assert (code, out.splitlines()[1:]) == (1, ["tiny-vit: tiny-vit-fp32: no record; broken"])
     assert "1 of 1 models left no valid records, e.g. tiny-vit: tiny-vit-fp32: no record; broken; see the logs" in err

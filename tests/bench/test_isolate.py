@@ -213,3 +213,17 @@ def test_what_cudnn_says_without_memory_is_that_where_little_is_left(
 def test_a_process_that_bitsandbytes_ended_says_where_its_words_are() -> None:
     with pytest.raises(isolate.Defect, match=r"ended with code 1 .*bitsandbytes"):
         isolate.in_fork(lambda: os._exit(1))
+
+
+def test_an_interrupt_in_a_hook_of_the_fork_is_not_lost() -> None:
+    """Python prints what such a hook raises, and goes on; logging has one that takes a lock."""
+    script = (
+        "import os, signal\n"
+        "os.register_at_fork(before=lambda: signal.raise_signal(signal.SIGINT))\n"
+        "from visionquant.bench.worker import in_fork\n"
+        "in_fork(lambda: None)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode in (130, -signal.SIGINT)
+    assert "KeyboardInterrupt" in done.stderr
+    assert "ignored" not in done.stderr

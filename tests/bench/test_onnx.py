@@ -17,7 +17,7 @@ from torch import nn
 from visionquant.bench import loading, sampling
 from visionquant.bench.backends import convert, onnx_graph, ort
 from visionquant.bench.command import Matrix
-from visionquant.core import machine
+from visionquant.core import machine, processors
 from visionquant.core.errors import StudyError
 from visionquant.core.paths import Project
 from visionquant.records import record as records
@@ -27,8 +27,9 @@ from visionquant.weights import checkpoint
 
 WANTED = "needs ONNX Runtime: pip install --editable '.[onnx]'"
 present = pytest.mark.skipif(bool(convert.backend_of("ort").unsupported("cpu")), reason=WANTED)
-ROWS = ("fp32_onnxruntime", "int8_onnxruntime")
-FLOORS = (1 - 1e-6, 0.97)  # of the worst image; these networks are small, their weights seeded
+STATIC = "int8_onnxruntime_static"
+ROWS = ("fp32_onnxruntime", "int8_onnxruntime", STATIC)
+FLOORS = (1 - 1e-6, 0.97, 0.9)  # of the worst image; these networks are small, their weights seeded
 LINEAR = {"tiny-vit": 13, "tiny-deit": 13, "tiny-beit": 13, "tiny-dinov2": 12, "tiny-mobilevit": 54}
 
 
@@ -49,10 +50,11 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, Params]:
 @pytest.fixture(scope="module")
 def networks(study: tuple[Project, Params]) -> dict[str, nn.Module]:
     project, params = study
-    return {
-        model: loading.seeded(project, model, params.models[model], "sdpa", params.protocol.seed)
-        for model in params.study.models
-    }
+    nets = {}
+    for model in params.study.models:
+        nets[model] = loading.seeded(project, model, params.models[model], "sdpa", params.protocol.seed)
+        ort.ENGINE.plant_outliers(nets[model], params.precisions[STATIC], images(params, model)[:1])
+    return nets
 
 
 @pytest.fixture(scope="module")
@@ -102,21 +104,26 @@ def test_outputs_agree_with_torch_at_every_batch_size(
 
 
 @present
+@pytest.mark.parametrize("name", ROWS[1:])
 @pytest.mark.parametrize("model", tiny.CONFIGS)
 def test_every_linear_layer_is_quantised_by_channel_and_runs_so(
-    model: str, study: tuple[Project, Params], networks: dict[str, nn.Module], graphs: dict[Any, onnx_graph.Graph]
+    model: str,
+    name: str,
+    study: tuple[Project, Params],
+    networks: dict[str, nn.Module],
+    graphs: dict[Any, onnx_graph.Graph],
 ) -> None:
     _, params = study
-    net = session(graphs[model, "int8_onnxruntime"], row_of(params, "int8_onnxruntime"))
-    proof = convert.prove(net, row_of(params, "int8_onnxruntime"), "cpu")
+    net = session(graphs[model, name], row_of(params, name))
+    proof = convert.prove(net, row_of(params, name), "cpu")
     linear = [one for one in networks[model].modules() if isinstance(one, nn.Linear)]
     assert proof.quantized_modules == len(linear)
     assert proof.dtypes["int8"] >= sum(one.weight.numel() for one in linear)  # and zero points
     assert proof.skipped_modules  # the patches' convolution
     assert {"onnxruntime", "per_channel", "intra_op_threads"} <= set(proof.knobs)
-    run = net.kernels(images(params, model)[:1])
-    integer = sum(count for name, count in run.items() if "MatMulInteger" in name or name == "DynamicQuantizeMatMul")
-    assert integer == len(linear)
+    with ort.ENGINE.watch(net) as kernels:
+        net(images(params, model)[:1])
+    assert sum(kernels().values()) == len(linear)
 
 
 @present
@@ -167,6 +174,42 @@ def test_a_graph_that_is_not_what_the_row_says_fails_the_proof(
     net = session(graphs["tiny-vit", "int8_onnxruntime"], row_of(params, "int8_onnxruntime"))
     with pytest.raises(StudyError, match=f"precision onnxruntime: .*{says}"):
         convert.prove(net, row_of(params, "int8_onnxruntime", **changes), "cpu")
+
+
+@present
+def test_static_int8_is_not_taken_for_dynamic_and_needs_an_image(
+    study: tuple[Project, Params], networks: dict[str, nn.Module], graphs: dict[Any, onnx_graph.Graph]
+) -> None:
+    dynamic, static = (row_of(study[1], name) for name in ROWS[1:])
+    for name, row in (("int8_onnxruntime", static), (STATIC, dynamic)):
+        with pytest.raises(StudyError, match="no product is quantised"):
+            convert.prove(session(graphs["tiny-vit", name], row), row, "cpu")
+    net = copy.deepcopy(networks["tiny-vit"])
+    del net.calibration_image
+    with pytest.raises(StudyError, match="static INT8: no image to calibrate this network on; use"):
+        convert.convert(net, static, "cpu")
+
+
+@present
+def test_what_stays_between_products_of_static_int8_is_in_floats(graphs: dict[Any, onnx_graph.Graph]) -> None:
+    nodes = graphs["tiny-vit", STATIC].message().graph.node
+    codes = {node.output[0] for node in nodes if node.op_type == "QuantizeLinear"}
+    quantised = {node.output[0] for node in nodes if node.op_type == "DequantizeLinear" and node.input[0] in codes}
+    assert quantised
+    fed = {node.op_type for node in nodes if quantised & set(node.input)}
+    assert fed <= {"MatMul", "Gemm", "Shape"}  # which reads no numbers
+
+
+@present
+def test_auto_takes_7_bit_where_the_processor_needs_it_and_a_wrong_product_is_no_cell(
+    study: tuple[Project, Params], networks: dict[str, nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processors, "isa", lambda: ("avx2",))
+    row, net = row_of(study[1], STATIC), networks["tiny-vit"]
+    assert convert.proved(net, row, "cpu").proof.knobs["reduce_range"] is True  # type: ignore[union-attr]
+    monkeypatch.setattr(ort, "_product", lambda left, right: left @ right)  # wraps around
+    with pytest.raises(NotImplementedError, match="integer products of ONNX Runtime are wrong"):
+        convert.convert(net, row, "cpu")
 
 
 @present
@@ -248,6 +291,16 @@ def test_a_classifier_keeps_its_logits(study: tuple[Project, Params]) -> None:
     assert cosine(converted(pixels).logits, expected.detach()) > FLOORS[1]
 
 
+@present
+def test_static_int8_is_served(study: tuple[Project, Params]) -> None:
+    from visionquant.accuracy.model_source import open_model
+    from visionquant.deploy.predictor import Predictor
+
+    checkpoint.download(*study, "tiny-vit")
+    proof = Predictor(open_model(*study, "tiny-vit"), STATIC).conversion
+    assert proof.quantized_modules == sum((proof.kernels or {}).values()) == LINEAR["tiny-vit"]
+
+
 def ready(root: Path, precisions: tuple[str, ...]) -> tuple[Project, Params]:
     project, params = tiny.project(root, tiny.settings(("tiny-vit",), precisions))
     machine.declare(project, machine.probe("cpu"))
@@ -264,7 +317,7 @@ def test_a_whole_pair_is_measured_into_a_record(precision: str, tmp_path: Path) 
     assert [cell.batch_size for cell in record.cells] == [1, 2]
     assert {cell.status for cell in record.cells} <= tiny.MEASURED
     assert record.conversion is not None
-    assert record.conversion.quantized_modules == (LINEAR["tiny-vit"] if precision == "int8_onnxruntime" else 0)
+    assert record.conversion.quantized_modules == (0 if precision == "fp32_onnxruntime" else LINEAR["tiny-vit"])
     assert record.conversion.knobs["intra_op_threads"] == params.protocol.threads
     assert record.fidelity is not None
     assert record.fidelity.cosine is not None

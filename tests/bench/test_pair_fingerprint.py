@@ -10,12 +10,12 @@ from visionquant.core.paths import Project
 from visionquant.settings import params as parameters
 
 ROWS = parameters.load(Project(tiny.ROOT)).precisions
-NAMES = ("fp32", "int8", "nf4", "mixed-sensitive", "fp32_onnxruntime")
+NAMES = ("fp32", "int8", "nf4", "fp4", "hqq3", "mixed-sensitive", "fp32_onnxruntime", "int8_openvino")
 BACKENDS = "visionquant/bench/backends"
 NEW_ROW = """
 
 class NewPrecision(PrecisionRow):
-    engine, family, libraries = "new", "new", ("openvino",)
+    engine, family, libraries = "new", "new", ("scipy",)
     method: Literal["new"]
 """
 
@@ -32,18 +32,22 @@ def edited(path: str, *replaced: tuple[str, str], more: str = "") -> set[str]:
 
 
 def test_a_new_engine_and_its_row_change_no_other_fingerprint() -> None:
-    assert edited(f"{BACKENDS}/new.py", more="import openvino\n") == set()
-    union = "| MixedPrecision | OnnxRuntimePrecision"
+    assert edited(f"{BACKENDS}/new.py", more="import scipy\n") == set()
+    union = "| OpenVinoPrecision"
     assert edited("visionquant/settings/precision.py", (union, f"{union} | NewPrecision"), more=NEW_ROW) == set()
 
 
 @pytest.mark.parametrize(
     ("engine", "names"),
     [
-        ("eager", set(NAMES) - {"fp32_onnxruntime"}),
-        ("bnb", {"int8", "nf4", "mixed-sensitive"}),
+        ("eager", set(NAMES) - {"fp32_onnxruntime", "int8_openvino"}),
+        ("bnb", {"int8", "nf4", "fp4", "mixed-sensitive"}),
+        ("bnb_fp4", {"fp4"}),
+        ("hqq", {"hqq3"}),
         ("mixed", {"mixed-sensitive"}),
         ("ort", {"fp32_onnxruntime"}),
+        ("openvino", {"int8_openvino"}),
+        ("onnx_graph", {"fp32_onnxruntime", "int8_openvino"}),
     ],
 )
 def test_an_engine_belongs_to_the_precisions_that_run_in_it(engine: str, names: set[str]) -> None:
@@ -64,7 +68,7 @@ def test_comments_and_docstrings_change_none(path: str) -> None:
         ("visionquant/core/driver.py", "handle_of(nvml, first)", "handle_of(nvml, None)"),
         ("visionquant/bench/clock.py", "HALF, AGREES = 10, 0.02", "HALF, AGREES = 10, 0.2"),
         ("visionquant/bench/turns.py", "turn[::-1] if", "turn if"),
-        ("visionquant/bench/kernels.py", "FILL_MS = 10.0", "FILL_MS = 30.0"),
+        ("visionquant/bench/kernels.py", "FILL_MS, FEWEST = 10.0", "FILL_MS, FEWEST = 30.0"),
         ("visionquant/bench/host.py", "TICKS_S = 0.02", "TICKS_S = 0.0"),
         ("visionquant/bench/prepared.py", "REPEATS = 0.999999", "REPEATS = 0.9"),
         ("visionquant/records/cell.py", "BUSY_PRESSURE = 0.05", "BUSY_PRESSURE = 0.5"),
@@ -87,6 +91,7 @@ def test_settings_of_other_things_and_pages_change_none() -> None:
         "settings/sections.py",
         "bench/plan.py",
         "bench/executor.py",
+        "bench/slurm.py",
         "records/upgrade.py",
         "report/verify.py",
         "analysis/study.py",

@@ -19,7 +19,7 @@ from visionquant.settings.params import Params
 from visionquant.settings.precision import Precision
 from visionquant.weights.checkpoint import download
 
-FLOORS = {"fp32": 1.0 - 1e-6, "fp16": 0.99, "int8": 0.99, "nf4": 0.9, "bf16": 0.99}
+FLOORS = {"fp32": 1.0 - 1e-6, "fp16": 0.99, "int8": 0.99, "nf4": 0.9, "fp4": 0.9, "bf16": 0.99}
 
 
 @pytest.fixture(scope="module")
@@ -76,12 +76,12 @@ def test_a_conversion_proves_its_dtypes_and_counts_its_layers(
     net = convert.convert(copy.deepcopy(networks["tiny-vit"]), row, "cpu")
     proof = convert.prove(net, row, "cpu")
     linear = op_count.linear_layers(networks["tiny-vit"])
-    if precision in ("int8", "nf4"):
+    if precision in ("int8", "nf4", "fp4"):
         assert proof.skipped_modules == ("pooler.dense",)
         assert proof.quantized_modules == linear - 1
         total = sum(parameter.numel() for parameter in networks["tiny-vit"].parameters())
         assert proof.quantized_share == pytest.approx(2 * (4 * 64 * 64 + 2 * 64 * 128) / total)
-        assert {"int8": "int8", "nf4": "uint8"}[precision] in proof.dtypes
+        assert {"int8": "int8", "nf4": "uint8", "fp4": "uint8"}[precision] in proof.dtypes
     else:
         assert (proof.quantized_modules, proof.quantized_share) == (0, 0.0)
         assert set(proof.dtypes) == {{"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}[precision]}
@@ -99,7 +99,7 @@ def test_nf4_weights_are_a_quarter_of_fp16s(study: tuple[Project, Params], netwo
     assert weights["nf4"] * 4 == weights["fp16"]
 
 
-@pytest.mark.parametrize("precision", ["int8", "nf4"])
+@pytest.mark.parametrize("precision", ["int8", "nf4", "fp4"])
 def test_quantised_weights_are_the_models_own(
     precision: str, study: tuple[Project, Params], networks: dict[str, nn.Module]
 ) -> None:

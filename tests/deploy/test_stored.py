@@ -32,7 +32,7 @@ from visionquant.weights import hub as hubs
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning", "ignore:MatMul8bitLt")
 
 PARAMS = parse(tiny.settings())
-ROWS: dict[str, Precision] = {name: PARAMS.precisions[name] for name in ("fp32", "fp16", "bf16", "int8", "nf4")}
+ROWS: dict[str, Precision] = {name: PARAMS.precisions[name] for name in ("fp32", "fp16", "bf16", "int8", "nf4", "fp4")}
 ROWS["nf4-double"] = ROWS["nf4"].model_copy(update={"double_quantization": True})
 MIXED = PARAMS.precisions["mixed-sensitive"]
 POLICIES: dict[str, Precision] = {
@@ -435,6 +435,7 @@ def test_the_command_line_exports_pushes_and_pulls(store: Hub, tmp_path: Path, m
     for words, says in (
         (("--precision", "nf4"), "one of --model and --network is needed"),
         (("--precision", "int8-outliers", "--model", "tiny-vit"), "outliers are planted"),
+        (("--precision", "hqq3", "--model", "tiny-vit"), "how HQQ packed its codes is not stored; export int8"),
         (("--precision", "nf5", "--model", "tiny-vit"), "did you mean nf4"),
         (("--precision", "nf4", "--model", "tiny-deit"), "run `visionquant download --model tiny-deit`"),
     ):

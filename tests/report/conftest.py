@@ -28,7 +28,8 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> Study:
     record = records.read(path)
     late = [Cell(batch_size=one.batch_size, status="over_budget", reason="7 passes") for one in record.cells[1:]]
     made.write(path, record.model_copy(update={"cells": (record.cells[0], *late)}))
-    probe = made.probe(study.params, "dinov2-small-packaged", {"fp16": 3, "int8": 300, "nf4": 40})
+    lost = {"fp16": 3, "int8": 300, "nf4": 40}
+    probe = made.probe(study.params, "dinov2-small-packaged", lost, own={"int8": 50})
     files.save(study.project.local / "probes" / "dinov2-small-packaged.json", probe)
     gathered = studies.gather(study.project, study.params)
     tables = frame_files.contents(gathered) | ledger.contents(gathered, ledger.check_claims(gathered))

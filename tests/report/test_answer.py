@@ -68,6 +68,10 @@ def test_a_probe_is_a_table_with_intervals_and_words(study: Study, empty: Study)
     assert (rows["INT8"][change].text, rows["INT8"][change].word) == ("-3.00", "LOWER")
     assert rows["INT8"][lost].text == "300"
     assert (rows["FP16"][change].word, rows["NF4"][change].word) == ("SAME", "SAME")
+    own = headings.index("own head, points")
+    assert (rows["INT8"][own].text, rows["INT8"][own].word) == ("-0.50", "SAME")
+    assert rows["NF4"][own].status == "not_measured"
+    assert "in INT8: -3.00 points through FP32's head (LOWER), -0.50 through its own (SAME)." in table.caption
     low, high = map(float, rows["INT8"][change].bounds.replace("–", " ").split())  # noqa: RUF001
     assert low < -3 < high < -2.6
     (nothing,) = probe_page.probes(empty)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure as Drawing
 from visionquant.analysis.study import MachineSet, Study, gather
 from visionquant.records import outcomes
 from visionquant.report import figure
-from visionquant.report.figure import Figure, Looks
+from visionquant.report.figure import Dot, Figure, Looks
 from visionquant.report.pages import (
     accuracy_page,
     claims_page,
@@ -64,6 +64,19 @@ def test_a_figure_is_drawn_from_what_there_is_and_the_same_twice(
     assert "currentColor" in found.svg
     assert "prefers-color-scheme" in found.svg
     assert "<dc:date>" not in found.svg
+
+
+def test_the_data_and_the_words_of_a_figure_are_what_is_drawn() -> None:
+    own, measured, published = Looks(()), "FP16 measured", "FP16 published"
+    keys = [figure.key(own["fp16"], measured), figure.key(own["fp16"], published, hollow=True)]
+    dots = [Dot("a", "fp16", 1.5, 1.25, 2.0), Dot("b", "fp16", 0.5, hollow=True)]
+    drawn = figure.dot_plot(dots, ("a", "b"), ("fp16",), own, "times", 2.0, keys, line=1.0)
+    assert drawn.csv.splitlines() == [
+        "panel,row,series,x,y,low,high",
+        f"times,a,{measured},1.5,,1.25,2.0",
+        f"times,b,{published},0.5,,,",
+    ]
+    assert drawn.words == f"{measured} 1.5; {published} 0.5"
 
 
 def test_no_two_precisions_share_colour_and_marker_whatever_their_names_are(tmp_path: Path) -> None:

@@ -46,15 +46,17 @@ def test_every_notebook_has_its_page_and_every_page_is_among_the_stages_outputs(
     assert sorted(named) == sorted(map(notebooks.section, SOURCES))
     stages = yaml.safe_load((tiny.ROOT / "dvc.yaml").read_text())["stages"]
     pages = {name for out in stages["report"]["outs"] for name in out if name.endswith(".html")}
-    assert pages == {"reports/index.html", *(f"reports/{name}.html" for name, _, _ in page_map.PAGES)}
+    names = ("index", "explorer", *(name for name, _, _ in page_map.PAGES))
+    assert pages == {f"reports/{name}.html" for name in names}
 
 
 def test_every_table_and_figure_of_a_page_is_in_a_notebook() -> None:
     calls = "\n".join(cell.source for path in SOURCES for cell in nbformat.read(path, as_version=4).cells)
-    of_the_index = ("sets", "story", "answer", "recommended", "doors")
+    apart = ("index_page", "explorer_page")  # pages of templates
+    of_the_index = ("sets", "story", "answer", "recommended", "doors", "leads", "five_lines")
     for path in (tiny.ROOT / "src" / "visionquant" / "report" / "pages").glob("*.py"):
         for node in ast.parse(path.read_text()).body:
-            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_") and path.stem != "index_page":
+            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_") and path.stem not in apart:
                 assert f"{path.stem}.{node.name}(" in calls or node.name in of_the_index, f"{path.stem}.{node.name}"
             if (
                 isinstance(node, ast.Assign)
@@ -123,7 +125,8 @@ def test_a_notebook_that_fails_leaves_the_figures_of_the_last_good_one(small: Pr
     (small.figures / "latency-1.svg").write_text("the last good one")
     lines = (
         "from visionquant.report.figure import Figure",
-        "Figure('latency-1', 'Title', 'Caption', 'Alt', 'Source', '<svg/>').save(figures)",
+        "from visionquant.report.plotted import Drawn",
+        "Figure('latency-1', 'Title', 'Caption', 'Alt', 'Source', Drawn('<svg/>')).save(figures)",
         "raise ValueError('too late')",
     )
     broken(small, "\n".join(lines))
@@ -148,7 +151,7 @@ def test_only_notebooks_that_would_come_out_otherwise_are_executed(
 ) -> None:
     project = Project(shutil.copytree(rendered.project.root, tmp_path / "copy"))
     executed: list[str] = []
-    monkeypatch.setattr(notebooks, "_execute", lambda _, path, stamp: executed.append(path.stem))
+    monkeypatch.setattr(notebooks, "_execute", lambda _, path, *rest: executed.append(path.stem))
     notebooks.execute(project, rendered.params)
     assert executed == []
     source = project.notebooks / "03_memory.ipynb"

@@ -13,7 +13,7 @@ import pytest
 from visionquant.analysis.study import Study, gather
 from visionquant.core.errors import StudyError
 from visionquant.report import page_map, site
-from visionquant.report.pages import index_page
+from visionquant.report.pages import answer_page
 from visionquant.settings import params
 
 PAGES = tuple(name for name, _, _ in page_map.PAGES)
@@ -41,7 +41,7 @@ def html(study: Study) -> dict[str, str]:
 
 
 def test_there_is_an_index_and_every_page(rendered: Study) -> None:
-    assert set(html(rendered)) == {"index", *PAGES}
+    assert set(html(rendered)) == {"index", "explorer", *PAGES}
 
 
 def test_every_link_resolves_and_none_leaves_the_folder(rendered: Study) -> None:
@@ -74,6 +74,22 @@ def test_the_index_opens_with_what_was_found_and_the_state_of_the_run(rendered: 
     assert "over the time budget" in text
 
 
+@pytest.mark.parametrize("name", ["results", "accuracy", "decide", "trust", "claims"])
+def test_a_page_opens_with_what_was_found(rendered: Study, name: str) -> None:
+    head, _, rest = html(rendered)[name].partition('<div class="answer">')
+    assert rest.startswith("<p>")
+    assert not re.search("<(table|img|aside)", head)
+
+
+def test_a_figure_stands_on_one_page_with_its_data_beside_it(rendered: Study) -> None:
+    pages = html(rendered)
+    for path in rendered.project.figures.glob("*.svg"):
+        (page,) = (name for name, text in pages.items() if f'id="figure-{path.stem}"' in text)
+        assert (page == "index") == (path.stem == "answer")
+        assert f'href="figures/{path.stem}.csv"' in pages[page]
+        assert path.with_suffix(".csv").read_text().startswith("panel,row,series,x,y,low,high\n")
+
+
 def test_missing_cells_keep_their_reason_on_the_page(rendered: Study) -> None:
     assert 'title="7 passes">— <small>time</small>' in html(rendered)["results"]
 
@@ -95,11 +111,12 @@ def test_a_page_without_its_notebook_names_the_command(tmp_path: Path) -> None:
 
 
 def test_the_summary_is_five_lines(rendered: Study) -> None:
-    lines = index_page.five_lines(gather(rendered.project, rendered.params))
+    lines = answer_page.five_lines(gather(rendered.project, rendered.params))
     assert len(lines) == 5
-    assert lines[1] == "cells     316 of 320 ok; 4 over budget"
-    assert "FP16 2.00x, INT8 0.50x, NF4 0.99x" in lines[2]
-    assert lines[3].startswith("time      18.7 min measuring, ")
+    assert "FP16 runs at 2.00 times FP32's speed" in lines[0]
+    assert "INT8 saves 73 %" in lines[1]
+    assert lines[2].startswith("On trained weights (dinov2-small-packaged, ")
+    assert lines[3].startswith("cells     316 of 320 ok; 4 over budget; 18.7 min measuring, ")
     assert lines[4] == f"report    {rendered.project.reports / 'index.html'}"
 
 
@@ -111,7 +128,7 @@ def tab() -> Iterator[browser.Page]:
 
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [400, 1400])
-@pytest.mark.parametrize("name", ["index", *PAGES])
+@pytest.mark.parametrize("name", ["index", "explorer", *PAGES])
 def test_a_page_loads_clean_and_fits_the_window(rendered: Study, tab: browser.Page, name: str, width: int) -> None:
     tab.open((rendered.project.reports / f"{name}.html").as_uri(), width)
     assert tab.complaints == []
@@ -136,6 +153,23 @@ def test_a_table_sorts_by_number_and_keeps_missing_rows_last(rendered: Study, ta
     falling = tab.evaluate(column)
     assert [float(text) for text in falling[:10]] == numbers[::-1]
     assert all(text.startswith("—") for text in falling[10:])
+
+
+@pytest.mark.browser
+def test_a_batch_size_is_picked_for_the_page_and_by_a_link_to_a_table(rendered: Study, tab: browser.Page) -> None:
+    page, last = (rendered.project.reports / "results.html").as_uri(), rendered.batch_sizes[-1]
+    shown = (
+        "[...document.querySelectorAll('figure.table')].filter(f => f.offsetHeight"
+        " && /^table-(latency|throughput)-/.test(f.id)).map(f => f.id)"
+    )
+    tab.open("about:blank", 1400)
+    tab.open(page, 1400)
+    assert tab.evaluate(shown) == ["table-latency-1", "table-throughput-1"]
+    tab.evaluate(f"document.querySelector('.picks input[value=\"{last}\"]').click()")
+    assert tab.evaluate(shown) == [f"table-latency-{last}", f"table-throughput-{last}"]
+    tab.open("about:blank", 1400)
+    tab.open(f"{page}#table-latency-{last}", 1400)
+    assert tab.evaluate(shown)[0] == f"table-latency-{last}"
 
 
 @pytest.mark.browser

@@ -9,7 +9,8 @@ import pytest
 from visionquant.analysis import provenance
 from visionquant.analysis.study import Study, gather
 from visionquant.records.cell import KERNELS, Cell
-from visionquant.report import items
+from visionquant.records.record import Conversion
+from visionquant.report import items, proofs
 from visionquant.report.items import missing, number, text
 from visionquant.report.pages import (
     conditions_page,
@@ -50,27 +51,27 @@ def test_the_latency_table_puts_published_beside_measured(study: Study) -> None:
     found = latency_page.latency(study, study.measured, 1)
     assert len(found.rows) == 16
     assert row(found, "vit-huge-patch14-2020") == [
-        "vit-huge-patch14-2020", "25.59", "10.24", "56.14", "56.54", "100.95", "50.47", "201.88", "101.95",
-        "2.50", "0.46", "2.00", "0.50", "0.99",
+        "vit-huge-patch14-2020", "101.0", "50.5", "202", "102.0",
+        "2.00", "2.50", "0.50", "0.46", "0.99", "25.59", "10.24", "56.14", "56.54",
     ]  # fmt: skip
-    groups = [column.group for column in found.columns]
-    assert groups[1] == "published, ms"
-    assert groups[-1] == "measured speedup"
+    assert [(column.group, column.heading) for column in found.columns[5:8]] == [
+        ("FP16 speedup", "measured"), ("FP16 speedup", "published"), ("INT8 speedup", "measured"),
+    ]  # fmt: skip
 
 
 def test_larger_batches_have_no_published_columns(study: Study) -> None:
     found = latency_page.latency(study, study.measured, 8)
-    assert not any("published" in column.group for column in found.columns)
+    assert not any("published" in column.group + column.heading for column in found.columns)
     assert "prints batch size 1 only" in found.caption
 
 
 def test_rows_that_the_supplement_leaves_out_are_there(study: Study) -> None:
     memory = row(memory_page.memory(study, study.measured), "deit-tiny-ultra-efficient")
-    assert memory[1:5] == [items.DASH] * 4
-    assert all(re.fullmatch(r"\d+\.\d\d", text) for text in memory[5:13])
+    assert memory[1:13:3] == [items.DASH] * 4
+    assert all(re.fullmatch(r"\d+\.\d\d", text) for text in (*memory[2:13:3], *memory[3:13:3]))
     throughput = row(latency_page.throughput(study, study.measured, 1), "dino-vits16-production")
-    assert throughput[1:5] == [items.DASH] * 4
-    assert throughput[5] == "9.91"
+    assert throughput[-4:] == [items.DASH] * 4
+    assert throughput[1] == "9.91"
 
 
 def test_every_cell_of_an_unmeasured_study_is_missing_and_says_why(empty: Study) -> None:
@@ -110,6 +111,42 @@ def test_golden_text_of_a_small_table() -> None:
     html = found.html
     assert '<td class="missing" title="7 passes of 2 s">— <small>time</small></td>' in html
     assert 'data-sort="1.005"' in html
+
+
+def test_rows_without_a_figure_are_a_line_and_details_unfold() -> None:
+    shown = (Column("Model", css="text"), Column("ms"), Column("x"), Column("why", css=items.FOLDED))
+    gone = missing("busy", "others at work")
+    rows = (
+        (text("a"), number(1.0, 1), gone, text("by hand")),
+        (text("b"), gone, gone, text("others at work")),
+        (text("c"), gone, gone, text("")),
+        (text("e"), missing("not_measured", "run `probe e`"), gone, text("")),
+        (text("d"), gone, gone, text("a remark of its own")),
+        *(
+            (text(name), missing("over_budget", f"{name} takes {s} s"), gone, text(""))
+            for name, s in (("f", 1), ("g", 2))
+        ),
+    )
+    found = Table("t", "T", "", shown, rows)
+    both = "— n/m: run `probe MODEL`; — busy: others at work: e"
+    long = "— time: e.g. MODEL takes 1 s; — busy: others at work: f, g"
+    assert found.absent == ("— busy: others at work: b, c", both, long)
+    assert [boxes[0].text for boxes in found.page.rows] == ["a", "d"]
+    assert found.page.rows[0][0].more == ("why: by hand",)
+    assert '<td class="text" colspan="3">— busy: others at work: b, c</td>' in found.html
+    assert "a remark of its own" in found.html
+    assert "by hand" in found.plain
+    assert Table("t", "T", "", shown, rows[1:3]).absent == ("— busy: others at work: all 2 rows",)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "decimals"),
+    [(1.0, 1.004, 2), (0.9, 1.2, 2), (0.5, 1.5, 1), (90.0, 130.0, 0), (1.0, 1.0, 2), (None, None, 2)],
+)
+def test_an_estimate_has_no_digit_that_its_interval_does_not_support(
+    low: float | None, high: float | None, decimals: int
+) -> None:
+    assert items.supported(2, low, high) == decimals
 
 
 def test_a_row_that_does_not_fit_its_columns_is_refused() -> None:
@@ -263,6 +300,20 @@ def test_kernels_and_messages_are_shown_and_what_was_not_recorded_says_so(tmp_pa
     assert any(row[0] == "not recorded" and row[2] == "60" for row in said)
 
 
+def test_a_proof_says_how_many_layers_ran_codes_and_when_an_export_pays_off() -> None:
+    proven = Conversion(quantized_modules=72, quantized_share=0.9, skipped_modules=(), dtypes={}, knobs={})
+    ran = {"NF4, fused (cgemm_4bit)": 70, "NF4, dequantised, then a product in floats (torch.linear)": 2}
+    assert proofs.fused(proven.model_copy(update={"kernels": ran})) == "70 of 72"
+    assert proofs.fused(proven.model_copy(update={"kernels": {"MatMulIntegerToFloat": 73}})) == "72 of 72"
+    assert proofs.fused(proven) == "not recorded"
+    assert proofs.fused(proven.model_copy(update={"quantized_modules": 0})) == "none quantised"
+    seconds = {"export_s": 2.5, "compile_s": 0.51}
+    assert proofs.pay_off(seconds, 100.0, 70.0).text == "101"
+    assert proofs.pay_off(seconds, 70.0, 100.0).note == "never: it is not faster than FP32"
+    assert proofs.pay_off(seconds, None, 100.0).note == "not timed beside FP32"
+    assert "nothing was exported" in proofs.pay_off({}, 100.0, 70.0).note
+
+
 def test_another_sets_tables_stand_beside_the_measured_ones(tmp_path: Path) -> None:
     here = made.study(tmp_path, FACTORS)
     record = made.record("vit-huge-patch14-2020", "fp32", [made.cell(1, made.times(5.0), gpu=True)], made.CARD)
@@ -271,7 +322,7 @@ def test_another_sets_tables_stand_beside_the_measured_ones(tmp_path: Path) -> N
     local, other = (latency_page.latency(both, one, 1) for one in both.shown)
     assert (local.id, local.label) == ("latency-1", "Batch size 1")
     assert (other.id, other.label) == ("latency-1-recorded-a-card", "Batch size 1, recorded (a-card)")
-    assert row(other, "vit-huge-patch14-2020")[5] == "5.05"
+    assert row(other, "vit-huge-patch14-2020")[1] == "5.05"
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from visionquant.accuracy import image_folder, model_source, training
 from visionquant.accuracy.image_folder import ImageFolder
 from visionquant.accuracy.model_source import ModelSource
 from visionquant.bench import fidelity, pair_fingerprint, torch_flags
-from visionquant.bench.backends import convert
+from visionquant.bench.backends import convert, graph_engine
 from visionquant.core.errors import StudyError
 from visionquant.core.files import sha256
 from visionquant.core.machine import Environment
@@ -174,7 +174,9 @@ def _outputs(
     source: ModelSource, images: ImageFolder, row: Precision, device: str, head: fidelity.Head
 ) -> tuple[fidelity.Outputs, int]:
     """Pooled features (n, width) and logits (n, labels) of all images, and how many layers were quantised."""
-    net = convert.convert(source.build(), row, device, source.shape)
+    base = source.build()
+    graph_engine.show_crop(base, row, source.preprocessing)
+    net = convert.convert(base, row, device, source.shape)
     proof = convert.prove(net, row, device)
     features, logits = [], []
     for start in range(0, len(images.paths), BATCH):

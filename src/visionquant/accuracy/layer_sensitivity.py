@@ -8,7 +8,7 @@ given once more.
 
 import copy
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -73,6 +73,7 @@ def measure(
     head: Head | None = None,
     device: str = "cpu",
     leave_out: bool = True,
+    tell: Callable[[float], None] = lambda share: None,
 ) -> Sensitivity:
     """The sensitivity of every Linear layer that ``row`` puts into another type, in the network's order.
 
@@ -82,6 +83,7 @@ def measure(
         images: prepared, float32, (n, channels, height, width).
         head: features to logits; without one there are no logits, and no KL divergence.
         leave_out: whether each layer is also left out of the whole, which takes as long again.
+        tell: is told which share is done, 0 to 1, after every batch.
 
     Raises:
         StudyError: the row changes no Linear layer, can't be a policy's, or outputs are not finite.
@@ -96,7 +98,8 @@ def measure(
         for name, kind in kinds.items()
     }
     noises: dict[tuple[str, str], list[tuple[int, Noise]]] = defaultdict(list)
-    for batch in torch.split(images.to(device), BATCH):
+    batches = torch.split(images.to(device), BATCH)
+    for number, batch in enumerate(batches, 1):
         exchanged = _exchanged(net, other, batch, head or _no_logits)
         _, exact = next(exchanged)
         for name, outputs in exchanged:
@@ -104,6 +107,7 @@ def measure(
         if leave_out:
             for name, outputs in _exchanged(whole, own, batch, head or _no_logits):
                 noises["left out", name].append((len(batch), _noise(exact, outputs, f"all but {name or 'none'}")))
+        tell(number / len(batches))
     outliers = outlier_channels(net, tuple(kinds), images.to(device))
     found = {key: _mean(parts) for key, parts in noises.items()}
     layers = tuple(

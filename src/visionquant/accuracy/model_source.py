@@ -11,9 +11,10 @@ from torch import nn
 from visionquant.accuracy import training
 from visionquant.bench import fidelity, inputs, loading
 from visionquant.bench.inputs import Preprocessing
+from visionquant.core.errors import StudyError
 from visionquant.core.frozen import Size
 from visionquant.core.paths import Project
-from visionquant.records.record import WeightsKind
+from visionquant.records.record import TRAINED, WeightsKind
 from visionquant.settings.params import Params, known
 from visionquant.weights import architectures, sources
 from visionquant.weights.sources import Manifest
@@ -82,6 +83,15 @@ def open_model(project: Project, params: Params, name: str, *, seeded: bool = Fa
     folder = sources.resolve(project, manifest) if manifest.has_files else None
     prepared = loading.preprocessing(project, name, spec, folder)
     return ModelSource(project, params, name, manifest.weights, manifest.source, spec.input_size, prepared, manifest)
+
+
+def open_trained(project: Project, params: Params, name: str, to: str) -> ModelSource:
+    """The same of a model with trained weights; a StudyError, also where it has none: ``to`` is what they are for."""
+    source = open_model(project, params, name)
+    if source.weights not in TRAINED:
+        why = "seeded weights recognise nothing" if source.weights == "seeded" else source.origin
+        raise StudyError(f"{to} of {name}", why, "take a model with trained weights, e.g. one of a package")
+    return source
 
 
 def open_network(project: Project, params: Params, name: str, fold: int) -> ModelSource:

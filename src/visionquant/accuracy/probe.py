@@ -2,7 +2,8 @@
 
 A backbone without a head of its own, or with one for other classes, still tells: a linear head (logistic regression)
 and a vote of nearest neighbours are fitted once, on FP32's features of training images; then every precision gives
-features of the same test images, and the same heads classify them. So a difference is the precision's alone.
+features of the same test images, and the same heads classify them. So a difference is the precision's alone. A linear
+head fitted on a precision's own features tells whether they lost what the task needs, or only moved.
 
 Features of an image are its first token beside the mean of its patches, where the network has such a token; else the
 mean over the map or the patches. Pictures are scaled bilinearly, and have the mean and deviation of the checkpoint's
@@ -11,6 +12,8 @@ preprocessing. Sources: Oquab et al., DINOv2 (2023), section 7.1 (linear and k-N
 
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -18,11 +21,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from visionquant.accuracy import fashion, model_source
+from visionquant.accuracy import fashion, freed_memory, model_source
 from visionquant.accuracy.fashion import LabelledImages
 from visionquant.accuracy.model_source import ModelSource
 from visionquant.bench import fidelity, torch_flags
-from visionquant.bench.backends import convert
+from visionquant.bench.backends import convert, graph_engine
 from visionquant.bench.pair_fingerprint import measuring_sha256
 from visionquant.core.errors import StudyError
 from visionquant.core.frozen import height_width
@@ -30,8 +33,8 @@ from visionquant.core.machine import Environment
 from visionquant.core.paths import Project
 from visionquant.records import outcomes
 from visionquant.records.outcomes import Probe, ProbePredictions
-from visionquant.records.record import TRAINED, sha256_of
-from visionquant.settings.params import Params, settings_at
+from visionquant.records.record import sha256_of
+from visionquant.settings.params import Params, known, settings_at
 from visionquant.settings.precision import FP32, Precision
 
 BATCH = 50
@@ -91,19 +94,44 @@ def features(
         for batch in batches:
             hidden = fidelity.features_of(net(batch.to(device, dtype)))
             found.append(pooled(hidden.float(), patches).cpu().numpy())
+            freed_memory.give_back()
     return np.concatenate(found)
+
+
+def linear_head(known: np.ndarray, labels: np.ndarray) -> Any:
+    """Logistic regression on standardised features (n, width), fitted on their classes (n,)."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=MOST_STEPS)).fit(known, labels)
 
 
 def fit(known: np.ndarray, labels: np.ndarray, neighbours: int) -> Heads:
     """Heads fitted on features (n, width) and their classes; neighbours by cosine, a tie goes to the lowest class."""
-    from sklearn.linear_model import LogisticRegression
     from sklearn.neighbors import KNeighborsClassifier
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
 
-    linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=MOST_STEPS)).fit(known, labels)
+    linear = linear_head(known, labels)
     nearest = KNeighborsClassifier(neighbours, metric="cosine").fit(known, labels)
     return Heads(linear.predict_proba, nearest.predict)
+
+
+class ProbedNetwork(nn.Module):
+    """A backbone and a linear head in FP32 on its pooled features, called as a classifier of the library is."""
+
+    def __init__(self, backbone: nn.Module, patches: int, linear: Any) -> None:
+        super().__init__()
+        scaler, logistic = (step for _, step in linear.steps)
+        weights = logistic.coef_ / scaler.scale_
+        biases = logistic.intercept_ - weights @ scaler.mean_
+        # No parameters: a conversion leaves them alone.
+        self._head = tuple(torch.from_numpy(np.asarray(values, np.float32)) for values in (weights, biases))
+        self.backbone, self._patches = backbone, patches
+
+    def forward(self, images: torch.Tensor) -> SimpleNamespace:
+        """Logits (n, classes), float32, of images (n, channels, height, width)."""
+        hidden = fidelity.features_of(self.backbone(images))
+        return SimpleNamespace(logits=functional.linear(pooled(hidden.float(), self._patches), *self._head))
 
 
 def drawn(count: int, total: int, seed: int) -> np.ndarray:
@@ -112,29 +140,33 @@ def drawn(count: int, total: int, seed: int) -> np.ndarray:
 
 
 def evaluate(project: Project, params: Params, model: str, machine: Environment, tell: Callable[[str], None]) -> Probe:
-    """Every precision of the study, and those of ``evaluation.probe.also``; a rerun goes on where it was ended.
+    """Every precision of the study, and those of ``evaluation.probe``; a rerun goes on where it was ended.
 
     Raises:
         StudyError: no such row or data set, the model has seeded weights, or its outputs are not finite.
     """
-    source = model_source.open_model(project, params, model)
-    if source.weights not in TRAINED:
-        why = "seeded weights recognise nothing" if source.weights == "seeded" else source.origin
-        raise StudyError(f"probe of {model}", why, "take a model with trained weights, e.g. one of a package")
+    source = model_source.open_trained(project, params, model, "probe")
     torch_flags.begin(machine.device)
     choice = params.evaluation.probe
+    known("evaluation.probe.own_head", choice.own_head, params.precisions)
     training, test = fashion.load(project)
     test = LabelledImages(test.images[: choice.test_images], test.labels[: choice.test_images])
     settings = settings_at(params, (f"models.{model}", *DECIDED_BY))
     assert source.manifest is not None
-    identity = [TASK, source.manifest.sha256(), machine.key(), settings]
-    rows = {name: params.precisions[name] for name in dict.fromkeys((*params.study.precisions, *choice.also))}
-    how = {name: [row.model_dump(mode="json"), measuring_sha256(row)] for name, row in rows.items()}
+    identity = [TASK, source.manifest.sha256(), settings]
+    names = dict.fromkeys((*params.study.precisions, *choice.also, *choice.own_head))
+    rows = {name: params.precisions[name] for name in names}
+    how = {
+        name: [machine.key(row.libraries), row.model_dump(mode="json"), measuring_sha256(row), name in choice.own_head]
+        for name, row in rows.items()
+    }
     keys = {name: sha256_of([*identity, *how[name]]) for name in rows}
     path = project.local / "probes" / f"{model}.json"
     before = outcomes.read_probe(path).precisions if path.is_file() else {}
     done = {name: before[name] for name, key in keys.items() if name in before and before[name].key == key}
-    missing: dict[str, str] = {}
+    unsupported = {name: convert.backend_of(row.engine).unsupported(machine.device) for name, row in rows.items()}
+    missing = {name: why for name, why in unsupported.items() if why}
+    todo = [name for name in rows if name not in {*done, *missing}]
 
     def written() -> Probe:
         probe = Probe(
@@ -150,22 +182,22 @@ def evaluate(project: Project, params: Params, model: str, machine: Environment,
         outcomes.write_probe(project, probe)
         return probe
 
-    if done.keys() < rows.keys():
+    if todo:
         course = _Course(source, Pictures(source, choice.pixels), machine.device)
         learned = drawn(choice.training_images, len(training.labels), choice.seed)
         tell(f"{model}: heads learn from {len(learned)} images")
-        known = course.run(FP32, training.images[learned])
-        heads = fit(known.features, training.labels[learned], choice.neighbours)
+        images, labels = training.images[learned], training.labels[learned]
+        heads = fit(course.run(FP32, images).features, labels, choice.neighbours)
         exact = course.run(FP32, test.images)
-        for name, row in rows.items():
-            if name in done:
-                continue
+        for name in todo:
+            row = rows[name]
             try:
                 found = exact if row == FP32 else course.run(row, test.images)
+                own = linear_head(course.run(row, images).features, labels) if name in choice.own_head else None
             except StudyError as error:
                 missing[name] = str(error)
             else:
-                done[name] = _answers(row, keys[name], found, exact, heads)
+                done[name] = _answers(row, keys[name], found, exact, heads, own)
                 right = int(np.sum(np.equal(done[name].classes, test.labels)))
                 tell(f"{name}: {right} of {len(test.labels)} right, {found.seconds:.0f} s")
             written()
@@ -191,7 +223,9 @@ class _Course:
         source, device, (height, width) = self._source, self._device, self._pictures.size
         base = source.build()
         patches = patch_count(base, height, width)
-        net, proof = convert.proved(base, row, device, (source.shape[0], height, width))
+        shape = source.shape[0], height, width
+        graph_engine.show_crop(base, row, replace(source.preprocessing, shape=shape))
+        net, proof = convert.proved(base, row, device, shape)
         stored, _ = convert.backend_of(row.engine).bytes_of(net)
         parts = (self._pictures.batch(images[at : at + BATCH]) for at in range(0, len(images), BATCH))
         begun_s, asked = time.monotonic(), f"probe of {source.name} in {row.method}"
@@ -213,7 +247,7 @@ def patch_count(net: Any, height: int, width: int) -> int:
     return (height // high) * (width // wide)
 
 
-def _answers(row: Precision, key: str, found: Found, exact: Found, heads: Heads) -> ProbePredictions:
+def _answers(row: Precision, key: str, found: Found, exact: Found, heads: Heads, own: Any) -> ProbePredictions:
     shares = heads.linear(found.features)
     norms = np.linalg.norm(found.features, axis=1) * np.linalg.norm(exact.features, axis=1)
     cosines = np.sum(found.features * exact.features, axis=1) / norms
@@ -228,4 +262,5 @@ def _answers(row: Precision, key: str, found: Found, exact: Found, heads: Heads)
         least_cosine=round(float(cosines.min()), 6),
         stored_weights=found.stored_weights,
         seconds=found.seconds,
+        own_head=() if own is None else tuple(own.predict(found.features).tolist()),
     )

@@ -9,11 +9,14 @@ Min-max clips nothing: one strange image stretches every step for all others. A 
 it costs. MSE clips where rounding and clipping together cost least. Observers, rounding and histograms are PyTorch's
 (``torch.ao.quantization``, on notice since torch 2.10 in favour of torchao, whose import costs every measured process
 seconds); it lacks a percentile, and its own MSE search ends at twice the least error on heavy tails.
-Source: Nagel et al., A White Paper on Neural Network Quantization (2021), section 3.1.
+Two corrections beside them: SmoothQuant moves what is wide in a channel of the inputs into the weights, which have a
+scale a row; bias correction takes out of the biases what rounded weights add to the mean output.
+Sources: Nagel et al., A White Paper on Neural Network Quantization (2021), sections 3.1 and 3.3; Xiao et al.,
+SmoothQuant: Accurate and Efficient Post-Training Quantization for Large Language Models, ICML 2023.
 """
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any, Literal
 
@@ -29,6 +32,8 @@ from visionquant.core.errors import StudyError
 Statistic = Literal["min-max", "percentile", "mse"]
 Observers = dict[str, observer.ObserverBase]
 PERCENTILE = 99.99  # of all values are inside the range, half of the others on each side of it
+LEAST = 1e-5  # of a channel's range, where it is all zeros
+STRENGTH = 0.5  # of SmoothQuant: how much of a channel's range goes into the weights
 SHARES = torch.linspace(0.05, 1.0, 20)  # of the lowest and of the highest value: ranges that MSE is tried for
 
 
@@ -58,6 +63,34 @@ class MseObserver(observer.HistogramObserver):
 
 OBSERVERS: dict[Statistic, type[observer.ObserverBase]]
 OBSERVERS = {"min-max": observer.MinMaxObserver, "percentile": PercentileObserver, "mse": MseObserver}
+
+
+class ChannelStatistics(nn.Module):
+    """Of each input channel the largest magnitude, and the sum and the count for its mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.largest, self.sum, self.count = torch.zeros(1), torch.zeros(1), 0
+
+    def forward(self, inputs: torch.Tensor) -> None:
+        """Take in (..., channels)."""
+        rows = inputs.flatten(0, -2)
+        self.largest = torch.maximum(self.largest, rows.abs().amax(0))
+        self.sum, self.count = self.sum + rows.sum(0), self.count + len(rows)
+
+
+class Divided(nn.Module):
+    """Divides its inputs by a number a channel."""
+
+    by: torch.Tensor
+
+    def __init__(self, by: torch.Tensor) -> None:
+        super().__init__()
+        self.register_buffer("by", by)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """(..., channels) to the same shape."""
+        return inputs / self.by
 
 
 class Int8Linear(nn.Module):
@@ -94,13 +127,13 @@ def _linear_layers(net: nn.Module) -> list[str]:
     return [name for name, module in net.named_modules() if type(module) is nn.Linear]
 
 
-def observe(net: nn.Module, batches: Iterable[torch.Tensor], seen: Observers) -> None:
+def observe(net: nn.Module, batches: Iterable[torch.Tensor], seen: Mapping[str, nn.Module]) -> None:
     """Run ``net``, in evaluation mode, over batches (N, 3, height, width); ``seen`` take in what its layers do.
 
     May be called again with more images; ``net`` itself is left as it was.
     """
 
-    def watch(each: observer.ObserverBase, _: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+    def watch(each: nn.Module, _: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         if not torch.isfinite(inputs[0]).all():
             raise StudyError("calibration", "an activation that is not finite", "leave the image out")
         each(inputs[0])
@@ -117,6 +150,37 @@ def observe(net: nn.Module, batches: Iterable[torch.Tensor], seen: Observers) ->
             hook.remove()
     if not images:
         raise StudyError("calibration", "no image in the batches", "give one or more; an iterator runs out once read")
+
+
+def channel_statistics(net: nn.Module, batches: Iterable[torch.Tensor]) -> dict[str, ChannelStatistics]:
+    """Of every Linear layer by name those of its inputs; errors as of :func:`observe`."""
+    seen = {name: ChannelStatistics() for name in _linear_layers(net)}
+    observe(net, batches, seen)
+    return seen
+
+
+def smoothed(net: nn.Module, seen: Mapping[str, ChannelStatistics]) -> nn.Module:
+    """A copy of ``net`` that computes the same with narrower inputs of the layers ``seen``: SmoothQuant's.
+
+    The division stands in front of each layer; a deployment would fold it into what comes before.
+    """
+    smooth = copy.deepcopy(net)
+    for name, each in seen.items():
+        linear: Any = smooth.get_submodule(name)
+        weights = linear.weight.detach().abs().amax(0).clamp(min=LEAST)
+        by = each.largest.clamp(min=LEAST) ** STRENGTH / weights ** (1 - STRENGTH)
+        linear.weight.data *= by
+        smooth.set_submodule(name, nn.Sequential(Divided(by), linear).eval())
+    return smooth
+
+
+def correct_biases(quantised: nn.Module, net: nn.Module, seen: Mapping[str, ChannelStatistics]) -> None:
+    """Take out of the biases of ``quantised`` what its rounded weights add to each mean output of ``net``."""
+    for name, each in seen.items():
+        layer: Any = quantised.get_submodule(name)
+        linear: Any = net.get_submodule(name)
+        added = (layer.codes * layer.scale - linear.weight.detach()) @ (each.sum / each.count)
+        layer.bias = (0.0 if layer.bias is None else layer.bias) - added
 
 
 def quantise(net: nn.Module, seen: Observers | None) -> nn.Module:

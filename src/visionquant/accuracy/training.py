@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from visionquant.accuracy import freed_memory
 from visionquant.bench import loading
 from visionquant.bench.inputs import DEFAULT, Preprocessing
 from visionquant.core.errors import StudyError
@@ -157,9 +158,12 @@ def train(
 
 def logits_of(net: nn.Module, images: torch.Tensor, dtype: torch.dtype, device: str = "cpu") -> torch.Tensor:
     """Finite logits (n, classes), float32 on the CPU, of a network that lies on ``device`` in ``dtype``."""
+    found = []
     with torch.inference_mode():
-        batches = [net(batch.to(device, dtype)).logits.float().cpu() for batch in torch.split(images, BATCH)]
-    logits = torch.cat(batches)
+        for batch in torch.split(images, BATCH):
+            found.append(net(batch.to(device, dtype)).logits.float().cpu())
+            freed_memory.give_back()
+    logits = torch.cat(found)
     if not torch.isfinite(logits).all():
         raise StudyError(f"logits of {type(net).__name__}", "not finite", "train it again, or leave the precision out")
     return logits

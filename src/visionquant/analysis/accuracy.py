@@ -60,8 +60,8 @@ class Judge:
         return self._judged(evaluated)
 
     def probed(self, probes: Iterable[Probe]) -> Iterator[Figure]:
-        """Models with trained weights, through heads that were fitted on FP32's features."""
-        evaluated = []
+        """Models with trained weights, through heads of FP32's features; ``own_head_``: of the precision's own."""
+        evaluated, refitted = [], []
         for one in probes:
             right = {name: np.equal(answers.classes, one.labels) for name, answers in one.precisions.items()}
             base, n = one.precisions.get(BASELINE), len(one.labels)
@@ -78,7 +78,13 @@ class Judge:
                     Estimate("memory_stored_weights", answers.stored_weights / MIB),
                 ]
                 evaluated.append((probe_name(one), name, found, self._against(right, name)))
-        return self._judged(evaluated)
+                if answers.own_head:
+                    own = np.equal(answers.own_head, one.labels)
+                    contrast = self._against(right | {name: own}, name)
+                    refitted.append((probe_name(one), name, [share(own, self._confidence)], contrast))
+        yield from self._judged(evaluated)
+        for network, name, figure in self._judged(refitted):
+            yield network, name, replace(figure, quantity=f"own_head_{figure.quantity}")
 
     def pretrained(self, judged: Iterable[LabelledResult]) -> Iterator[Figure]:
         """Models with pretrained weights on the reader's images; without a head no top-1, no top-5, no contrast.

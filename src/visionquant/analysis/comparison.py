@@ -11,6 +11,7 @@ Source: B. L. Welch, Biometrika 34 (1947) 28, on the logs of both sides.
 """
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -23,6 +24,7 @@ from visionquant.analysis.estimators import ONE_ROUND, logs
 from visionquant.analysis.study import BASELINE, MachineSet, Study
 from visionquant.analysis.verdicts import decide, grounds
 from visionquant.core.errors import StudyError
+from visionquant.core.machine import HARDWARE
 from visionquant.records.cell import Cell
 from visionquant.records.record import Record
 
@@ -31,6 +33,7 @@ WORDS: dict[str, AgreementWord] = {
     "SAME": "agrees", "FASTER": "differs", "SLOWER": "differs", "UNDECIDED": "undecided",
 }  # fmt: skip
 Key = tuple[str, str, int]
+VERSIONS = ("driver", "cuda_driver", "python", "torch", "transformers")
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,22 @@ def set_named(study: Study, name: str) -> MachineSet:
     if name not in held:
         raise StudyError(f"compare: {name}", "no set of records has this name", f"sets: {', '.join(held) or 'none'}")
     return held[name]
+
+
+def by_versions(study: Study) -> Iterator[tuple[MachineSet, MachineSet, list[str]]]:
+    """Each set with the next one of the same hardware in time, where versions differ, and which do."""
+    last: dict[object, MachineSet] = {}
+    timed = [run for run in study.shown if run.environment and run.rounds]
+    for run in sorted(timed, key=lambda one: min(each.started_at or "" for each in one.rounds)):
+        here = run.environment
+        assert here is not None
+        key = tuple(getattr(here, name) for name in (*HARDWARE, "cpu_isa"))
+        before = last.get(key)
+        if before and before.environment:
+            names = {*VERSIONS, *here.libraries, *before.environment.libraries}
+            if changed := here.differs_from(before.environment, sorted(names)):
+                yield before, run, changed
+        last[key] = run
 
 
 def compare(study: Study, a: MachineSet, b: MachineSet) -> list[Agreement]:

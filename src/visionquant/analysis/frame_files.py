@@ -1,14 +1,15 @@
-"""The frame as files: ``cells.csv`` and ``missing.csv``, the headline figures for `dvc plots`, and ``metrics.json``.
+"""The frame as files: ``cells.csv`` and ``missing.csv``, the headline figures for `dvc plots`, and JSON of both.
 
 ``cells.csv`` has a row a figure, with its unit and the weights that it was measured on; ``missing.csv`` says what is
-missing and why: quantities and batch sizes of a pair that share a reason share a row, divided by spaces. The bytes
+missing and why: quantities and batch sizes of a pair that share a reason share a row, divided by spaces.
+``results.json`` holds both, as ``data/schemas/results.schema.json`` says, and ``metrics.json`` the headline. The bytes
 depend on settings, records and published figures only.
 """
 
 import json
 from collections import defaultdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -26,21 +27,63 @@ HEADLINE = {
     "memory_stored_weights": "stored_mib", "cosine": "cosine",
 }  # fmt: skip
 REASON = [*CELL, "quantity", "status", "reason"]
+SCHEMA = "../data/schemas/results.schema.json"  # from reports/
+
+
+def figures(study: "Study") -> pd.DataFrame:
+    """The rows that have a value, with unit and the kind of weights that they were measured on ("": none)."""
+    cells = study.cells
+    weights = {(one.source, *pair): r.settings.weights.kind for one in study.sets for pair, r in one.records.items()}
+    pairs = cells[CELL[:3]].itertuples(index=False, name=None)
+    return cells[COLUMNS].assign(
+        n=cells.n.where(cells.n > 0).astype("Int64"),
+        unit=[quantity(name).unit for name in cells.quantity],
+        weights=[weights.get(pair, "") for pair in pairs],
+    )
+
+
+def missing(study: "Study") -> pd.DataFrame:
+    """What is missing and why; quantities and batch sizes of a pair that share a reason, divided by spaces."""
+    found = study.missing[REASON].astype({"batch_size": str})
+    for name in ("quantity", "batch_size"):
+        others = [one for one in REASON if one != name]
+        found = found.groupby(others, sort=False)[name].agg(" ".join).reset_index()
+    return found[REASON]
+
+
+def as_json(study: "Study") -> dict[str, dict[str, Any]]:
+    """Each source with what stands behind it, and its ``figures`` and ``missing`` as ``columns`` and ``rows``."""
+    absent = missing(study)
+    absent = absent.assign(
+        quantities=absent.quantity.str.split(" "),
+        batch_sizes=absent.batch_size.map(lambda sizes: [*map(int, sizes.split(" "))]),
+    )[["source", "model", "precision", "quantities", "batch_sizes", "status", "reason"]]
+    found, weights = figures(study), {one.source: one.weights for one in study.sets}
+    return {
+        source: {
+            "about": about,
+            "weights": weights.get(source, ""),
+            "figures": _split(found[found.source == source]),
+            "missing": _split(absent[absent.source == source]),
+        }
+        for source, about in provenance.sources(study).items()
+    }
+
+
+def _split(table: pd.DataFrame) -> dict[str, list[Any]]:
+    """Columns and rows of one source, without its name; None where there is no value."""
+    own = table.drop(columns="source")
+    return {"columns": [*own], "rows": own.astype(object).where(own.notna(), None).to_numpy().tolist()}
+
+
+def dumped(value: object) -> str:
+    """JSON with a line a row."""
+    return json.dumps(value, separators=(",", ":")).replace('],["', '],\n["')
 
 
 def contents(study: "Study") -> dict[Path, str]:
     """Every file with what belongs into it; the stage `analyse` writes them."""
-    cells, missing, measured = study.cells, study.missing[REASON].astype({"batch_size": str}), study.measured
-    weights = {(one.source, *pair): r.settings.weights.kind for one in study.sets for pair, r in one.records.items()}
-    pairs = cells[CELL[:3]].itertuples(index=False, name=None)
-    cells = cells[COLUMNS].drop(columns="status").assign(
-        n=cells.n.where(cells.n > 0).astype("Int64"),
-        unit=[quantity(name).unit for name in cells.quantity],
-        weights=[weights.get(pair, "") for pair in pairs],
-    )  # fmt: skip
-    for name in ("quantity", "batch_size"):
-        others = [one for one in REASON if one != name]
-        missing = missing.groupby(others, sort=False)[name].agg(" ".join).reset_index()
+    measured = study.measured
     plotted, by_model = {}, defaultdict[str, dict[str, object]](dict)
     for pair in study.params.pairs():
         found = {short: study.value(measured.source, *pair, 1, name) for name, short in HEADLINE.items()}
@@ -54,9 +97,14 @@ def contents(study: "Study") -> dict[Path, str]:
         "cells": provenance.counts(study, measured),
         "batch_size_1": by_model,
     }
-    tables = {"cells": cells, "missing": missing[REASON], "headline": headline}
+    tables = {"cells": figures(study).drop(columns="status"), "missing": missing(study), "headline": headline}
     files = {study.project.tables / f"{name}.csv": str(table.to_csv(index=False)) for name, table in tables.items()}
-    return files | {study.project.reports / "metrics.json": json.dumps(metrics, indent=1) + "\n"}
+    results = {"$schema": SCHEMA, "title": study.params.report.title, "sources": as_json(study)}
+    reports = study.project.reports
+    return files | {
+        reports / "metrics.json": json.dumps(metrics, indent=1) + "\n",
+        reports / "results.json": dumped(results) + "\n",
+    }
 
 
 def read(project: Project) -> pd.DataFrame:

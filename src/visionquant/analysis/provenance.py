@@ -5,6 +5,7 @@ import json
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from visionquant.analysis.frame import ARITHMETIC, PUBLISHED
 from visionquant.core.files import code_sha256, sha256
 from visionquant.core.paths import LOCAL, PACKAGE, Project
 from visionquant.records import archive
@@ -49,11 +50,21 @@ def describe(machine_set: MachineSet) -> str:
     return f"{one.label}: {environment.title}; {one.weights} weights; measuring code {one.code}"
 
 
+def published(study: "Study") -> str:
+    """One line: the published machine."""
+    setup = study.published.setup
+    return f"published: {setup.get('gpu', 'unknown GPU')}, torch {setup.get('torch', 'unknown')}"
+
+
+def sources(study: "Study") -> dict[str, str]:
+    """Every source of the frame with a line on what stands behind it."""
+    others = {PUBLISHED: published(study), ARITHMETIC: "arithmetic: from parameter counts, no model loaded"}
+    return others | {one.source: describe(one) for one in study.sets}
+
+
 def line(study: "Study") -> str:
     """What stands behind the measured columns, set by set, with the published machine first."""
-    setup = study.published.setup
-    published = f"published: {setup.get('gpu', 'unknown GPU')}, torch {setup.get('torch', 'unknown')}"
-    return _capital(published) + ". " + ". ".join(_capital(describe(one)) for one in study.shown) + "."
+    return ". ".join(map(_capital, (published(study), *map(describe, study.shown)))) + "."
 
 
 def warnings(study: "Study") -> tuple[str, ...]:

@@ -13,6 +13,7 @@ import pandas as pd
 
 from visionquant.analysis import frame, frame_files, published
 from visionquant.analysis.estimators import Estimate
+from visionquant.core.errors import StudyError
 from visionquant.core.paths import LOCAL as LOCAL
 from visionquant.core.paths import Project
 from visionquant.core.quantities import MIB
@@ -21,7 +22,7 @@ from visionquant.records.machine_set import BASELINE as BASELINE
 from visionquant.records.machine_set import MachineSet as MachineSet
 from visionquant.settings import params as parameters
 from visionquant.settings.params import Params
-from visionquant.settings.precision import Int8Precision, MixedPrecision, OnnxRuntimePrecision
+from visionquant.settings.precision import GRAPHS, Int8Precision, MixedPrecision
 from visionquant.weights import architectures
 
 
@@ -93,7 +94,7 @@ class Study:
     @property
     def local(self) -> MachineSet:
         """This machine's set, empty or not."""
-        return next(one for one in self.sets if one.source == LOCAL)
+        return next((one for one in self.sets if one.source == LOCAL), MachineSet(LOCAL, {}))
 
     @property
     def shown(self) -> tuple[MachineSet, ...]:
@@ -119,9 +120,9 @@ class Study:
     def precisions(self) -> tuple[str, ...]:
         """The published precisions, then those that the study or a set adds, without those with tables of their own.
 
-        These are INT8's bracket, mixed policies, and graphs of ONNX Runtime.
+        These are INT8's bracket, mixed policies, and graphs of ONNX Runtime and OpenVINO.
         """
-        apart = {*self.bracket, *self.of_kind(MixedPrecision), *self.of_kind(OnnxRuntimePrecision)}
+        apart = {*self.bracket, *self.of_kind(MixedPrecision), *self.of_kind(*GRAPHS)}
         added = {pair[1] for one in self.sets for pair in one.records} - apart
         return tuple(dict.fromkeys([*published.PRECISIONS.values(), *self.params.study.precisions, *sorted(added)]))
 
@@ -135,9 +136,9 @@ class Study:
         """INT8 as published and INT8 with other thresholds or with planted outliers, as params.yaml has them."""
         return self.of_kind(Int8Precision)
 
-    def of_kind(self, kind: type) -> tuple[str, ...]:
-        """The rows of ``precisions`` in params.yaml that are of a kind."""
-        return tuple(name for name, row in self.params.precisions.items() if isinstance(row, kind))
+    def of_kind(self, *kinds: type) -> tuple[str, ...]:
+        """The rows of ``precisions`` in params.yaml that are of one of these kinds."""
+        return tuple(name for name, row in self.params.precisions.items() if isinstance(row, kinds))
 
     @property
     def families(self) -> dict[str, tuple[str, ...]]:
@@ -149,7 +150,7 @@ class Study:
         return {
             "speedup_in_bracket": self.bracket,
             "speedup_of_policies": (*beside, *self.of_kind(MixedPrecision)),
-            "speedup_of_graphs": (*beside[1:], *self.of_kind(OnnxRuntimePrecision)),
+            "speedup_of_graphs": (*beside[1:], *self.of_kind(*GRAPHS)),
         }
 
     @property
@@ -196,13 +197,18 @@ class Study:
         return architectures.facts(self.project, model)
 
 
-def gather(project: Project, params: Params) -> Study:
+def gather(project: Project, params: Params, local: bool = True) -> Study:
     """Open the study's evidence; its frame is computed when it is first asked for.
 
+    Args:
+        local: with this machine's, else of the named machines alone.
+
     Raises:
-        StudyError: a record or a published table is broken, or a set mixes machines.
+        StudyError: a record or a published table is broken, a set mixes machines, or none is named.
     """
-    asked, sets = set(params.pairs()), archive.machines(project, params)
+    asked, sets = set(params.pairs()), archive.machines(project, params) if local else archive.recorded(project)
+    if not sets:
+        raise StudyError("data/machines", "no machine is recorded there", "run `visionquant record --platform NAME`")
     fullest = max(sets, key=lambda one: (len(asked & set(one.records)), bool(one.records)))
     rest = sorted((one for one in sets if one is not fullest), key=lambda one: one.source == LOCAL and not one.records)
     return Study(project, params, published.load(project), (fullest, *rest))

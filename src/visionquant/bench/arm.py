@@ -155,7 +155,7 @@ def serve(source: BenchModel, arms: Sequence[Arm], idle: telemetry.Idle | None) 
         each, is_kernel = of(name, batch_size), by_name[name].row is None
         # In the discarded pass the threads of the arm before still spin for milliseconds, which disturbs no timed one.
         readings = list[host.Reading]()
-        fewest, fill_ms = (1, kernels.FILL_MS) if is_kernel else (protocol.slot_passes, protocol.slot_ms)
+        fewest, fill_ms = (kernels.FEWEST, kernels.FILL_MS) if is_kernel else (protocol.slot_passes, protocol.slot_ms)
         seen = time_slot(
             each.step, clock, fewest, fill_ms, discard, each.look, lambda: readings.append(host.Reading.now())
         )

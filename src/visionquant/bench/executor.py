@@ -1,11 +1,12 @@
-"""Commands that leave verified records, run by an executor: here as processes, scripted in tests, on a cluster later.
+"""Commands that leave verified records, run by an executor: here as processes, on a cluster as its jobs.
 
-A task is a command line that measures one model's group of a matrix (later a round of it): what is compared never comes
+A task is a command line that measures one model's group of a matrix, or a round of it: what is compared never comes
 from two machines. An executor starts, watches and ends commands and no more: whether one has done its work is told by
 the records that it left, never by an exit code or a scheduler's word. How it measures, forks included, is its affair.
 """
 
 import itertools
+import math
 import signal
 import subprocess
 import time
@@ -99,31 +100,63 @@ class Local:
 
 def run(
     executor: Executor,
-    tasks: Mapping[Matrix, Sequence[str]],
-    fault_of: Callable[[Matrix], str],
+    tasks: Mapping[str, Sequence[str]],
+    fault_of: Callable[[str], str],
     tell: Callable[[str], None] = lambda line: None,
     poll_s: float = 1.0,
-) -> dict[Matrix, str]:
-    """Submit the command of each part of a study and wait for all; what is under way is cancelled at an interruption.
+    attempts: int = 1,
+    jobs: dict[str, list[Job]] | None = None,
+    keep: Callable[[], None] = lambda: None,
+    polls: float = math.inf,
+) -> dict[str, str]:
+    """Submit the command of each task and wait for all; what is under way is cancelled at an interruption.
 
-    ``fault_of`` is :func:`record_fault`; ``tell`` takes a line on each part that has ended. Returns of each part that
-    left no valid records what is wrong, and the last line of its log.
+    Args:
+        fault_of: what is wrong with the records that a task is to leave, e.g. :func:`record_fault`.
+        tell: takes a line on each task that has ended.
+        attempts: how often a task is submitted at most.
+        jobs: of each task those submitted before, the last of which is waited for; new ones are added.
+        keep: called at each change of ``jobs``.
+        polls: how often every job is looked at, at most.
+
+    Returns of each task that left no valid records in so many attempts what is wrong, and the last line of its log.
+
+    Raises:
+        StudyError: the executor can't be asked; what it runs goes on.
     """
-    jobs, faults = dict[Matrix, Job](), dict[Matrix, str]()
+    jobs, faults, waiting = {} if jobs is None else jobs, dict[str, str](), dict[str, Job]()
+
+    def submit(task: str) -> None:
+        waiting[task] = executor.submit(tasks[task])
+        jobs.setdefault(task, []).append(waiting[task])
+        keep()
+
     try:
-        for part, command in tasks.items():
-            jobs[part] = executor.submit(command)
-        while jobs:
-            for part, job in [(part, job) for part, job in jobs.items() if executor.poll(job) == "ended"]:
-                del jobs[part]
-                if fault := fault_of(part):
+        for task in tasks:
+            if jobs.get(task):
+                waiting[task] = jobs[task][-1]
+            else:
+                submit(task)
+        while waiting and polls > 0:
+            for task, job in [(task, job) for task, job in waiting.items() if executor.poll(job) == "ended"]:
+                del waiting[task]
+                fault, again = fault_of(task), ""
+                if fault:
                     last = executor.log(job).strip().rpartition("\n")[2]
-                    faults[part] = f"{fault}; {last or 'its log is empty'}"
-                tell(f"{' '.join(part.models)}: {faults.get(part, 'measured')}")
-            time.sleep(poll_s if jobs else 0.0)
-    finally:
-        for job in jobs.values():
-            executor.cancel(job)
+                    fault = f"{fault}; {last or 'its log is empty'}"
+                    if len(jobs[task]) < attempts:
+                        submit(task)
+                        again = "; submitted again"
+                    else:
+                        faults[task] = fault
+                tell(f"{task}: {fault or 'measured'}{again}")
+            polls -= 1
+            time.sleep(poll_s if waiting and polls > 0 else 0.0)
+    except BaseException as error:
+        if not isinstance(error, StudyError):
+            for job in waiting.values():
+                executor.cancel(job)
+        raise
     return faults
 
 

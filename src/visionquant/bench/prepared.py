@@ -264,7 +264,8 @@ def network_of(source: BenchModel, precision: str, row: PrecisionRow, image: tor
     """The network in a precision on the device: as it was kept, else converted from the FP32 weights again."""
     if row != FP32 and source.kept(precision).is_file():
         return _read(source.kept(precision))
-    net, backend = _read(source.kept(BASELINE)), convert.backend_of(row.engine)
+    # What is converted leaves nothing of the file in memory, so it is not copied there first; FP32 runs from a copy.
+    net, backend = _read(source.kept(BASELINE), mapped=row != FP32), convert.backend_of(row.engine)
     backend.plant_outliers(net, row, image)
     return backend.proved(net, row, source.device.kind, shape_of(image)).net
 
@@ -285,8 +286,8 @@ def _keep(net: nn.Module, path: Path) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _read(path: Path) -> nn.Module:
-    net: nn.Module = torch.load(path, weights_only=False)  # of this machine's own folder
+def _read(path: Path, mapped: bool = False) -> nn.Module:
+    net: nn.Module = torch.load(path, weights_only=False, mmap=mapped)  # of this machine's own folder
     return net.eval()
 
 

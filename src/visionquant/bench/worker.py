@@ -12,10 +12,11 @@ import pickle
 import re
 import signal
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any, Literal, TypeVar, cast
@@ -95,7 +96,8 @@ class Worker:
         self._stacks = os.memfd_create("stacks")  # where the process stands, if it has to be ended
         parent = os.getpid()
         try:
-            self._child = os.fork()
+            with _interrupts_noted() as interrupts:
+                self._child = os.fork()
         except OSError as error:
             raise Failed("out_of_memory", f"no process could be started: {error.strerror}") from None
         if self._child == 0:
@@ -112,6 +114,8 @@ class Worker:
             finally:
                 os._exit(code)
         there.close()
+        if interrupts:
+            signal.raise_signal(signal.SIGINT)
 
     def call(self, request: Any, limit_s: float = LONGEST_S) -> Any:
         """Send ``request`` and wait for its answer, for ``limit_s`` at most.
@@ -168,6 +172,20 @@ class Worker:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+@contextmanager
+def _interrupts_noted() -> Iterator[list[int]]:
+    """Interrupts that arrive meanwhile, in a list: raised inside a hook that runs at a fork, Python would drop them."""
+    noted: list[int] = []
+    if threading.current_thread() is not threading.main_thread():  # no interrupt is ever raised there
+        yield noted
+        return
+    before = signal.signal(signal.SIGINT, lambda number, _: noted.append(number))
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def classify(error: BaseException) -> Cause | None:

@@ -7,7 +7,7 @@ that ``--help`` and the environment probe answer at once.
 import io
 import sys
 
-from visionquant.cli import allocating, deploying, measuring, reporting  # noqa: F401 they register their verbs
+from visionquant.cli import allocating, deploying, measuring, reporting, sweeping  # noqa: F401 each registers verbs
 from visionquant.cli.common import app, ending
 from visionquant.core.errors import StudyError
 

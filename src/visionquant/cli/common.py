@@ -47,7 +47,7 @@ OneModel = Annotated[str | None, typer.Option("--model", help="A row of `models`
 OneNetwork = Annotated[str | None, typer.Option("--network", help="Or a row of `training.networks`, trained here.")]
 Folder = Annotated[Path, typer.Option("--to", help="The folder to write; it must not be there yet.")]
 Repo = Annotated[str, typer.Argument(help="OWNER/NAME on the store at HF_ENDPOINT.")]
-Set = Annotated[str, typer.Argument(help='"local", or a machine of data/machines.')]
+Set = Annotated[str | None, typer.Argument(help='"local", or a machine of data/machines.')]
 Network = Annotated[str, typer.Option("--network", help="A row of `training.networks` in params.yaml.")]
 AllFolds = Annotated[bool, typer.Option("--all-folds", help="Every fold, not only those of training.run.")]
 Again = Annotated[bool, typer.Option("--again", help="Measure anew what is already measured.")]

@@ -6,17 +6,13 @@ import operator
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import replace
-from functools import partial
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import visionquant.cli.common as common
 from visionquant.cli.common import machine_of, verb
-from visionquant.core import files, lock, machine, processors
-from visionquant.core.errors import StudyError
+from visionquant.core import files, machine, processors
 from visionquant.core.paths import Project
 from visionquant.records import outcomes
 from visionquant.records import record as records
@@ -25,7 +21,6 @@ from visionquant.weights import sources as weights
 from visionquant.weights.package import Compare
 
 if TYPE_CHECKING:
-    from visionquant.bench.command import Matrix
     from visionquant.bench.sampling import Outcome
 
 Platform = Annotated[str, typer.Option("--platform", help="A name for this machine, e.g. rtx-4090.")]
@@ -33,8 +28,7 @@ Partial = Annotated[bool, typer.Option("--partial", help="Though pairs of the st
 Rounds = Annotated[int | None, typer.Option(min=1, help="Stop once every pair at batch size 1 has so many rounds.")]
 Retry = Annotated[bool, typer.Option("--retry", help="Try again what was busy, out of memory or failed.")]
 Minutes = Annotated[float, typer.Option(min=0, help="Stop after so long, exit code 75; the same command goes on.")]
-PROGRAM = (sys.executable, "-c", "from visionquant.cli import main; main()")
-RUNS, TIME_IS_UP = 3, 75  # tries of what waits for a quieter machine; an exit code
+TIME_IS_UP = 75  # an exit code
 
 
 @verb("write")
@@ -90,11 +84,11 @@ def sample(
     matrix = Matrix.of(params, model, precision, batch_size, again)
     command = Command(Lines(), until_s=time.monotonic() + 60 * minutes, rounds=rounds, retry=retry)
     outcome = sampling.sample(project, params, matrix, command)
-    _tell(project, params, outcome)
-    _require_time(outcome, minutes, command.until_s)
+    tell(project, params, outcome)
+    require_time(outcome, minutes, command.until_s)
 
 
-def _tell(project: Project, params: Params, outcome: "Outcome") -> None:
+def tell(project: Project, params: Params, outcome: "Outcome") -> None:
     """Say how much was measured, what waits for another run, and what helps where a core is taken."""
     nothing = "nothing was measured: all samples are there" + (" that this machine gives now" if outcome.wait else "")
     print(f"{outcome.rounds} rounds measured" if outcome.rounds else f"{nothing}; --again takes them anew")
@@ -109,7 +103,8 @@ def _tell(project: Project, params: Params, outcome: "Outcome") -> None:
         print(f"{trap}; --set protocols.{params.study.protocol}.threads={cores - 1} leaves it one")
 
 
-def _require_time(outcome: "Outcome", minutes: float, until_s: float) -> None:
+def require_time(outcome: "Outcome", minutes: float, until_s: float) -> None:
+    """End with ``TIME_IS_UP`` where the time was over before all was measured."""
     if not outcome.complete and time.monotonic() >= until_s:
         print(f"visionquant: {minutes:g} minutes are over; the same command goes on from here", file=sys.stderr)
         raise SystemExit(TIME_IS_UP)
@@ -138,81 +133,6 @@ def measure(
         print(line(records.write(project.record(*pair))))
     if not keep_going:
         common.require_none_failed(project, pairs)
-
-
-@common.app.command()
-def sweep(
-    model: common.Models = None,
-    precision: common.Precisions = None,
-    batch_size: common.BatchSizes = None,
-    all_models: Annotated[bool, typer.Option("--all-models", help="Every model of study.models.")] = False,
-    all_precisions: Annotated[bool, typer.Option("--all-precisions", help="Every one of study.precisions.")] = False,
-    again: common.Again = False,
-    minutes: Minutes = math.inf,
-    executor: Annotated[
-        Literal["local"] | None, typer.Option(help="Measure each model by a command of its own, with a log of its own.")
-    ] = None,
-    overrides: common.Overrides = None,
-    results: common.Results = None,
-) -> None:
-    """Measure many pairs without DVC, e.g. `visionquant sweep --all-models --all-precisions`.
-
-    Exit code 3: all was tried, and a pair failed unexpectedly; its row says why.
-    """
-    from visionquant.bench import plan as plans
-    from visionquant.bench.command import Matrix
-
-    project, params = common.opened("submit", overrides, results)
-    models = common.chosen("model", model, all_models)
-    precisions = common.chosen("precision", precision, all_precisions)
-    matrix = Matrix.of(params, models, precisions, batch_size, again)
-    machine_of(params)
-    if executor is None:
-        _measure_here(project, params, matrix, minutes)
-    elif again or minutes < math.inf:
-        raise StudyError("sweep --executor", "it takes neither --again nor --minutes", "leave them out")
-    else:
-        print(f"plan: {plans.summary(plans.foreseen(project, params, matrix))}")
-        minutes_each = params.study.minutes and params.study.minutes / len(matrix.models)
-        shares = [*(overrides or ()), f"study.minutes={json.dumps(minutes_each)}"]
-        _submit(project, params, matrix, {"--set": shares, "--results": [results] if results else ()})
-    common.require_none_failed(project, matrix.pairs)
-
-
-def _measure_here(project: Project, params: Params, matrix: "Matrix", minutes: float) -> None:
-    """Weights, samples and records; what waits for a quieter machine is tried in three runs, with --minutes in one."""
-    from visionquant.bench import sampling
-    from visionquant.bench.command import Command
-    from visionquant.cli.progress import Lines, line
-
-    until_s, rounds = time.monotonic() + 60 * minutes, 0
-    with lock.held(project):
-        for run in range(RUNS if minutes == math.inf else 1):
-            command = Command(Lines(), until_s=until_s, retry=run > 0)
-            outcome = sampling.sweep(project, params, matrix, command)
-            matrix, rounds = replace(matrix, again=False), rounds + outcome.rounds
-            if not outcome.wait:
-                break
-        _tell(project, params, outcome._replace(rounds=rounds))
-        for pair in matrix.pairs:
-            if project.samples(*pair).is_file():
-                print(line(records.write(project.record(*pair))))
-    _require_time(outcome, minutes, until_s)
-
-
-def _submit(project: Project, params: Params, matrix: "Matrix", options: dict[str, Sequence[object]]) -> None:
-    """Measure each model by a command that an executor runs, and say which of them left no valid records."""
-    from visionquant.bench import executor as executors
-
-    logs = project.local / "jobs"
-    options = {"--precision": matrix.precisions, "--batch-size": matrix.batch_sizes, **options}
-    words = [word for option, values in options.items() for value in values for word in (option, str(value))]
-    tasks = {part: [*PROGRAM, "sweep", "--model", *part.models, *words] for part in matrix.by_model()}
-    fault_of = partial(executors.record_fault, project, params)
-    faults = executors.run(executors.Local(logs), tasks, fault_of, print)
-    for part, why in faults.items():
-        failed = f"{len(faults)} of {len(tasks)} models left no valid records, e.g. {part.models[0]}: {why}"
-        raise StudyError("sweep --executor", failed, f"see the logs in {project.shown(logs)}, then run it again")
 
 
 @verb("read")

@@ -1,6 +1,7 @@
 """What a person sees of measuring: a line a round, and a line for each record."""
 
 import statistics
+import time
 from collections.abc import Mapping
 
 from visionquant.bench.command import Observer
@@ -8,7 +9,10 @@ from visionquant.records.record import Record
 
 
 class Lines(Observer):
-    """A line for each round, with medians in milliseconds and the time left, and for what comes before one."""
+    """A line for each round: medians in milliseconds, how much is done, the time left; and for what precedes one."""
+
+    def __init__(self) -> None:
+        self._since_s = time.monotonic()
 
     def preparing(self, model: str) -> None:
         _say(f"{model}: is loaded and converted")
@@ -21,7 +25,9 @@ class Lines(Observer):
     ) -> None:
         times = ", ".join(f"{arm} {ms:.2f}" for arm, ms in medians_ms.items()) + " ms" if medians_ms else "no figures"
         left = f"about {left_s / 60:.0f} min left" if left_s >= 30 else f"{left_s:.0f} s left"
-        _say(f"{model} batch {batch_size}, round {number} of {max(number, planned)}: {times}; {left}")
+        spent_s = time.monotonic() - self._since_s
+        done = f"{100 * spent_s / (spent_s + max(0.0, left_s)):.0f} % done"
+        _say(f"{model} batch {batch_size}, round {number} of {max(number, planned)}: {times}; {done}, {left}")
 
 
 def _say(line: str) -> None:

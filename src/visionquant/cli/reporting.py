@@ -1,7 +1,8 @@
 """The verbs that derive, judge, render and check; none of them measures."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -17,12 +18,12 @@ if TYPE_CHECKING:
 
 @verb("analyse")
 def analyse(study: "Study") -> None:
-    """Derive reports/tables/*.csv and reports/metrics.json from the records."""
+    """Derive reports/tables/*.csv, results.json and metrics.json from the records."""
     from visionquant.analysis import frame_files
 
     for path, content in frame_files.contents(study).items():
         files.save(path, content)
-    print("reports/tables, reports/metrics.json")
+    print("reports/tables, reports/results.json, reports/metrics.json")
 
 
 @verb("analyse")
@@ -91,6 +92,40 @@ def report(project: Project, params: Params) -> None:
     print(site.build_site(project, params).relative_to(project.root))
 
 
+@verb("read")
+def pdf(
+    project: Project,
+    params: Params,
+    output: Annotated[Path | None, typer.Option("--output", metavar="FILE", help="reports/supplement.pdf.")] = None,
+) -> None:
+    """Print the supplement's page as a PDF, by a browser that is installed here."""
+    from visionquant.report import pdf as printing
+
+    found = printing.save_pdf(project.reports / "supplement.html", output or project.reports / "supplement.pdf")
+    print(project.shown(found))
+
+
+@verb("read")
+def metadata(
+    project: Project,
+    params: Params,
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; exit code 1 where a file differs.")] = False,
+) -> None:
+    """Write what others cite and review: citation, schemas, data dictionary, ARTIFACT.md, codecheck.yml."""
+    from visionquant.analysis.study import gather
+    from visionquant.report import artifact
+    from visionquant.report import metadata as repository
+
+    made = repository.contents(project) | artifact.contents(gather(project, params, local=False))
+    differing = repository.differing(made)
+    if check and differing:
+        named = ", ".join(map(project.shown, differing))
+        raise StudyError("metadata", f"not what would be written: {named}", "run `visionquant metadata`")
+    for path in differing:
+        files.save(path, made[path])
+    print(f"{len(differing)} files written" if differing else "all files are as they would be written")
+
+
 @verb("analyse")
 def validate(study: "Study") -> None:
     """Judge the supplement's three expected metrics; exit code 1 only where comparable figures refute one."""
@@ -103,17 +138,41 @@ def validate(study: "Study") -> None:
 
 
 @verb("analyse")
-def compare(study: "Study", a: Set, b: Annotated[str, typer.Argument(help="The set to compare it with.")]) -> None:
+def compare(
+    study: "Study",
+    a: Set = None,
+    b: Annotated[str | None, typer.Argument(help="The set to compare it with.")] = None,
+    by: Annotated[
+        Literal["versions"] | None, typer.Option(help="Each set with the next of the same hardware in other versions.")
+    ] = None,
+) -> None:
     """Say per cell whether two sets of records agree, with ratio and interval, and how many do."""
     from visionquant.analysis import comparison
 
-    cells = comparison.compare(study, comparison.set_named(study, a), comparison.set_named(study, b))
-    print("\n".join([*(cell.text for cell in cells), comparison.counted(cells)]))
+    if by and not a:
+        pairs = [*comparison.by_versions(study)]
+        if not pairs:
+            print("no two sets of the same hardware have other versions")
+    elif a and b and not by:
+        pairs = [(comparison.set_named(study, a), comparison.set_named(study, b), [])]
+    else:
+        raise StudyError("compare", "it takes two sets, or --by versions", "see `visionquant compare --help`")
+    for one, other, changed in pairs:
+        if changed:
+            print(f"{one.label} over {other.label}: {'; '.join(changed)}")
+        cells = comparison.compare(study, one, other)
+        print("\n".join([*(cell.text for cell in cells), comparison.counted(cells)]))
 
 
 @verb("read")
-def verify(project: Project, params: Params) -> None:
+def verify(
+    project: Project,
+    params: Params,
+    evidence: Annotated[bool, typer.Option("--evidence", help="Only of data/machines: a contribution.")] = False,
+) -> None:
     """Prove that records, settings, code, tables, notebooks and pages belong together; exit code 1 where they don't."""
+    if evidence:
+        return _verify_evidence(project, params)
     from visionquant.bench.pair_fingerprint import measuring_sha256
     from visionquant.report import verify as verifying
 
@@ -121,12 +180,22 @@ def verify(project: Project, params: Params) -> None:
         print("\n".join(fault.text for fault in faults))
         raise StudyError("verify", f"{len(faults)} files do not belong", "run `dvc repro`, or restore them from git")
     print("records, settings, code, tables, notebooks and pages belong together")
+    return None
+
+
+def _verify_evidence(project: Project, params: Params) -> None:
+    """A line a named machine with its gates; a StudyError where a file is altered, foreign, missing or broken."""
+    from visionquant.analysis import platforms
+    from visionquant.analysis.study import gather
+
+    for one in platforms.summaries(gather(project, params, local=False)):
+        print(f"{one.run.name}: {one.kind}; {one.ok} of {one.cells} cells. {one.placebo.text} {one.halves.text}")
 
 
 @verb("analyse")
 def summary(study: "Study") -> None:
     """Say in five lines what was found and where the report is; exit code 3 where pairs failed unexpectedly."""
-    from visionquant.report.pages import index_page
+    from visionquant.report.pages import answer_page
 
-    print("\n".join(index_page.five_lines(study)))
+    print("\n".join(answer_page.five_lines(study)))
     require_none_failed(study.project, study.params.pairs())

@@ -31,7 +31,7 @@ QUANTITIES = {
         Quantity("speedup", "x", "Speedup over FP32", 2, "higher"),
         Quantity("speedup_in_bracket", "x", "Speedup over FP32, among INT8's rows", 2, "higher"),
         Quantity("speedup_of_policies", "x", "Speedup over FP32, among mixed policies", 2, "higher"),
-        Quantity("speedup_of_graphs", "x", "Speedup over FP32, among ONNX Runtime's rows", 2, "higher"),
+        Quantity("speedup_of_graphs", "x", "Speedup over FP32, among rows of graphs", 2, "higher"),
         Quantity("speedup_pooled", "x", "Speedup over FP32, variance pooled over models", 2, "higher"),
         Quantity("speedup_prediction", "x", "Speedup over FP32 in one more run", 2, "higher"),
         Quantity("placebo", "x", "FP32 over FP32 once more, in the same blocks", 3),
@@ -71,7 +71,8 @@ STATISTICS = ("mean", "median", "std", "min", "max", "p95")
 
 
 def quantity(name: str) -> Quantity:
-    """A quantity by name: also any percentile, and ``<quantity>_over_models_<statistic>``, that statistic over models.
+    """A quantity by name: also any percentile, ``own_head_<quantity>``, through a head fitted on the precision's own
+    features, and ``<quantity>_over_models_<statistic>``, that statistic over models.
 
     Raises:
         KeyError: there is no such quantity.
@@ -81,5 +82,7 @@ def quantity(name: str) -> Quantity:
         return replace(QUANTITIES["latency_p50"], name=name, label=f"{percentile[1]} latency")
     if over and statistic not in STATISTICS:
         raise KeyError(name)
-    inner = QUANTITIES[base]
+    inner = QUANTITIES[base.removeprefix("own_head_")]
+    if base.startswith("own_head_"):
+        inner = replace(inner, name=name, label=f"{inner.label}, head fitted on its own features")
     return replace(inner, name=name, label=f"{inner.label}, {statistic} over models") if over else inner

@@ -34,6 +34,11 @@ from visionquant.weights.sources import HubFile
 
 Device = Literal["cpu", "cuda"]
 ANEW = "export it again with this version"
+KEPT_HERE = {  # engines whose networks can't be stored, and why
+    "ort": "a graph of ONNX Runtime is no torch model",
+    "openvino": "a graph of OpenVINO is no torch model",
+    "hqq": "how HQQ packed its codes is not stored",
+}
 
 
 @dataclass(frozen=True)
@@ -60,8 +65,8 @@ def export_model(source: ModelSource, precision: str, device: Device, folder: Pa
     row = source.params.precisions[precision]
     if row.planted_outliers:
         raise StudyError(f"precision {precision}", "its outliers are planted to measure with", "export int8")
-    if row.engine == "ort":
-        raise StudyError(f"precision {precision}", "a graph of ONNX Runtime is no torch model", "export int8 or fp32")
+    if why := KEPT_HERE.get(row.engine):
+        raise StudyError(f"precision {precision}", why, "export int8 or fp32")
     torch_flags.quiet("cpu")
     net = convert.convert(source.build(), precision_on(row, device), "cpu")
     preprocessing = source.preprocessing.settings

@@ -15,7 +15,7 @@ from visionquant.settings.params import Params, known
 __all__ = ["Environment", "Params", "Project", "Row", "recipe"]  # what every recipe needs
 NAMES = (
     "calibration", "monitor", "validation", "onnxruntime", "serving", "half", "storage", "checkpointing", "compile",
-    "sensitivity",
+    "sensitivity", "clipping",
 )  # fmt: skip
 DIGITS = 6  # of a figure that are kept
 Row = dict[str, Value]

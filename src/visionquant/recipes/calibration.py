@@ -4,11 +4,12 @@ Of every fold with trained weights, calibration images are drawn from the part t
 held-out part is predicted. The first 1, 2, 4, ... images of a draw (a seeded order) are calibrated on, so each set
 holds the one before. Three accidents show what bad calibration does: an inverted image, or one whose pixels were left
 at 0 to 255, is added to the largest set of the first draw; a blank image is all that is calibrated on. SQNR is
-10 log10(sum of FP32's squared logits / sum of squared differences), over all images of all folds.
+10 log10(sum of FP32's squared logits / sum of squared differences), over all images of all folds. SmoothQuant and bias
+correction are tried with min-max on the largest set of each draw.
 """
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -21,6 +22,7 @@ from visionquant.settings.params import known
 
 SIZES = tuple(2**i for i in range(10))  # 1 to 512 images
 DRAWS = 5
+SMOOTH, CORRECTED = "min-max, SmoothQuant", "min-max, bias correction"
 BLANK = "a blank image and nothing else"
 INT8 = "int8"  # the row of `precisions` that is bitsandbytes' variant
 ACCIDENTS: dict[str, Callable[[torch.Tensor, float, float], torch.Tensor]] = {
@@ -55,23 +57,33 @@ def run(project: Project, params: Params, machine: Environment) -> Iterator[Row]
         for fold in folds:
             net = training.load_trained(project, params, network, fold)
             learned, held_out = (data.images[part] for part in split[fold])
-            for variant, result in calibrated_variants(net, learned, held_out, params, params.training.seed + fold):
+            seed = params.training.seed + fold
+            for variant, result in calibrated_variants(net, learned, held_out, params, seed, SIZES, DRAWS):
                 results.setdefault(variant, []).append(result)
         labels = torch.cat([data.labels[split[fold][1]] for fold in folds])
         base = torch.cat([logits for logits, _ in results[FP32]])
         for variant, parts in results.items():
-            figures = _compared(torch.cat([logits for logits, _ in parts]), base, labels)
+            figures = compared(torch.cat([logits for logits, _ in parts]), base, labels)
             named: Row = {"network": network, "folds": " ".join(map(str, folds)), **variant._asdict()}
             yield named | figures | {"quantised_layers": parts[0][1]}
 
 
 def calibrated_variants(
-    net: nn.Module, learned: torch.Tensor, held_out: torch.Tensor, params: Params, seed: int
+    net: nn.Module,
+    learned: torch.Tensor,
+    held_out: torch.Tensor,
+    params: Params,
+    seed: int,
+    sizes: Sequence[int],
+    draws: int,
+    accidents: bool = True,
 ) -> Iterator[tuple[CalibrationVariant, Result]]:
     """Every variant on the ``held_out`` images of one fold; ``learned`` are those that may be calibrated on."""
 
     def static(seen: static_int8.Observers | None) -> Result:
-        quantised = static_int8.quantise(net, seen)
+        return predicted(static_int8.quantise(net, seen))
+
+    def predicted(quantised: nn.Module) -> Result:
         return training.logits_of(quantised, held_out, torch.float32), static_int8.prove_int8(quantised)
 
     yield FP32, (training.logits_of(net, held_out, torch.float32), 0)
@@ -81,15 +93,24 @@ def calibrated_variants(
     yield CalibrationVariant("bitsandbytes"), (training.logits_of(bnb, held_out, convert.dtype_of(row, "cpu")), layers)
     yield CalibrationVariant("dynamic"), static(None)
     low, high = float(learned.min()), float(learned.max())
-    for draw in range(DRAWS):
+    sizes = [size for size in sizes if size <= len(learned)]
+    for draw in range(draws):
         order = torch.randperm(len(learned), generator=torch.Generator().manual_seed(1000 * seed + draw))
+        largest = torch.split(learned[order[: sizes[-1]]], training.BATCH)
+        channels = static_int8.channel_statistics(net, largest)
+        smooth = static_int8.calibrated(static_int8.smoothed(net, channels), largest, "min-max")
+        yield CalibrationVariant(SMOOTH, sizes[-1], draw), predicted(smooth)
         for statistic in static_int8.OBSERVERS:
             seen, before = static_int8.observers(net, statistic), 0
-            for size in (size for size in SIZES if size <= len(learned)):
+            for size in sizes:
                 static_int8.observe(net, torch.split(learned[order[before:size]], training.BATCH), seen)
                 yield CalibrationVariant(statistic, size, draw), static(seen)
                 before = size
-            if draw:
+            if statistic == "min-max":
+                corrected = static_int8.quantise(net, seen)
+                static_int8.correct_biases(corrected, net, channels)
+                yield CalibrationVariant(CORRECTED, before, draw), predicted(corrected)
+            if draw or not accidents:
                 continue
             for name, accident in ACCIDENTS.items():
                 spoilt = copy.deepcopy(seen)
@@ -100,7 +121,8 @@ def calibrated_variants(
             yield CalibrationVariant(statistic, 1, 0, BLANK), static(blank)
 
 
-def _compared(logits: torch.Tensor, base: torch.Tensor, labels: torch.Tensor) -> Row:
+def compared(logits: torch.Tensor, base: torch.Tensor, labels: torch.Tensor) -> Row:
+    """Images that are classified right, of n (``labels``), against FP32's logits ``base``, and SQNR in dB."""
     noise = float(((logits - base) ** 2).sum())
     right, right_base = logits.argmax(1) == labels, base.argmax(1) == labels
     only = {"only_fp32": int((right_base & ~right).sum()), "only_here": int((right & ~right_base).sum())}

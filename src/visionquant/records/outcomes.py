@@ -66,7 +66,8 @@ class ProbePredictions(Predictions):
     """One precision through heads that were fitted on FP32's features: a linear one, and the vote of ``neighbours``.
 
     ``cosine`` is the mean of its features with FP32's over the images, ``least_cosine`` the least; ``stored_weights``
-    are bytes, ``seconds`` those of its features. ``key`` is of all that decided it.
+    are bytes, ``seconds`` those of its features. ``key`` is of all that decided it. ``own_head``: the classes by a
+    linear head that was fitted on this precision's features, empty where none was.
     """
 
     key: str
@@ -75,6 +76,7 @@ class ProbePredictions(Predictions):
     least_cosine: float
     stored_weights: int
     seconds: float
+    own_head: tuple[int, ...] = ()
 
 
 class Probe(Frozen):
@@ -95,7 +97,8 @@ class Probe(Frozen):
     @model_validator(mode="after")
     def _as_many(self) -> Self:
         for name, row in self.precisions.items():
-            if not len(row.classes) == len(row.confidence) == len(row.neighbours) == len(self.labels):
+            answers = (row.classes, row.confidence, row.neighbours, row.own_head or row.classes)
+            if {*map(len, answers)} != {len(self.labels)}:
                 raise ValueError(f"{name} does not name every image once")
         return self
 

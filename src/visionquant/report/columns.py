@@ -22,10 +22,11 @@ PRINTED_PRECISIONS = tuple(PRECISIONS.values())
 
 
 def estimate(found: Estimate) -> Item:
-    """An estimate with its bounds, rounded as its quantity is; a verdict on it has its grounds in the tooltip."""
+    """An estimate with its bounds, in as many decimals as they support; the grounds of a verdict are in the tooltip."""
     note = f"n = {found.n}" if found.n else ""
     note += f"; {found.reason}" if found.verdict else ""
-    decimals, bounds = described(found.quantity).decimals, (found.low, found.high)
+    bounds = (found.low, found.high)
+    decimals = items.supported(described(found.quantity).decimals, *bounds)
     return number(found.value, decimals, found.reason, "", *bounds, note, found.verdict, found.status)
 
 
@@ -69,6 +70,18 @@ def columns_of(
     return block(group, names, lambda model, precision: boxes.at[model, precision], css)
 
 
+def beside(what: str, **sources: list[Column]) -> list[Column]:
+    """Columns of several sources next to each other: a group a precision, in it a column a source."""
+    names = dict.fromkeys(column.heading for found in sources.values() for column in found)
+    return [
+        replace(column, heading=source_.replace("_", " "), group=f"{name} {what}")
+        for name in names
+        for source_, found in sources.items()
+        for column in found
+        if column.heading == name
+    ]
+
+
 def for_pair(study: Study, run: MachineSet, heading: str, name: str, batch_size: int = 1) -> Column:
     """A quantity of a set as the column of a table with a row a (model, precision)."""
     return Column(heading, lambda pair: estimate(study.row(run.source, pair[0], pair[1], batch_size, name)), MEASURED)
@@ -96,6 +109,16 @@ def median(values: dict[str, float], decimals: int, status: str = "not_measured"
     found = estimators.summary(list(values.values()))
     middle, bounds = found["median"], " to ".join(fixed(found[name], decimals) for name in ("min", "max"))
     return Item(fixed(middle, decimals), items.key_of(middle), bounds, note=f"{len(values)} models", word=word)
+
+
+def machine(source_: str) -> str:
+    """What a reader calls the machine of a source."""
+    return "this machine" if source_ == LOCAL else source_.partition(":")[2] or source_
+
+
+def picks(source_: str, batch_size: int | None = None) -> tuple[tuple[str, str], ...]:
+    """By what a reader picks a table among those of its kind: the machine, and the batch size where it has one."""
+    return ("Machine", machine(source_)), *((("Batch size", str(batch_size)),) if batch_size else ())
 
 
 def named(name: str, label: str, study: Study, run: MachineSet) -> tuple[str, str]:
@@ -131,10 +154,10 @@ def recipe_tables(study: Study, spec: Spec) -> tuple[Table, ...]:
     recipe, tables = spec.recipe or spec.id, list[Table]()
     for source_, run in _runs(study, recipe).items():
         name = f"{spec.id}-{source_.replace(':', '-')}" if tables else spec.id
-        title = f"{spec.title}, {'this machine' if source_ == LOCAL else source_}"
+        title = f"{spec.title}, {machine(source_)}"
         rows = spec.rows(run, study.params.statistics)
         below = f"{run.environment.title}; weights: {run.weights}; `{run.command}`, {run.elapsed_s:.0f} s."
-        tables.append(build(name, title, spec.caption, spec.columns, rows, below, filters=spec.filters))
+        tables.append(build(name, title, spec.caption, spec.columns, rows, below, "", spec.filters, picks(source_)))
     stale = study.local.stale.get(f"recipes/{recipe}.json")
     why = f"{f'Stale ({stale})' if stale else 'Not run'}: `visionquant recipe {recipe}`."
     return tuple(tables) or (build(spec.id, spec.title, spec.caption, spec.columns, (), why),)

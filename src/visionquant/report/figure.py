@@ -5,7 +5,6 @@ Text and lines take the colour of their surroundings: they are drawn in one mark
 (https://sronpersonalpages.nl/~pault/), and a marker each, so that nothing rests on colour alone.
 """
 
-import hashlib
 import io
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -24,6 +23,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from visionquant.analysis.study import MachineSet, Study
 from visionquant.core import files
 from visionquant.report.items import precision_label
+from visionquant.report.plotted import Drawn, drawn
 from visionquant.report.table import Displayed, render
 
 Ends = tuple[float | None, float | None]
@@ -84,19 +84,29 @@ def looks(study: Study) -> Looks:
 
 @dataclass(frozen=True)
 class Figure:
-    """``alt`` says in words what is seen; ``source`` is the provenance of the measured marks."""
+    """``alt`` says in words how it is laid out; ``source`` is the provenance of the measured marks."""
 
     id: str
     title: str
     caption: str
     alt: str
     source: str
-    svg: str
+    drawn: Drawn
+
+    @property
+    def svg(self) -> str:
+        return self.drawn.svg
+
+    @property
+    def seen(self) -> str:
+        """How it is laid out, and what is seen."""
+        return f"{self.alt} {self.drawn.words or 'Nothing to show'}."
 
     def save(self, folder: str) -> Displayed:
-        """Write the file into ``folder`` and show it as ``../figures/ID.svg`` with caption, provenance and sha256."""
-        files.save(Path(folder) / f"{self.id}.svg", self.svg)
-        return Displayed(render("figure", self, hashlib.sha256(self.svg.encode()).hexdigest()))
+        """Write ``ID.svg`` and ``ID.csv`` into ``folder``; show the one, with links to both in ``../figures``."""
+        for kind, content in (("svg", self.svg), ("csv", self.drawn.csv)):
+            files.save(Path(folder) / f"{self.id}.{kind}", content)
+        return Displayed(render("figure", self))
 
 
 def draw(
@@ -107,8 +117,8 @@ def draw(
     key_columns: int = 0,
     labels: tuple[str, str] = ("", ""),
     **shared: Any,
-) -> str:
-    """An SVG of ``size`` inches in the house style; ``on`` draws on the axes, or on an array of ``panels`` of them.
+) -> Drawn:
+    """A drawing of ``size`` inches in the house style; ``on`` draws on the axes, or on an array of ``panels`` of them.
 
     ``keys`` is the legend, ``labels`` stand below and beside all panels; ``shared`` goes to ``Figure.subplots``.
     """
@@ -126,7 +136,8 @@ def draw(
             drawing.legend(handles=list(keys), loc="outside upper center", ncols=columns, fontsize=8)
         drawing.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
     svg = re.sub(r"<!--.*?-->\s*", "", buffer.getvalue().replace(INK, "currentColor"), flags=re.S)
-    return re.sub(r"(<svg [^>]*>)", rf"\1{STYLE}", svg, count=1)
+    svg = re.sub(r"(<svg [^>]*>)", rf"\1{STYLE}", svg, count=1)
+    return drawn(svg, drawing.axes, keys)
 
 
 def mark(
@@ -167,7 +178,7 @@ def dot_plot(
     line: float | None = None,
     band: tuple[float, float] | None = None,
     scale: Callable[[Axes], object] = lambda axes: None if axes.has_data() else empty(axes),
-) -> str:
+) -> Drawn:
     """A row a name, from top to bottom; in each a mark and an interval of every ``by``, ``step`` rows apart.
 
     ``line`` marks no difference, ``band`` what counts as none; ``scale`` is put on the axes after the dots.
@@ -200,7 +211,7 @@ def grid(
     columns: int = 4,
     key_columns: int = 0,
     **shared: Any,
-) -> str:
+) -> Drawn:
     """A panel a name; ``size`` is the width of all and the height of a row, ``above`` what the legend takes."""
     rows = max(1, -(-len(names) // columns))
 

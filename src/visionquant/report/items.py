@@ -4,6 +4,7 @@ A box keeps its number as sort key beside its text. What is missing is an em das
 never a zero, never an empty box.
 """
 
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from visionquant.analysis.published import Printed
 
 DASH, NOT_AVAILABLE = "—", "not available"
 TEXT, NUMBER, PUBLISHED, MEASURED = "text", "number", "number published", "number measured"
+FOLDED = "text folded"  # a column of details: on a page they unfold in the first box of their row
 CODES = {
     "not_measured": ("n/m", "not measured"),
     "not_available": ("n/a", "not available"),
@@ -29,6 +31,7 @@ CODES = {
 }
 
 MARKS = {"FASTER": "▲", "HIGHER": "▲", "SLOWER": "▼", "LOWER": "▼", "SAME": "=", "UNDECIDED": "○"}
+MARKS |= {"follows": "✓", "supported": "✓", "contradicted": "✗", "refuted": "✗", "underdetermined": "?"}  # of claims
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,15 @@ def missing(status: str, reason: str, css: str = "missing") -> Item:
 def key_of(value: float) -> float:
     """A sort key: nine digits, for the last ones of a figure differ between processors."""
     return float(f"{value:.9g}")
+
+
+def supported(decimals: int, low: float | None, high: float | None) -> int:
+    """As many of the decimals as an interval supports: of half its width one digit, or two up to 35.
+
+    That is the rounding of the Particle Data Group (Review of Particle Physics, introduction, 5.3).
+    """
+    half = 0.0 if low is None or high is None else (high - low) / 2
+    return max(0, min(decimals, -math.floor(math.log10(half / 3.55)))) if 0 < half < math.inf else decimals
 
 
 def fixed(value: float, decimals: int) -> str:

@@ -8,9 +8,11 @@ what it would be. Where one fails, its last good version stays, and the failed c
 import ast
 import hashlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import nbformat
 from nbformat import NotebookNode
@@ -23,6 +25,7 @@ from visionquant.core.paths import PACKAGE, Project
 from visionquant.settings.params import Params
 
 TIMEOUT_S = 600
+FORGET = "forget"  # tag of a last cell that empties the kernel for the next notebook
 
 
 def source_notebooks(project: Project) -> tuple[Path, ...]:
@@ -54,10 +57,12 @@ def execute(project: Project, params: Params, names: Sequence[str] | None = None
         raise StudyError(f"notebook {unknown[0]}", "there is none of that name", f"one of: {', '.join(known)}")
     evidence = provenance.evidence_digest(project, params)
     project.figures.mkdir(parents=True, exist_ok=True)
-    for name in names or known:
-        expected = stamp(known[name], evidence)
-        if names or not _is_current(project, known[name], expected):
-            _execute(project, known[name], expected)
+    stamps = {known[name]: stamp(known[name], evidence) for name in names or known}
+    todo = {path: new for path, new in stamps.items() if names or not _is_current(project, path, new)}
+    if todo:
+        with _kernel(project) as kernel:
+            for path, new in todo.items():
+                _execute(project, path, new, kernel)
     if not names:
         _remove_strays(project, {path.name for path in known.values()})
 
@@ -74,22 +79,22 @@ def stamp(source: Path, evidence: str) -> str:
 
 
 def linked_figures(notebook: NotebookNode) -> dict[str, str]:
-    """The figures that an executed notebook shows: file name to sha256."""
-    images = _Images()
+    """The figures that an executed notebook shows, and their data: file name to sha256."""
+    linked = _Linked()
     for output in (output for cell in notebook.cells for output in cell.get("outputs", ())):
-        images.feed(output.get("data", {}).get("text/html", ""))
-    return images.figures
+        linked.feed(output.get("data", {}).get("text/html", ""))
+    return linked.figures
 
 
-class _Images(HTMLParser):
+class _Linked(HTMLParser):
     def __init__(self) -> None:
         super().__init__()
         self.figures: dict[str, str] = {}
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         values = dict(attrs)
-        if tag == "img" and values.get("data-sha256"):
-            self.figures[Path(values["src"] or "").name] = values["data-sha256"] or ""
+        if digest := values.get("data-sha256"):
+            self.figures[Path(values.get("src") or values.get("href") or "").name] = digest
 
 
 def _imported(code: str) -> set[Path]:
@@ -136,23 +141,45 @@ def _remove_strays(project: Project, names: set[str]) -> None:
             path.unlink()
 
 
-def _execute(project: Project, path: Path, expected: str) -> None:
+@contextmanager
+def _kernel(project: Project) -> Iterator[Any]:
+    """One kernel for all notebooks: what they import takes longer than most of them; each ends by forgetting all."""
+    from nbclient import NotebookClient
+
+    quiet = ["--log-level=CRITICAL"]  # else it warns of TCP on loopback
+    client = NotebookClient(nbformat.v4.new_notebook(), kernel_name="python3", extra_arguments=quiet)
+    with client.setup_kernel(cwd=str(project.root)), ExitStack() as held:
+        kernel: Any = client.km
+        connect = kernel.client
+
+        def connected(**given: Any) -> Any:  # papermill leaves the connections of a kernel that is not its own open
+            made = connect(**given)
+            held.callback(made.stop_channels)
+            return made
+
+        kernel.client = connected
+        yield kernel
+
+
+def _execute(project: Project, path: Path, expected: str, kernel: Any) -> None:
     import papermill
     from nbclient.exceptions import CellControlSignal, DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
+    notebook = nbformat.read(path, as_version=4)  # its path would be noted, which may hold what UTF-8 can't
+    notebook.cells.append(nbformat.v4.new_code_cell("%reset -f", metadata={"tags": [FORGET]}))
     with tempfile.TemporaryDirectory() as folder:
         output, figures = Path(folder) / path.name, Path(folder) / "figures"
         try:
             papermill.execute_notebook(
-                nbformat.read(path, as_version=4),  # its path would be noted, which may hold what UTF-8 can't
+                notebook,
                 output,
                 parameters={"figures": str(figures)},
                 kernel_name="python3",
                 cwd=project.root,
                 progress_bar=False,
                 execution_timeout=TIMEOUT_S,
-                extra_arguments=["--log-level=CRITICAL"],  # else each kernel warns of TCP on loopback
+                km=kernel,
             )
         except PapermillExecutionError as error:
             failed = project.local / "progress" / f"{path.stem}.failed.ipynb"
@@ -166,17 +193,21 @@ def _execute(project: Project, path: Path, expected: str) -> None:
             why, remedy = str(error) or type(error).__name__, f"run `visionquant notebooks {path.stem}` again"
             raise StudyError(f"notebook {path.name}", f"did not end: {why.splitlines()[0]}", remedy) from None
         done = nbformat.read(output, as_version=4)
-        for figure in sorted(figures.glob("*.svg")):
+        for figure in sorted(figures.glob("*")):
             files.save(project.figures / figure.name, figure.read_bytes())
     files.save(project.executed / path.name, nbformat.writes(normalised(done, expected)) + "\n")
 
 
 def normalised(notebook: NotebookNode, expected: str) -> NotebookNode:
     """The notebook with its stamp, without anything that differs between two runs: times, ids, paths, interpreter."""
-    notebook.cells = [cell for cell in notebook.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
+    ours = {"injected-parameters", FORGET}
+    notebook.cells = [cell for cell in notebook.cells if not ours & set(cell.metadata.get("tags", ()))]
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number}"
         cell.metadata = NotebookNode({"tags": list(cell.metadata.tags)} if cell.metadata.get("tags") else {})
+    for count, cell in enumerate((cell for cell in notebook.cells if cell.cell_type == "code"), 1):
+        for counted in (cell, *(output for output in cell.outputs if "execution_count" in output)):
+            counted.execution_count = count
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     notebook.metadata = NotebookNode(evidence_sha256=expected, kernelspec=kernel)
     return notebook

@@ -4,8 +4,9 @@ PAGES = (
     ("results", "Results", ("latency", "memory", "throughput", "statistics")),
     ("accuracy", "Accuracy", ("accuracy",)),
     ("decide", "Decide", ("costs",)),
-    ("trust", "Trust", ("conditions", "fidelity", "study")),
+    ("trust", "Trust", ("conditions", "platforms", "fidelity", "study")),
     ("claims", "Claims", ("claims",)),
+    ("supplement", "Supplement", ("supplement",)),
     ("recipes", "Recipes", ("keeping", "guide")),
 )
 

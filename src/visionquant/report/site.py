@@ -1,18 +1,18 @@
 """The pages: executed notebooks in one shell, and an index that opens with what was found.
 
-No page asks the network for anything: one style sheet, one script for sorting tables, figures as files beside them.
+No page asks the network for anything: style sheet, scripts and figures are files beside them.
 """
 
-import hashlib
 import re
+from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import nbformat
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from visionquant.analysis import provenance
+from visionquant.analysis import frame_files, provenance
 from visionquant.analysis import study as evidence
 from visionquant.analysis.claims import ledger
 from visionquant.analysis.claims.ledger import Ledger
@@ -21,13 +21,22 @@ from visionquant.core import files
 from visionquant.core.errors import StudyError
 from visionquant.core.paths import Project
 from visionquant.report import notebooks
-from visionquant.report.figure import Figure
 from visionquant.report.page_map import PAGES, place
-from visionquant.report.pages import answer_page, claims_page, index_page, study_page
-from visionquant.report.table import SHELL, banner, marked, render
+from visionquant.report.pages import answer_page, claims_page, explorer_page, index_page, study_page
+from visionquant.report.table import SHELL, banner, marked
 from visionquant.settings.params import Params
 
-ASSETS = ("style.css", "sort.js", "filter.js")
+ASSETS = (
+    "style.css",
+    "sort.js",
+    "switch.js",
+    "filter.js",
+    "explorer.js",
+    "d3.min.js",
+    "plot.umd.min.js",
+    "libraries.txt",
+)
+OVERVIEW = re.compile(r'<figure class="figure" id="figure-answer">.*?</figure>', re.S)  # shown on the index alone
 
 
 class Part(NamedTuple):
@@ -54,23 +63,39 @@ def build_site(project: Project, params: Params) -> Path:
         StudyError: a notebook was not executed yet, a record is broken, or the folder can't be written.
     """
     study = evidence.gather(project, params)
-    for path, content in contents(study, ledger.check_claims(study)).items():
+    made = contents(study, ledger.check_claims(study))
+    for path, content in made.items():
         files.save(path, content)
+    for path in {*(project.reports / explorer_page.NAME).iterdir()} - {*made}:
+        path.unlink()  # of a machine that is gone
     return project.reports / "index.html"
 
 
 def contents(study: Study, checked: Ledger) -> dict[Path, str]:
-    """Every page and asset with what belongs into it; see :func:`build_site`."""
+    """Every page and asset, and what reads for programs, with what belongs into it; see :func:`build_site`."""
     project = study.project
-    pages = pages_of(project)
+    shown, explorer = pages_of(project), Page(explorer_page.NAME, explorer_page.TITLE, ())
+    pages = (*shown, explorer)
     found = {project.reports / "assets" / name: (SHELL / name).read_text(encoding="utf-8") for name in ASSETS}
-    for page in pages:
-        bodies = {part.name: fragment(project.executed / part.notebook) for part in page.parts}
-        if len(page.parts) > 1:
-            bodies = {name: _demoted(name, body) for name, body in bodies.items()}
-        own = {"page": page, "bodies": {name: Markup(body) for name, body in bodies.items()}}
+    bodies = {part.name: fragment(project.executed / part.notebook) for page in shown for part in page.parts}
+    overview = OVERVIEW.search(bodies.get("study", ""))
+    leads = answer_page.leads(study, checked)
+    for page in shown:
+        lead = "".join(f"<p>{marked(sentence)}</p>" for sentence in leads.get(page.name, ()))
+        lead = f'<div class="answer">{lead}</div>' if lead else ""
+        own = {"page": page, "lead": Markup(lead), "bodies": _bodies(page, bodies, lead)}
         found[project.reports / f"{page.name}.html"] = _render("section.html", study, pages, **own)
-    found[project.reports / "index.html"] = _render("index.html", study, pages, **_index(study, checked))
+    found[project.reports / "index.html"] = _render(
+        "index.html", study, pages, overview=Markup(overview[0] if overview else ""), **_index(study, checked)
+    )
+    sources = frame_files.as_json(study)
+    found[project.reports / "explorer.html"] = _render(
+        "explorer.html", study, pages, page=explorer, explorer=explorer_page.choices(study, sources)
+    )
+    found |= explorer_page.contents(study, sources)
+    counted = {"answer": answer_page.answer(study), "counted": checked.counted("internal")}
+    for name in ("llms.txt", "badge.svg"):
+        found[project.reports / name] = _render(name, study, pages, **counted)
     return found
 
 
@@ -88,15 +113,27 @@ def fragment(path: Path) -> str:
     Raises:
         StudyError: the notebook is missing or broken.
     """
-    from nbconvert import HTMLExporter
-
     notebook = notebooks.read(path)
     if notebook is None:
         state = "broken" if path.is_file() else "not executed yet"
         raise StudyError(f"reports/notebooks/{path.name}", state, "run `visionquant notebooks`")
-    exporter = HTMLExporter(template_name="basic", exclude_input=True, exclude_output_prompt=True)
-    body, _ = exporter.from_notebook_node(notebook)
-    return str(body).replace('src="../figures/', 'src="figures/')
+    body, _ = _exporter().from_notebook_node(notebook)
+    return str(body).replace('="../figures/', '="figures/')
+
+
+@cache
+def _exporter() -> Any:
+    from nbconvert import HTMLExporter
+
+    return HTMLExporter(template_name="basic", exclude_input=True, exclude_output_prompt=True)
+
+
+def _bodies(page: Page, bodies: dict[str, str], lead: str) -> dict[str, Markup]:
+    """The notebooks of a page; one alone brings the heading of the page, below which its lead stands."""
+    own = {part.name: OVERVIEW.sub("", bodies[part.name]) for part in page.parts}
+    if len(own) == 1:
+        return {name: Markup(body.replace("</h1>", f"</h1>{lead}", 1)) for name, body in own.items()}
+    return {name: Markup(_demoted(name, body)) for name, body in own.items()}
 
 
 def _demoted(name: str, body: str) -> str:
@@ -121,7 +158,6 @@ def _index(study: Study, checked: Ledger) -> dict[str, object]:
     run = study.measured
     return {
         "answer": answer_page.answer(study),
-        "overview": Markup(_shown(answer_page.overview(study))),
         "doors": answer_page.doors(study, checked),
         "answers": Markup(index_page.answers(study, run).html),
         "story": claims_page.story(checked),
@@ -132,15 +168,13 @@ def _index(study: Study, checked: Ledger) -> dict[str, object]:
     }
 
 
-def _shown(found: Figure) -> str:
-    """A figure that a notebook saved, as the index shows it."""
-    sha256 = hashlib.sha256(found.svg.encode()).hexdigest()
-    return render("figure", found, sha256).replace('src="../figures/', 'src="figures/')
-
-
 def _render(template: str, study: Study, pages: tuple[Page, ...], **values: object) -> str:
     environment = Environment(
-        loader=FileSystemLoader(SHELL), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(SHELL),
+        autoescape=select_autoescape(disabled_extensions=("txt",), default=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     return environment.get_template(template).render(
         report_title=study.params.report.title,

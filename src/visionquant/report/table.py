@@ -4,12 +4,13 @@ HTML classes: ``figure.table`` around ``div.scroll > table.data``; boxes are ``t
 ``measured``, ``missing``, ``good``, ``bad``; ``data-sort`` holds the unrounded number.
 """
 
+import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from html import escape
-from itertools import groupby
+from itertools import groupby, takewhile
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from visionquant.analysis import provenance
 from visionquant.analysis.study import Study
-from visionquant.report.items import CODES, DASH, MARKS, NUMBER, TEXT, Item, number, text
+from visionquant.report.items import CODES, DASH, FOLDED, MARKS, NUMBER, TEXT, Item, number, text
 
 SHELL = Path(__file__).parent / "shell"
+REASONS = 2  # so many for which a row has no figure are told in a line
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,8 @@ def numbers(
 class Table:
     """``label`` is the short title where several tables of a kind stand together; ``source`` is its provenance.
 
-    ``filters`` are the headings of the columns by which a reader may narrow it down. Jupyter displays it as HTML.
+    ``filters`` are the headings of the columns by which a reader may narrow it down, ``picks`` what sets it apart from
+    others of its kind, e.g. ("Batch size", "8"). Jupyter displays it as HTML.
     """
 
     id: str
@@ -87,6 +90,7 @@ class Table:
     source: str = ""
     label: str = ""
     filters: tuple[str, ...] = ()
+    picks: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         for row in self.rows:
@@ -113,6 +117,43 @@ class Table:
     def groups(self) -> tuple[tuple[str, int], ...]:
         """The headings above the columns' own, each with how many columns it spans."""
         return tuple((name, len(list(members))) for name, members in groupby(column.group for column in self.columns))
+
+    @property
+    def page(self) -> "Table":
+        """As a page shows it: details unfold in the first box of a row; what has no figure is in :attr:`absent`."""
+        folds = [i for i, column in enumerate(self.columns) if column.css == FOLDED]
+        shown = [i for i in range(len(self.columns)) if i not in folds]
+        rows = []
+        for row in (row for row in self.rows if not self._bare(row)):
+            more = (f"{self.columns[i].heading}: {row[i].flat}" for i in folds if row[i].text)
+            first = replace(row[0], more=(*row[0].more, *more))
+            rows.append((first, *(row[i] for i in shown[1:])))
+        return replace(self, columns=tuple(self.columns[i] for i in shown), rows=tuple(rows))
+
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """A line for each reason for which rows have no figure at all, with their names."""
+        alike: dict[str, dict[str, str]] = {}  # by reason, whatever the numbers in it: name to reason
+        for name, why in filter(None, map(self._bare, self.rows)):
+            alike.setdefault(re.sub(r"\d+", "", why), {})[name] = why
+        lines = []
+        for reasons in alike.values():
+            first, *others = dict.fromkeys(reasons.values())
+            names = f"all {len(reasons)} rows" if 1 < len(reasons) == len(self.rows) else ", ".join(reasons)
+            lines.append(f"{first.replace(': ', ': e.g. ', 1) if others else first}: {names}")
+        return tuple(lines)
+
+    def _bare(self, row: tuple[Item, ...]) -> tuple[str, str] | None:
+        """Name and reason of a row without a figure; None where it has one, or says more than why it has none."""
+        boxes = zip(self.columns, row, strict=True)
+        names = [box for _, box in takewhile(lambda pair: TEXT in pair[0].css and not pair[1].status, boxes)]
+        rest = row[len(names) :]
+        reasons = {f"{DASH} {box.code}: {box.note or CODES[box.status][1]}": box.note for box in rest if box.status}
+        said = {box.text for box in rest if not box.status} - {"", *reasons.values()}
+        if said or not names or not 0 < len(reasons) <= REASONS or any(box.anchor or box.more for box in row):
+            return None
+        own = rf"(?<!\w){re.escape(names[0].text)}(?!\w)"  # a reason that names its row is that of others as well
+        return " ".join(box.text for box in names), re.sub(own, self.columns[0].heading.upper(), "; ".join(reasons))
 
     @property
     def legend(self) -> tuple[str, ...]:
@@ -177,14 +218,15 @@ def build(
     source: str = "",
     label: str = "",
     filters: tuple[str, ...] = (),
+    picks: tuple[tuple[str, str], ...] = (),
 ) -> Table:
     """The table that shows of each row what its columns say."""
     boxes = tuple(tuple(column.item(row) for column in columns) for row in rows)
-    return Table(name, title, caption, tuple(columns), boxes, source, label, filters)
+    return Table(name, title, caption, tuple(columns), boxes, source, label, filters, picks)
 
 
 def folded(tables: Iterable[Table]) -> Displayed:
-    """Several tables of a kind, folded, the first one open."""
+    """Several tables of a kind, folded, the first one open; a browser offers their ``picks`` in place of the folds."""
     return Displayed(render("folded", tuple(tables)))
 
 
@@ -207,8 +249,13 @@ def say(sentence: str, values: dict[str, Any]) -> str:
 def _macros(name: str) -> Any:
     loader = FileSystemLoader(SHELL)
     environment = Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"text": lambda words: escape(str(words)), "marked": marked}
+    environment.globals["MARKS"] = MARKS
+    environment.filters |= {"text": lambda words: escape(str(words)), "marked": marked, "sha256": _sha256}
     return environment.get_template(name).module
+
+
+def _sha256(words: str) -> str:
+    return hashlib.sha256(words.encode()).hexdigest()
 
 
 def marked(words: str) -> str:

@@ -58,7 +58,7 @@ def verify(project: Project, params: Params, measuring_sha256: Callable[[Precisi
     faults += _same(project, tables, project.tables, "*.csv")
     faults += _executed(project, params)
     if not any(fault.file.startswith("reports/notebooks") for fault in faults):
-        faults += _same(project, site.contents(study, checked), project.reports, "*.html")
+        faults += _same(project, site.contents(study, checked), project.reports, "*.html", "explorer/*")
     return faults
 
 
@@ -121,14 +121,14 @@ def _locked(project: Project) -> dict[str, str]:
     return {out["path"]: out["md5"] for out in outs if "md5" in out}
 
 
-def _same(project: Project, contents: dict[Path, str], folder: Path, pattern: str) -> Iterator[Fault]:
+def _same(project: Project, contents: dict[Path, str], folder: Path, *patterns: str) -> Iterator[Fault]:
     for path, content in contents.items():
         name = path.relative_to(project.root).as_posix()
         if not path.is_file():
             yield Fault(name, "missing")
         elif path.read_text(encoding="utf-8", errors="replace") != content:
             yield Fault(name, "stale: not what the evidence gives")
-    for path in sorted(set(folder.glob(pattern)) - set(contents)):
+    for path in sorted({path for pattern in patterns for path in folder.glob(pattern)} - set(contents)):
         yield Fault(path.relative_to(project.root).as_posix(), "foreign: nothing of the study makes it")
 
 

@@ -86,6 +86,28 @@ class Nf4Precision(PrecisionRow):
     skip: tuple[str, ...] = ()
 
 
+class Fp4Precision(Nf4Precision):
+    """bitsandbytes FP4: as NF4, but the sixteen values are those of a 4-bit float."""
+
+    engine, family = "bnb_fp4", "fp4"
+    method: Literal["bitsandbytes_fp4"]  # type: ignore[assignment]  # the other rows are told apart by it
+
+
+class HqqPrecision(PrecisionRow):
+    """HQQ (half-quadratic quantisation): codes of ``bits``, a scale and an offset in ``dtype`` per ``group_size``.
+
+    They are found from the weights alone. Every pass restores the weights: its latency is not that of fused kernels.
+    """
+
+    engine, family, libraries = "hqq", "hqq", ("hqq",)
+    method: Literal["hqq"]
+    dtype: Dtype
+    cpu_dtype: Dtype
+    bits: Literal[2, 3, 4, 8]
+    group_size: Annotated[int, Field(ge=8, le=4096, multiple_of=8)]
+    skip: tuple[str, ...] = ()
+
+
 class Rule(Strict):
     """What becomes of the modules whose dotted name ``modules`` (a regular expression) matches, and of all below them.
 
@@ -135,26 +157,52 @@ class MixedPrecision(PrecisionRow):
 class OnnxRuntimePrecision(PrecisionRow):
     """ONNX Runtime on a CPU: the network as a graph in FP32, or with its matrix products in INT8.
 
-    ``int8`` is dynamic: weights are quantised before, symmetrically, by output channel or as a whole; activations to
-    unsigned 8 bit at every pass, one scale a tensor. ``reduce_range`` keeps weights to 7 bit, which CPUs without VNNI
-    need where their 16-bit sums could saturate. ``graph_optimization`` is how far the runtime fuses nodes,
-    ``execution_mode`` whether branches of the graph run one after the other; threads are the protocol's.
+    Weights are quantised before, symmetrically, by output channel or as a whole; activations to unsigned 8 bit, one
+    scale a tensor, at every pass or, where ``static``, by ranges of calibration images. ``reduce_range`` keeps weights
+    to 7 bit, which CPUs without VNNI need where their 16-bit sums could saturate; ``auto`` asks the processor.
+    ``graph_optimization`` is how far the runtime fuses nodes, ``execution_mode`` whether branches of the graph run one
+    after the other; threads are the protocol's.
     """
 
     engine, family, libraries = "ort", "onnxruntime", ("onnx", "onnxruntime")
     method: Literal["onnxruntime"]
     weights: Literal["float32", "int8"]
     per_channel: bool
-    reduce_range: bool
+    reduce_range: bool | Literal["auto"]
     graph_optimization: Literal["disable", "basic", "extended", "all"]
     execution_mode: Literal["sequential", "parallel"]
+    static: bool = False
 
     def dtype_on(self, device: str) -> Dtype:
         return "float32"
 
 
+class OpenVinoPrecision(PrecisionRow):
+    """OpenVINO on a CPU: the network as a graph, its products with weights in floats or in static INT8 by NNCF.
+
+    ``rest`` is the type of all that is not quantised; threads are the protocol's. Weights are signed, symmetric, by
+    output channel, and of 7 bit on CPUs without VNNI; activations have one scale a tensor, by calibration images.
+    """
+
+    engine, family, libraries = "openvino", "openvino", ("nncf", "onnx", "openvino")
+    method: Literal["openvino"]
+    weights: Literal["float", "int8"]
+    rest: Literal["float32", "bfloat16"]
+
+    def dtype_on(self, device: str) -> Dtype:
+        return "float32"  # of what goes in and comes out
+
+
+GRAPHS = (OnnxRuntimePrecision, OpenVinoPrecision)  # of engines that run no torch module
 FP32 = FloatPrecision(method="float", dtype="float32", cpu_dtype="float32", tf32=False)  # what all is compared with
 Precision = Annotated[
-    FloatPrecision | Int8Precision | Nf4Precision | MixedPrecision | OnnxRuntimePrecision,
+    FloatPrecision
+    | Int8Precision
+    | Nf4Precision
+    | Fp4Precision
+    | HqqPrecision
+    | MixedPrecision
+    | OnnxRuntimePrecision
+    | OpenVinoPrecision,
     Field(discriminator="method"),
 ]

@@ -52,10 +52,12 @@ class ProbeChoice(Strict):
 
     Pictures are scaled to ``pixels`` a side; null: what the row of the model says. Heads learn from
     ``training_images``; the first ``test_images`` are classified, in the study's precisions and in those of ``also``.
+    In those of ``own_head`` the training images are passed as well, and a linear head is fitted on that.
     """
 
     models: tuple[Name, ...] = ()
     also: tuple[Name, ...] = ()
+    own_head: tuple[Name, ...] = ()
     pixels: Annotated[int, Field(ge=28, le=1024)] | None
     training_images: Annotated[int, Field(ge=100, le=60_000)]
     test_images: Annotated[int, Field(ge=10, le=10_000)]

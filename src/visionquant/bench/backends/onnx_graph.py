@@ -1,9 +1,9 @@
-"""A network as an ONNX graph, in FP32 or with its matrix products dynamically quantised to INT8.
+"""A network as an ONNX graph, in FP32 or with its matrix products quantised to INT8.
 
 torch's TorchScript exporter makes it: it takes the five families of the study, as they are, in a second or two, with
 the batch size left open. The newer one (torch.export) gave up on BEiT with an open batch size and took ten times as
 long on the others (torch 2.13). Only matrix products are quantised: the runtime's integer convolutions are slow, and a
-vision transformer has one convolution.
+vision transformer has one. What products give stays in floats, and so do residual additions, LayerNorm and softmax.
 
 All of it happens in a process of its own, for the preparation runs a session with its threads. Files lie in a folder
 that is removed at once; the weights stay as a mapping of a file that has no name any more, so that processes share
@@ -16,6 +16,7 @@ Source: onnxruntime.ai, "Quantize ONNX models".
 import os
 import shutil
 import tempfile
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,7 +30,11 @@ import torch
 from torch import nn
 
 from visionquant.bench import worker
+from visionquant.bench.backends import integer_product
+from visionquant.bench.backends.convert import Shape
+from visionquant.bench.backends.graph_engine import calibration_images
 from visionquant.settings.precision import OnnxRuntimePrecision
+from visionquant.weights import architectures
 
 OPSET = 20  # the first with Gelu as one node
 INPUT, MODEL, WEIGHTS = "pixel_values", "model.onnx", "weights"
@@ -41,13 +46,16 @@ SCRATCH = "visionquant-onnx-"
 class Graph:
     """``proto`` is the serialised graph and ``weights`` the bytes of its larger initialisers, as uint8.
 
-    ``outputs`` are named as in torch; ``attention`` is the network's own implementation.
+    ``outputs`` are named as in torch; ``attention`` is the network's own implementation. ``shape`` is that of an image
+    (channels, height, width), ``made_s`` the seconds of its making.
     """
 
     proto: bytes
     weights: np.ndarray
     outputs: tuple[str, ...]
     attention: str
+    shape: tuple[int, ...]
+    made_s: float
 
     def message(self) -> Any:
         """The graph as onnx parses it, a ``ModelProto`` without its larger initialisers."""
@@ -72,17 +80,28 @@ class Graph:
         return arrays
 
 
-def export(net: nn.Module, precision: OnnxRuntimePrecision, images: torch.Tensor) -> Graph:
+def export(net: nn.Module, precision: OnnxRuntimePrecision | None, images: torch.Tensor) -> Graph:
     """The graph of ``net`` (FP32, on the CPU) for two ``images`` like these, quantised where ``precision`` says so.
+
+    None: in FP32.
 
     Raises:
         worker.Failed: memory ran out, or an operation has no counterpart in ONNX.
+        StudyError: it is to be calibrated, and has no image for that.
     """
+    begun_s = time.perf_counter()
     with scratch() as folder:
         outputs = worker.in_fork(lambda: _export(net, precision, images, folder))
         weights = np.memmap(folder / WEIGHTS, np.uint8, "r")  # outlives the file's name
         proto = (folder / MODEL).read_bytes()
-    return Graph(proto, weights, outputs, str(getattr(net.config, "_attn_implementation", "unknown")))
+    attention = str(getattr(net.config, "_attn_implementation", "unknown"))
+    return Graph(proto, weights, outputs, attention, tuple(images.shape[1:]), time.perf_counter() - begun_s)
+
+
+def export_of(net: nn.Module, precision: OnnxRuntimePrecision | None, shape: Shape | None) -> Graph:
+    """:func:`export` for images of ``shape`` (channels, height, width), that of the network's config if None."""
+    sizes = shape or architectures.shape(net.config.to_dict())  # type: ignore[union-attr, operator]
+    return export(net, precision, torch.zeros(2, *sizes))
 
 
 @contextmanager
@@ -107,7 +126,9 @@ class _Tensors(nn.Module):
         return tuple(value for value in self.net(images).values() if isinstance(value, torch.Tensor))
 
 
-def _export(net: nn.Module, precision: OnnxRuntimePrecision, images: torch.Tensor, folder: Path) -> tuple[str, ...]:
+def _export(
+    net: nn.Module, precision: OnnxRuntimePrecision | None, images: torch.Tensor, folder: Path
+) -> tuple[str, ...]:
     import onnx
 
     torch.set_num_threads(1)  # OpenMP does not survive the fork
@@ -120,15 +141,31 @@ def _export(net: nn.Module, precision: OnnxRuntimePrecision, images: torch.Tenso
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that the exporter is the older one, and that shapes become constants
         torch.onnx.export(_Tensors(net), (images,), str(path), dynamo=False, opset_version=OPSET, **names)
-    if precision.weights == "int8":
-        path = _quantised(path, precision, folder)
+    if precision and precision.weights == "int8":
+        calibration = calibration_images(net) if precision.static else None
+        path = _quantised(path, precision, calibration, folder)
     onnx.save_model(onnx.load(path), folder / MODEL, save_as_external_data=True, location=WEIGHTS, size_threshold=APART)
     return outputs
 
 
-def _quantised(path: Path, precision: OnnxRuntimePrecision, folder: Path) -> Path:
-    """The graph at ``path`` quantised, after constants were folded so that every weight is seen as one."""
-    from onnxruntime.quantization import QuantType, quantize_dynamic
+class _CalibrationReader:
+    """Hands ``images`` (n, channels, height, width) to the quantiser, one after the other."""
+
+    def __init__(self, images: np.ndarray) -> None:
+        self._left = iter(images[:, None])
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        image = next(self._left, None)
+        return None if image is None else {INPUT: image}
+
+
+def _quantised(path: Path, precision: OnnxRuntimePrecision, calibration: np.ndarray | None, folder: Path) -> Path:
+    """The graph at ``path`` quantised, by ranges of ``calibration`` if there is some.
+
+    Constants are folded before, so that every weight is seen as one.
+    """
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     prepared, quantised = folder / "prepared" / MODEL, folder / "quantised" / MODEL
@@ -137,13 +174,17 @@ def _quantised(path: Path, precision: OnnxRuntimePrecision, folder: Path) -> Pat
     apart: dict[str, Any] = {"external_data_location": WEIGHTS, "external_data_size_threshold": APART}
     apart |= {"save_as_external_data": True, "all_tensors_to_one_file": True}
     quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True, **apart)
-    quantize_dynamic(
-        prepared,
-        quantised,
-        op_types_to_quantize=["MatMul", "Gemm"],
-        per_channel=precision.per_channel,
-        reduce_range=precision.reduce_range,
-        weight_type=QuantType.QInt8,
-        use_external_data_format=True,
-    )
+    knobs: dict[str, Any] = {"op_types_to_quantize": ["MatMul", "Gemm"], "per_channel": precision.per_channel}
+    knobs |= {"reduce_range": integer_product.keeps_7_bit(precision.reduce_range)}
+    knobs |= {"weight_type": QuantType.QInt8, "use_external_data_format": True}
+    if calibration is None:
+        quantize_dynamic(prepared, quantised, **knobs)
+        return quantised
+    graph = onnx.load(prepared, load_external_data=False).graph
+    held = {tensor.name for tensor in graph.initializer}
+    # MatMulConstBOnly leaves products of activations out of dynamic INT8 alone.
+    attention = [node.name for node in graph.node if node.op_type == "MatMul" and node.input[1] not in held]
+    floats = {"OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"]}
+    knobs |= {"activation_type": QuantType.QUInt8, "nodes_to_exclude": attention, "extra_options": floats}
+    quantize_static(prepared, quantised, _CalibrationReader(calibration), **knobs)
     return quantised

@@ -6,10 +6,10 @@ of, not the flags that were passed to its making.
 """
 
 import json
+import time
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -18,20 +18,21 @@ import numpy as np
 import torch
 from torch import nn
 
-from visionquant.bench.backends.convert import Backend, Shape, require_all, subject_of
-from visionquant.bench.backends.onnx_graph import INPUT, OPSET, WEIGHTS, Graph, export, scratch
+from visionquant.bench.backends import integer_product
+from visionquant.bench.backends.convert import Shape, require_all, subject_of
+from visionquant.bench.backends.graph_engine import GraphEngine
+from visionquant.bench.backends.onnx_graph import INPUT, OPSET, WEIGHTS, Graph, export_of, scratch
 from visionquant.core.errors import StudyError
 from visionquant.records.record import Conversion
 from visionquant.settings.precision import OnnxRuntimePrecision
-from visionquant.weights import architectures
 
-INSTALL = 'ONNX Runtime is not installed: pip install --editable ".[onnx]"'
 LEVELS = {"disable": "DISABLE_ALL", "basic": "ENABLE_BASIC", "extended": "ENABLE_EXTENDED", "all": "ENABLE_ALL"}
 _ERRORS = 3  # severity from which the runtime speaks
-INTEGER_PRODUCT = "MatMulInteger"  # what the quantiser makes of MatMul and Gemm; the session fuses it with others
+INTEGER_PRODUCT = "MatMulInteger"  # what the dynamic quantiser makes of MatMul and Gemm; the session fuses it
+# What it becomes, and what becomes of a product between nodes that quantise and dequantise.
+INTEGER_KERNELS = (INTEGER_PRODUCT, "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QLinearMatMul", "QGemm")
 FLOAT_PRODUCTS = ("MatMul", "Gemm", "Conv")
 SCALE = "_scale"  # the quantiser's names: weight_quantized, weight_scale
-REDUCED = 64  # the largest magnitude of a 7-bit weight
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,9 @@ class Network(nn.Module):
     def __init__(self, graph: Graph, options: Options) -> None:
         super().__init__()
         self.graph, self.options = graph, options
+        begun_s = time.perf_counter()
         self.session = _session(graph, options)
+        self.compiled_s = time.perf_counter() - begun_s
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Network, (self.graph, self.options)
@@ -112,25 +115,24 @@ def _session(graph: Graph, options: Options) -> Any:
         raise RuntimeError(str(error)) from None
 
 
-class OnnxRuntime(Backend):
+class OnnxRuntime(GraphEngine):
     """Networks as graphs; the device is the CPU."""
 
-    def unsupported(self, device: str) -> str:
-        if device != "cpu":
-            return "ONNX Runtime is measured on a CPU alone"
-        return "" if _installed("onnxruntime") and _installed("onnx") else INSTALL
+    name, packages, extra = "ONNX Runtime", ("onnxruntime", "onnx"), "onnx"
 
     def convert(self, net: nn.Module, row: Any, device: str, shape: Shape | None) -> nn.Module:
-        return Network(_exported(net, row, shape), options_of(row))
+        graph = export_of(net, row, shape)  # in a fork, so before the runtime is imported here
+        if row.weights == "int8":
+            integer_product.require_exact(self.name, _product, integer_product.keeps_7_bit(row.reduce_range))
+        return Network(graph, options_of(row))
 
     def prove(self, net: nn.Module, row: Any, device: str) -> Conversion:
         if not isinstance(net, Network):
             raise StudyError(subject_of(row), "the model is no graph", "report this defect")
         return _proof(net, row)
 
-    def operations(self, net: nn.Module, image: torch.Tensor, dispatched: int) -> int:
-        assert isinstance(net, Network)
-        return net.kernels(image).total()
+    def is_integer(self, kernel: str) -> bool:
+        return kernel in INTEGER_KERNELS
 
     def bytes_of(self, net: nn.Module) -> tuple[int, int]:
         """Of all initialisers; of the graph's file and that of its weights."""
@@ -139,16 +141,20 @@ class OnnxRuntime(Backend):
         return stored, len(net.graph.proto) + net.graph.weights.nbytes
 
 
-def _installed(name: str) -> bool:
-    try:
-        return find_spec(name) is not None
-    except ValueError:  # its import was blocked
-        return False
+def _product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Of uint8 (rows, depth) and int8 (depth, columns), int32 as the runtime multiplies."""
+    import onnxruntime as ort
+    from onnx import TensorProto, helper
 
-
-def _exported(net: nn.Module, row: OnnxRuntimePrecision, shape: Shape | None) -> Graph:
-    sizes = shape or architectures.shape(net.config.to_dict())  # type: ignore[union-attr, operator]
-    return export(net, row, torch.zeros(2, *sizes))
+    kinds = zip("lr", (TensorProto.UINT8, TensorProto.INT8), (left, right), strict=True)
+    given = [helper.make_tensor_value_info(name, kind, array.shape) for name, kind, array in kinds]
+    gives = [helper.make_tensor_value_info("product", TensorProto.INT32, None)]
+    graph = helper.make_graph([helper.make_node(INTEGER_PRODUCT, ["l", "r"], ["product"])], "product", given, gives)
+    opset = [helper.make_opsetid("", OPSET)]
+    model = helper.make_model(graph, opset_imports=opset, ir_version=10)
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    product: np.ndarray = session.run(None, {"l": left, "r": right})[0]
+    return product
 
 
 def _proof(net: Network, row: OnnxRuntimePrecision) -> Conversion:
@@ -157,18 +163,18 @@ def _proof(net: Network, row: OnnxRuntimePrecision) -> Conversion:
     ``skipped_modules`` are the nodes with weights that stay FP32. Shapes and axes (int64) count as no weights.
     """
     subject, held, nodes = subject_of(row), net.graph.initialisers(), net.graph.message().graph.node
-    products = {node.input[1]: node.name for node in nodes if node.op_type == INTEGER_PRODUCT}
+    products, reduced = _products(nodes, row.static), integer_product.keeps_7_bit(row.reduce_range)
     weights = {name: held[name] for name in products if name in held}
     if row.weights == "int8":
         asked = f"int8 with {'a scale an output' if row.per_channel else 'one scale'}"
         if not products:
             raise StudyError(subject, f"no product is quantised, asked was {asked}", "report this defect")
-        parts = [(node, _kind_of(held, name, row), asked) for name, node in products.items()]
+        parts = [(node.name, _kind_of(held, name, node, row), asked) for name, node in products.items()]
         largest = max((int(np.abs(array.astype(np.int16)).max()) for array in weights.values()), default=0)
-        bits = [f"of {7 if small else 8} bit" for small in (largest <= REDUCED, row.reduce_range)]
+        bits = [f"of {7 if small else 8} bit" for small in (largest <= integer_product.REDUCED, reduced)]
         parts.append(("the largest weight", bits[0], bits[1]))
     else:
-        parts = [(node, "quantised", "float32") for node in products.values()]
+        parts = [(node.name, "quantised", "float32") for node in products.values()]
         small = [(name, str(array.dtype)) for name, array in held.items()]
         parts += [(name, dtype, "float32") for name, dtype in small if dtype in ("int8", "uint8")]
     require_all(subject, parts)
@@ -183,23 +189,36 @@ def _proof(net: Network, row: OnnxRuntimePrecision) -> Conversion:
         skipped_modules=kept if weights else (),
         dtypes=dict(dtypes),
         knobs={
-            **{name: getattr(row, name) for name in ("method", "weights", "per_channel", "reduce_range")},
+            **{name: getattr(row, name) for name in ("method", "weights", "per_channel", "static")},
+            "reduce_range": reduced,
             **{name: options[name] for name in ("graph_optimization", "execution_mode")},
             "dtype": row.dtype_on("cpu"),
             "attention": net.graph.attention,
             "intra_op_threads": net.options.threads,
             "opset": OPSET,
+            "export_s": round(net.graph.made_s, 2),
+            "compile_s": round(net.compiled_s, 2),
             "exporter": "torchscript",
             **{name: metadata.version(name) for name in row.libraries},
         },
     )
 
 
-def _kind_of(held: dict[str, np.ndarray], weight: str, row: OnnxRuntimePrecision) -> str:
-    """What a product's weight (inputs, outputs) is, in the words of what is asked; of one output both are the same."""
+def _products(nodes: Any, static: bool) -> dict[str, Any]:
+    """The nodes that multiply integers, by the name of their weight; ``static``: they stand between floats there."""
+    if not static:
+        return {node.input[1]: node for node in nodes if node.op_type == INTEGER_PRODUCT}
+    whole = {node.output[0]: node.input[0] for node in nodes if node.op_type == "DequantizeLinear"}
+    floats = [node for node in nodes if node.op_type in FLOAT_PRODUCTS]
+    return {whole[node.input[1]]: node for node in floats if set(node.input[:2]) <= whole.keys()}
+
+
+def _kind_of(held: dict[str, np.ndarray], weight: str, node: Any, row: OnnxRuntimePrecision) -> str:
+    """What a product's weight is, in the words of what is asked; of one output both are the same."""
     if weight not in held:
         return "without weights of its own"
-    outputs = held[weight].shape[-1]
+    transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+    outputs = held[weight].shape[0 if transposed else -1]
     own = held[weight.removesuffix("_quantized") + SCALE].size == outputs
     each = row.per_channel if outputs == 1 else own
     return f"{held[weight].dtype} with {'a scale an output' if each else 'one scale'}"

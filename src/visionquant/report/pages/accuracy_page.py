@@ -8,7 +8,16 @@ from visionquant.analysis import estimators
 from visionquant.analysis.study import LOCAL, MachineSet, Study
 from visionquant.records.outcomes import counted
 from visionquant.report import figure
-from visionquant.report.columns import columns_of, figure_column, of_models, of_pairs, share_column, source
+from visionquant.report.columns import (
+    columns_of,
+    figure_column,
+    machine,
+    of_models,
+    of_pairs,
+    picks,
+    share_column,
+    source,
+)
 from visionquant.report.figure import Dot, Figure
 from visionquant.report.items import MEASURED, Item, missing
 from visionquant.report.table import Column, Table, build, texts
@@ -98,7 +107,7 @@ def top1(study: Study) -> tuple[Table, ...]:
         scores = tuple(run.accuracy.values())
         where, below = "", "No network was evaluated: `make accuracy`."
         if scores:
-            where = f", {'this machine' if run.source == LOCAL else run.source}, {len(scores[0].labels)} images"
+            where = f", {machine(run.source)}, {len(scores[0].labels)} images"
             below = f"{scores[0].environment.title}; {TRAINED}, {', '.join(result.network for result in scores)}."
         shown = of_pairs(
             share_column(study, run.source, "top-1, %", "top1"),
@@ -110,7 +119,8 @@ def top1(study: Study) -> tuple[Table, ...]:
         )
         rows = [(result.network, precision) for result in scores for precision in result.precisions]
         name = f"accuracy-{run.source.replace(':', '-')}" if tables else "accuracy"
-        tables.append(build(name, f"Top-1 of the trained networks{where}", caption, shown, rows, below))
+        title, by = f"Top-1 of the trained networks{where}", picks(run.source)
+        tables.append(build(name, title, caption, shown, rows, below, "", (), by))
     return tuple(tables)
 
 
@@ -173,7 +183,7 @@ def top1_figure(study: Study) -> Figure:
     names, precisions = (tuple(dict.fromkeys(row[i] for row in rows)) for i in (0, 1))
     shares = {row: study.row(run.source, *row, 0, "top1") for row in rows}
     dots = [Dot(*row, share.value or 0.0, share.low, share.high, size=5) for row, share in shares.items()]
-    machine = next((result.environment.title for result in run.accuracy.values()), "nothing was evaluated")
+    where = next((result.environment.title for result in run.accuracy.values()), "nothing was evaluated")
     height = 1.2 + 0.6 * max(2, len(names))
     svg = figure.dot_plot(dots, names, precisions, figure.looks(study), "top-1, %", height)
-    return Figure("accuracy", "Top-1 in every precision", caption, alt, f"{machine}; {TRAINED}.", svg)
+    return Figure("accuracy", "Top-1 in every precision", caption, alt, f"{where}; {TRAINED}.", svg)

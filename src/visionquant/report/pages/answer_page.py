@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from visionquant.analysis import decision, estimators, provenance, trained_evidence
 from visionquant.analysis.claims.ledger import Ledger
 from visionquant.analysis.frame import ARITHMETIC, PUBLISHED
-from visionquant.analysis.study import BASELINE, LOCAL, MachineSet, Study
+from visionquant.analysis.study import BASELINE, MachineSet, Study
 from visionquant.report import figure
-from visionquant.report.columns import verdict_counts
+from visionquant.report.columns import machine, verdict_counts
 from visionquant.report.figure import INK, Figure, Look
 from visionquant.report.items import precision_label
 from visionquant.report.pages import claims_page, index_page
@@ -33,12 +33,26 @@ class SourceMark(NamedTuple):
     words: str = ""
 
 
-def answer(study: Study) -> tuple[str, ...]:
+def answer(study: Study, run: MachineSet | None = None) -> tuple[str, ...]:
     """The answer in sentences: speed, memory, accuracy; first that there is none, where others took the machine."""
-    run, busy = study.measured, provenance.taken_by_others(study)
+    run, busy = run or study.measured, provenance.taken_by_others(study)
     values = {"speed": _speed(study, run), "memory": _memory(study), "accuracy": _accuracy(study)}
-    found = (say(f"answer_{name}", {"v": value, "machine": _machine(run.source)}) for name, value in values.items())
+    found = (say(f"answer_{name}", {"v": value, "machine": machine(run.source)}) for name, value in values.items())
     return tuple(sentence for sentence in (busy, *found) if sentence)
+
+
+def five_lines(study: Study) -> tuple[str, ...]:
+    """The end of a run: the answer in words, what of this machine is there, where the report is."""
+    run, index = study.local, study.project.reports / "index.html"
+    counted, share = provenance.counts(study, run), provenance.timed_share(run)
+    others = "".join(f", {count} {status.replace('_', ' ')}" for status, count in counted.items() if status != "ok")
+    timed = "" if share is None else f", {100 * share:.0f} % of it inside timed passes"
+    cells = f"{counted['ok']} of {sum(counted.values())} ok{others.replace(',', ';', 1)}"
+    return (
+        *answer(study, run)[-3:],
+        f"cells     {cells}; {run.spent_s / 60:.1f} min measuring{timed}",
+        f"report    {index if index.is_file() else 'none yet; run `make report`'}",
+    )
 
 
 def recommended(study: Study) -> str:
@@ -58,6 +72,15 @@ def doors(study: Study, checked: Ledger) -> tuple[Finding, ...]:
         Finding("Can these measurements be believed?", trust or "Nothing was measured yet.", "conditions"),
         Finding("Does the published study hold?", f"{holds} {fails}", "claims"),
     )
+
+
+def leads(study: Study, checked: Ledger) -> dict[str, tuple[str, ...]]:
+    """What each page opens with, by its name: what was found."""
+    (*costs, accuracy), (advice, trust, claims) = answer(study), doors(study, checked)
+    kept = tuple(one.answer for one in index_page.findings(study) if one.section == "keeping")
+    one_door = {"decide": advice, "trust": trust, "claims": claims}
+    found = {"results": tuple(costs), "accuracy": (accuracy,), "recipes": kept}
+    return found | {name: (door.answer,) for name, door in one_door.items()}
 
 
 def overview(study: Study) -> Figure:
@@ -124,7 +147,7 @@ def _speeds(study: Study) -> list[SourceMark]:
             values = study.column(run.source, "speedup", name)
             words = verdict_counts(study, run, name, values)
             letters = " ".join(f"{words[word]}{letter}" for word, letter in figure.LETTERS.items() if words[word])
-            found += _over_models(_machine(run.source), name, values, letters)
+            found += _over_models(machine(run.source), name, values, letters)
     return found
 
 
@@ -134,7 +157,7 @@ def _saved(study: Study) -> list[SourceMark]:
         found += _over_models(PUBLISHED, name, study.published.column("memory_reduction", name))
         for run in study.shown:
             values = study.column(run.source, study.counterpart(run, "memory_reduction"), name)
-            found += _over_models(_machine(run.source), name, values)
+            found += _over_models(machine(run.source), name, values)
     return found
 
 
@@ -145,18 +168,14 @@ def _changes(study: Study) -> list[SourceMark]:
         for name in study.compared
     ]
     return [
-        SourceMark(_machine(source), name, one.value, one.low, one.high)
+        SourceMark(machine(source), name, one.value, one.low, one.high)
         for source, name, one in changes
         if one.value is not None
     ]
 
 
-def _machine(source: str) -> str:
-    return "this machine" if source == LOCAL else source.partition(":")[2]
-
-
 def _described(run: MachineSet) -> str:
-    return f"{_machine(run.source)}: {run.environment.title if run.environment else 'nothing measured'}"
+    return f"{machine(run.source)}: {run.environment.title if run.environment else 'nothing measured'}"
 
 
 def _speed(study: Study, run: MachineSet) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ from visionquant.report.columns import estimate, of_models, of_pairs, source
 from visionquant.report.figure import Dot, Figure
 from visionquant.report.items import MEASURED, TEXT, Item, fixed, joined, key_of, number, precision_label, text
 from visionquant.report.table import Column, Table, build, texts
+from visionquant.settings.precision import GRAPHS
 
 NOT_RECORDED, SPREAD = "not recorded", "middle, lowest to highest"
 
@@ -180,7 +181,8 @@ def library_kernels(study: Study, run: MachineSet) -> Table:
     models, layers = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
     for (_, precision), record in run.records.items():
         proven = record.conversion
-        if proven is None or not proven.quantized_modules or record.settings.precision.method == "onnxruntime":
+        of_graph = isinstance(record.settings.precision, GRAPHS)
+        if proven is None or not proven.quantized_modules or (of_graph and not proven.kernels):
             continue
         seen = {NOT_RECORDED: proven.quantized_modules} if proven.kernels is None else proven.kernels
         for name, count in seen.items():

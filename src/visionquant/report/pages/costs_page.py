@@ -38,9 +38,9 @@ def recommended(study: Study, run: MachineSet, advised: tuple[Advice, ...]) -> T
         chosen(f"{_memory(run)}, MiB", lambda candidate: estimate(candidate.memory)),
         chosen("accuracy, points", lambda candidate: estimate(candidate.accuracy)),
         chosen("cosine to FP32", lambda candidate: estimate(candidate.cosine)),
-        *texts(evidence="accuracy of"),
-        Column("because", "why", "text wide"),
-        Column("record", lambda row: row.chosen.record if row.chosen else "", TEXT),
+        Column("accuracy of", "evidence", items.FOLDED),
+        Column("because", "why", items.FOLDED),
+        Column("record", lambda row: row.chosen.record if row.chosen else "", items.FOLDED),
     ]
     limits = study.params.decision
     caption = f"Batch size {limits.batch_size}"
@@ -144,8 +144,8 @@ def listed(study: Study) -> Table:
         *numbers(4, before="list, until mid-2025", now="list, since"),
         *texts(date="as of"),
         Column("GPUs", lambda row: f"{row.gpus} x {row.gpu}" if row.gpus else "none", TEXT),
-        Column("region and terms", lambda row: f"{row.region}, {row.terms}", TEXT),
-        *texts(source="source"),
+        Column("region and terms", lambda row: f"{row.region}, {row.terms}", items.FOLDED),
+        Column("source", "source", items.FOLDED),
     ]
     prices = study.published.prices.values()
     return build("prices", "An hour of each instance", caption, shown, prices, "data/supplement/prices.csv.")

@@ -107,25 +107,6 @@ def unanswered(study: Study) -> tuple[str, ...]:
     return tuple(line.strip() for line in say("unanswered", values).split("|") if line.strip())
 
 
-def five_lines(study: Study) -> tuple[str, ...]:
-    """The end of a run: machine, cells, what was found, how time was spent, where the report is."""
-    run = study.local
-    counted, share = provenance.counts(study, run), provenance.timed_share(run)
-    others = "".join(f", {count} {status.replace('_', ' ')}" for status, count in counted.items() if status != "ok")
-    columns = {name: study.column(run.source, "speedup", name) for name in study.compared}
-    speeds = [f"{precision_label(name)} {_summary(found)['median']:.2f}x" for name, found in columns.items() if found]
-    minutes = run.spent_s / 60
-    timed = "" if share is None else f", {100 * share:.0f} % of it inside timed passes"
-    index = study.project.reports / "index.html"
-    return (
-        f"machine   {provenance.describe(run)}",
-        f"cells     {counted['ok']} of {sum(counted.values())} ok{others.replace(',', ';', 1)}",
-        f"speed     median over models at batch size 1, against FP32: {', '.join(speeds) or 'nothing to compare'}",
-        f"time      {minutes:.1f} min measuring{timed}",
-        f"report    {index if index.is_file() else 'none yet; run `make report`'}",
-    )
-
-
 def _speed(study: Study, run: MachineSet, precision: str) -> Values:
     values, printed = study.column(run.source, "speedup", precision), study.published.speedups(precision)
     words = verdict_counts(study, run, precision, values)

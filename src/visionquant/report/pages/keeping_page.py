@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from visionquant.analysis import accuracy, paired
-from visionquant.analysis.study import MachineSet, Study
+from visionquant.analysis.study import BASELINE, MachineSet, Study
 from visionquant.records.outcomes import Recipe
 from visionquant.report import columns, figure
 from visionquant.report.columns import Row, Spec, block, for_pair, measures, of_models, of_pairs, source, value
@@ -19,11 +19,12 @@ from visionquant.report.figure import Figure
 from visionquant.report.items import MEASURED, NUMBER, TEXT, Item, joined, missing, number
 from visionquant.report.table import Column, Table, build, numbers, texts
 from visionquant.settings.params import StatisticsChoice
-from visionquant.settings.precision import Int8Precision, MixedPrecision, OnnxRuntimePrecision
+from visionquant.settings.precision import GRAPHS, Int8Precision, MixedPrecision
 
 STATISTICS = ("min-max", "percentile", "mse")
 VARIANTS = {"fp32": "FP32", "bitsandbytes": "INT8, bitsandbytes", "dynamic": "INT8, dynamic"}
 VARIANTS |= {"min-max": "INT8, static, min-max", "percentile": "INT8, static, percentile", "mse": "INT8, static, MSE"}
+VARIANTS |= {f"min-max, {name}": f"INT8, static, min-max, {name}" for name in ("SmoothQuant", "bias correction")}
 STYLES: dict[str, Any] = {  # the last two are of variants that take no calibration images
     "min-max": {"color": "#AA3377", "marker": "v"},
     "percentile": {"color": "#66CCEE", "marker": "P"},
@@ -63,9 +64,9 @@ def policies(study: Study, run: MachineSet, batch_size: int = 1) -> Table:
 
 
 def graphs(study: Study, run: MachineSet, batch_size: int = 1) -> Table:
-    """The same of ONNX Runtime's precisions, beside bitsandbytes' INT8."""
-    caption, own = "Measured like any precision, in turns with torch's FP32.", study.of_kind(OnnxRuntimePrecision)
-    return _beside(study, run, batch_size, "graphs", "ONNX Runtime as a precision", caption, own)
+    """The same of graphs of ONNX Runtime and OpenVINO, beside bitsandbytes' INT8."""
+    caption, own = "Measured in turns with torch's FP32, as any precision.", study.of_kind(*GRAPHS)
+    return _beside(study, run, batch_size, "graphs", "Graphs as a precision", caption, own)
 
 
 def _beside(
@@ -81,9 +82,19 @@ def _beside(
         counts = Counter(((record.conversion and record.conversion.modules) or {}).values())
         return joined((f"{kind} {counts[kind]}" for kind in sorted(counts)), "of one kind")
 
+    def median_ms(model: str, precision: str) -> float | None:
+        return study.value(run.source, model, precision, batch_size, "latency_median")
+
+    def over_fastest(pair: tuple[str, str]) -> float | None:
+        known, own_ms = [ms for each in floats if (ms := median_ms(pair[0], each))], median_ms(*pair)
+        return min(known) / own_ms if known and own_ms else None
+
+    floats = (BASELINE, *(each for each in own if each.startswith("fp32_")))
+    over = [Column("over the fastest FP32, x", over_fastest, decimals=2, why="not measured")] if len(floats) > 1 else []
     speed = f"speedup_of_{name}"
     shown = of_pairs(
         for_pair(study, run, "speedup over FP32, x", speed, batch_size),
+        *over,
         for_pair(study, run, "latency, ms", "latency_median", batch_size),
         for_pair(study, run, "stored weights, MiB", "memory_stored_weights"),
         for_pair(study, run, "cosine", "cosine"),
@@ -91,7 +102,8 @@ def _beside(
         Column("modules", modules, TEXT),
     )
     models = [model for model in study.models if any((model, precision) in run.records for precision in own)]
-    rows = [(model, precision) for model in models for precision in study.families[speed]]
+    held = {precision for _, precision in run.records}
+    rows = [(model, precision) for model in models for precision in study.families[speed] if precision in held]
     return build(f"{name}-{batch_size}", f"{title}, batch size {batch_size}", caption, shown, rows, source(run))
 
 
@@ -254,7 +266,8 @@ CALIBRATION = Spec(
     "or HIGHER by McNemar's exact test, corrected (Holm) over the table, UNDECIDED where these images don't tell. "
     "Static: ranges fixed from the first draw, its first image or its largest set; dynamic: from each batch of 100; "
     "bitsandbytes: from each row, other layers in BF16. All three quantise the Linear layers alone. SQNR: of the "
-    "logits.",
+    "logits. SmoothQuant moves half of each input channel's range, by exponent, into the weights; bias correction "
+    "takes out what rounded weights add to the mean outputs.",
     [
         *texts(network="Network"),
         Column("Precision", _variant, TEXT),
@@ -266,4 +279,10 @@ CALIBRATION = Spec(
         *measures(quantised_layers="layers in INT8"),
     ],
     _tested,
+)
+CLIPPING = replace(
+    CALIBRATION,
+    id="clipping",
+    title="Static against dynamic INT8 on trained weights",
+    caption=f"Through the probe's linear head, which stays FP32. {CALIBRATION.caption}",
 )

@@ -25,11 +25,11 @@ def latency(study: Study, run: MachineSet, batch_size: int) -> Table:
     statistics = study.params.statistics
     caption = (
         f"Median of the timed passes, with the {100 * statistics.confidence:g} % interval over rounds. A speedup above "
-        "1 is faster than the FP32 of the same blocks; the word is the verdict over rounds (Holm-corrected over the "
+        "1 is faster than the FP32 of the same blocks; the mark is the verdict over rounds (Holm-corrected over the "
         f"table; SAME within {100 * statistics.equivalence_margin:g} %). {_before(run)}"
         f"{'' if batch_size == 1 else ONLY_BATCH_1}"
     )
-    headings = ("published, ms", "measured, ms", "published speedup", "measured speedup")
+    headings = ("published, ms", "measured, ms", "speedup")
     return _table(study, run, batch_size, "Latency", caption, headings, "latency_median", "speedup")
 
 
@@ -37,24 +37,27 @@ def throughput(study: Study, run: MachineSet, batch_size: int) -> Table:
     """Images per second, and the change against FP32."""
     printed = "Ten of the sixteen rows are not printed." if batch_size == 1 else ONLY_BATCH_1
     caption = f"Batch after batch, with intervals and verdicts over rounds. {_before(run)}{printed}"
-    headings = ("published, samples/s", "measured, images/s", "published change, %", "measured change, %")
+    headings = ("published, samples/s", "measured, images/s", "change, %")
     return _table(study, run, batch_size, "Throughput", caption, headings, "throughput", "throughput_change")
 
 
 def _table(
     study: Study, run: MachineSet, batch_size: int, title: str, caption: str, headings: tuple[str, ...], *names: str
 ) -> Table:
-    """A quantity and its comparison with FP32, each as printed and as measured; printed at batch size 1 alone."""
-    blocks = [
-        columns_of(study, PUBLISHED, headings[0], names[0], columns.PRINTED_PRECISIONS),
-        columns_of(study, run.source, headings[1], names[0], batch_size=batch_size),
-        columns_of(study, PUBLISHED, headings[2], names[1], PRINTED_SPEEDUPS),
-        columns_of(study, run.source, headings[3], names[1], study.compared, batch_size),
-    ]
+    """A quantity, and beside each other what was measured and printed against FP32; printed at batch size 1 alone."""
+    published, measured, compared = headings
+    printed = batch_size == 1
+    sources = {"measured": columns_of(study, run.source, "", names[1], study.compared, batch_size)}
+    if printed:
+        sources["published"] = columns_of(study, PUBLISHED, "", names[1], PRINTED_SPEEDUPS)
+    shown = of_models(
+        columns_of(study, run.source, measured, names[0], batch_size=batch_size),
+        columns.beside(compared, **sources),
+        columns_of(study, PUBLISHED, published, names[0], columns.PRINTED_PRECISIONS) if printed else (),
+    )
     name, label = columns.named(f"{title.lower()}-{batch_size}", f"Batch size {batch_size}", study, run)
-    shown, printed = (of_models(*blocks), study) if batch_size == 1 else (of_models(*blocks[1::2]), None)
-    title = f"{title}, batch size {batch_size}"
-    return build(name, title, caption, shown, study.models, source(run, printed), label)
+    title, below = f"{title}, batch size {batch_size}", source(run, study if printed else None)
+    return build(name, title, caption, shown, study.models, below, label, (), columns.picks(run.source, batch_size))
 
 
 def speedups(study: Study, run: MachineSet, batch_size: int) -> Table:
@@ -96,7 +99,8 @@ def speedups(study: Study, run: MachineSet, batch_size: int) -> Table:
     )
     rows = [pair for pair in columns.pairs(study) if pair[1] != BASELINE]
     name, title = f"speedups-{batch_size}", f"Speedups with their intervals, batch size {batch_size}"
-    return build(name, title, caption, shown, rows, source(run), f"Batch size {batch_size}", ("Model", "Precision"))
+    label, filters, picks = f"Batch size {batch_size}", ("Model", "Precision"), columns.picks(run.source, batch_size)
+    return build(name, title, caption, shown, rows, source(run), label, filters, picks)
 
 
 def _before(run: MachineSet) -> str:
@@ -139,7 +143,8 @@ def _by_model(
             dots.append(Dot(model, precision, printed, hollow=True, size=5))
     judged = any(dot.word for dot in dots)
     over = "processes" if run.before_rounds else "rounds"
-    caption = f"Filled: measured, with the interval over {over}{'; hollow: published' if size == 1 else ''}. " + (
+    hollow = "; hollow: published, not ours" if size == 1 else ""
+    caption = f"Filled: measured, with the interval over {over}{hollow}. " + (
         figure.LETTERED if judged else "Absolute figures of different machines are not comparable."
     )
     alt, look = f"A row a model, a mark a precision: {title.lower()}.", figure.looks(study)
@@ -150,7 +155,7 @@ def _by_model(
 
 def throughput_figure(study: Study, run: MachineSet) -> Figure:
     """Images per second against batch size, a panel a model."""
-    caption = "Filled: measured; hollow: published. A line that ends early has no figure there; the tables say why."
+    caption = "Filled: measured; hollow: published, not ours. Where a line ends early, the tables say why."
     alt = "Sixteen small panels, one a model, with a line a precision."
     looks, sizes = figure.looks(study), study.batch_sizes
 

@@ -3,7 +3,7 @@
 from visionquant.analysis.frame import ARITHMETIC, PUBLISHED
 from visionquant.analysis.study import MachineSet, Study
 from visionquant.report import figure
-from visionquant.report.columns import PRINTED_PRECISIONS, columns_of, named, of_models, source
+from visionquant.report.columns import PRINTED_PRECISIONS, beside, columns_of, named, of_models, picks, source
 from visionquant.report.figure import Dot, Figure
 from visionquant.report.table import Table, build
 
@@ -20,14 +20,21 @@ def memory(study: Study, run: MachineSet) -> Table:
         f"parameter counts alone. Measured: {heading}. Six of the sixteen rows are not printed."
     )
     shown = of_models(
-        columns_of(study, PUBLISHED, "published", "memory_published", PRINTED_PRECISIONS),
-        columns_of(study, ARITHMETIC, "by arithmetic", "memory_with_workspace"),
-        columns_of(study, run.source, "measured", own),
-        columns_of(study, PUBLISHED, "published reduction, %", "memory_reduction", ("fp16", "int8")),
-        columns_of(study, run.source, "measured reduction, %", reduction, study.compared),
+        beside(
+            "MiB",
+            published=columns_of(study, PUBLISHED, "", "memory_published", PRINTED_PRECISIONS),
+            by_arithmetic=columns_of(study, ARITHMETIC, "", "memory_with_workspace"),
+            measured=columns_of(study, run.source, "", own),
+        ),
+        beside(
+            "reduction, %",
+            published=columns_of(study, PUBLISHED, "", "memory_reduction", ("fp16", "int8")),
+            measured=columns_of(study, run.source, "", reduction, study.compared),
+        ),
     )
     name, label = named("memory", "Memory", study, run)
-    return build(name, "Memory, batch size 1", caption, shown, study.models, source(run, study), label)
+    below, title = source(run, study), "Memory, batch size 1"
+    return build(name, title, caption, shown, study.models, below, label, (), picks(run.source))
 
 
 def in_use(study: Study, run: MachineSet, batch_size: int) -> Table:
@@ -39,7 +46,8 @@ def in_use(study: Study, run: MachineSet, batch_size: int) -> Table:
         caption = "MiB. Resident memory of a replicate process at its highest, libraries and weights included."
     shown = of_models(*(columns_of(study, run.source, kinds[name], name, None, batch_size) for name in kinds))
     name, title = f"memory-in-use-{batch_size}", f"Memory in use, batch size {batch_size}"
-    return build(name, title, caption, shown, study.models, source(run), f"Batch size {batch_size}")
+    label, by = f"Batch size {batch_size}", picks(run.source, batch_size)
+    return build(name, title, caption, shown, study.models, source(run), label, (), by)
 
 
 def model_size(study: Study, run: MachineSet) -> Table:
@@ -56,8 +64,9 @@ def model_size(study: Study, run: MachineSet) -> Table:
 def memory_figure(study: Study, run: MachineSet) -> Figure:
     """Memory by precision: published, by arithmetic, measured."""
     caption = (
-        "Hollow: published (ten models); upright stroke: weights plus workspace by arithmetic; filled: measured (on a "
-        "CPU: stored weights plus that workspace). The published INT4 figures, under NF4, sit on the INT8 marks."
+        "Hollow: published, not ours (ten models); upright stroke: weights plus workspace by arithmetic; filled: "
+        "measured, on a CPU stored weights plus that workspace. The published INT4 figures, under NF4, sit on the INT8 "
+        "marks."
     )
     alt = "A row a model with three marks a precision: published, by arithmetic, measured."
     own, looks, names, dots = study.counterpart(run, "memory_published"), figure.looks(study), study.precisions, []

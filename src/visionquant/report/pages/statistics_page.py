@@ -15,7 +15,7 @@ from visionquant.analysis.published import GROUP_BOUNDS, SUBJECTS
 from visionquant.analysis.study import MachineSet, Study
 from visionquant.core.quantities import quantity as described
 from visionquant.report import figure, items
-from visionquant.report.columns import block, counted_words, median, source
+from visionquant.report.columns import block, counted_words, median, picks, source
 from visionquant.report.figure import Figure
 from visionquant.report.items import MEASURED, NUMBER, PUBLISHED, TEXT, Item, missing, number, printed, text
 from visionquant.report.table import Column, Table, build, texts
@@ -85,7 +85,8 @@ def group_medians(study: Study, run: MachineSet, batch_size: int) -> Table:
         *block("measured memory reduction, %", study.compared, partial(of, reduction), MEASURED),
     ]
     name, label = f"group-medians-{batch_size}", f"Batch size {batch_size}"
-    return build(name, f"Groups as listed, {label.lower()}", caption, shown, GROUP_BOUNDS, source(run), label)
+    title, by = f"Groups as listed, {label.lower()}", picks(run.source, batch_size)
+    return build(name, title, caption, shown, GROUP_BOUNDS, source(run), label, (), by)
 
 
 def edge(study: Study, run: MachineSet) -> Table:

@@ -8,10 +8,11 @@ from typing import Any
 from visionquant.analysis import provenance
 from visionquant.analysis.study import MachineSet, Study
 from visionquant.core.frozen import height_width
-from visionquant.records.cell import Cell
+from visionquant.records.cell import BASELINE, Cell
 from visionquant.records.record import Conversion
-from visionquant.report.columns import of_models, of_pairs, pairs, source
-from visionquant.report.items import CODES, NUMBER, PUBLISHED, TEXT, Item, joined, missing
+from visionquant.report import proofs
+from visionquant.report.columns import machine, of_models, of_pairs, pairs, source
+from visionquant.report.items import CODES, FOLDED, NUMBER, PUBLISHED, TEXT, Item, joined, missing
 from visionquant.report.table import Column, Table, build, texts
 from visionquant.settings.params import Protocol
 
@@ -30,7 +31,7 @@ def sets(study: Study) -> Table:
         return run.spent_s / 60 if run.records else None
 
     shown = [
-        Column("Set", lambda run: "this machine" if run.source == "local" else run.source.partition(":")[2], TEXT),
+        Column("Set", lambda run: machine(run.source), TEXT),
         Column("machine", lambda run: run.environment.title if run.environment else "nothing measured", TEXT),
         Column("weights", lambda run: run.weights or "none", TEXT),
         Column("measuring code", lambda run: run.code or "none", TEXT),
@@ -45,7 +46,7 @@ def sets(study: Study) -> Table:
 def conditions(study: Study, run: MachineSet) -> Table:
     """The published set-up beside the set's own."""
     caption = "What the supplement says of its experiments, and those of the measured set."
-    machine, printed, silent = run.environment, study.published.setup, "not said"
+    here, printed, silent = run.environment, study.published.setup, "not said"
     cells = [cell for record in run.records.values() for cell in record.cells]
     protocols = [record.settings.protocol for record in run.records.values()]
     protocol = protocols[0] if protocols and all(one == protocols[0] for one in protocols) else None
@@ -64,7 +65,7 @@ def conditions(study: Study, run: MachineSet) -> Table:
         return f"{median(known):g}{ends}" if known else "not measured"
 
     def seen(name: str) -> str:
-        value = {**vars(machine), **machine.libraries}[name] if machine else "not measured"
+        value = {**vars(here), **here.libraries}[name] if here else "not measured"
         return "none" if value is None else str(value)
 
     def every(values: Iterable[int], separator: str = ", ") -> str:
@@ -76,9 +77,9 @@ def conditions(study: Study, run: MachineSet) -> Table:
     ways = Counter(str(proof.knobs.get("attention", "unknown")) for proof in proven)
     attention = ", ".join(f"{name} ({ways[name]} pairs)" for name in sorted(ways)) or "not measured"
     rows = [
-        ("Device", printed["gpu"], machine.title.split(",")[0] if machine else "not measured"),
+        ("Device", printed["gpu"], here.title.split(",")[0] if here else "not measured"),
         ("torch", printed["torch"], seen("torch")),
-        ("CUDA", printed["cuda"], f"driver {seen('cuda_driver')}" if machine and machine.gpu else "none"),
+        ("CUDA", printed["cuda"], f"driver {seen('cuda_driver')}" if here and here.gpu else "none"),
         ("bitsandbytes", printed["bitsandbytes"], seen("bitsandbytes")),
         ("transformers", silent, seen("transformers")),
         ("System", printed["os"], seen("system")),
@@ -137,16 +138,16 @@ def models(study: Study) -> Table:
             counted("Linear layers", "linear_layers"),
             counted("GMACs", "macs", 2, 1e9),
             Column("input", side),
-            Column("repository", lambda name: specs[name].place if name in specs else "", TEXT),
-            Column("revision", lambda name: Item((specs[name].revision or "")[:10] if name in specs else "")),
+            Column("repository", lambda name: specs[name].place if name in specs else "", FOLDED),
+            Column("revision", lambda name: Item((specs[name].revision or "")[:10] if name in specs else ""), FOLDED),
         ]
     )
     return build("models", "Models", caption, shown, study.models)
 
 
 def cell_statuses(study: Study, run: MachineSet) -> Table:
-    """Every pair with what became of its cells."""
-    caption = "A cell is a model, a precision and a batch size. What could not be measured is there with its reason."
+    """Every pair that lacks a cell, with what became of each."""
+    caption = "A cell is a model, a precision and a batch size. Pairs that have all of theirs are left out."
     sizes = {cell.batch_size for record in run.records.values() for cell in record.cells}
 
     def status(batch_size: int) -> Column:
@@ -158,8 +159,9 @@ def cell_statuses(study: Study, run: MachineSet) -> Table:
 
         return Column(f"batch {batch_size}", of, TEXT)
 
-    shown = of_pairs(*map(status, sorted(sizes or study.params.study.batch_sizes)))
-    return build("cells", "Cells by status", caption, shown, pairs(study), source(run))
+    expected = sorted(sizes or study.params.study.batch_sizes)
+    rows = [pair for pair in pairs(study) if any(run.state(*pair, size).status != "ok" for size in expected)]
+    return build("cells", "Cells by status", caption, of_pairs(*map(status, expected)), rows, source(run))
 
 
 def absences(study: Study, run: MachineSet) -> Table:
@@ -181,18 +183,30 @@ def absences(study: Study, run: MachineSet) -> Table:
 
 def conversions(study: Study, run: MachineSet) -> Table:
     """The proof of each precision: what became of the parameters."""
-    caption = "Read off the converted model before it was timed; one that is not as its row says stops the run."
+    caption = "Read off the converted model before it was timed; one that is not as its row says stops the run. "
+    caption += "It pays off where it is faster than FP32, one image a pass, and made up for its export and compilation."
     apart = ("class", "method", "attention")
+
+    def settings(proven: Conversion) -> str:
+        return ", ".join(f"{name} {value}" for name, value in proven.knobs.items() if name not in apart)
 
     def proof(heading: str, of: Callable[[Conversion], object], css: str = TEXT, **numbers: Any) -> Column:
         return Column(heading, lambda row: row[2] and of(row[2]), css, why="not converted", **numbers)
 
+    def pays_off(row: tuple[str, str, Conversion | None]) -> Item:
+        model, precision, proven = row
+        names = BASELINE, precision
+        ms = (study.value(run.source, model, name, min(study.batch_sizes), "latency_median") for name in names)
+        return proofs.pay_off(proven.knobs if proven else {}, *ms)
+
     shown = of_pairs(
         proof("quantised layers", lambda proven: proven.quantized_modules, NUMBER),
+        proof("by a fused or integer kernel", proofs.fused),
         proof("parameters in them, %", lambda proven: proven.quantized_share, NUMBER, decimals=1, factor=100),
-        proof("Linear left out", lambda proven: joined(proven.skipped_modules)),
+        proof("Linear left out", lambda proven: joined(proven.skipped_modules), FOLDED),
         proof("parameter types", lambda proven: ", ".join(proven.dtypes)),
-        proof("settings", lambda proven: ", ".join(f"{k} {v}" for k, v in proven.knobs.items() if k not in apart)),
+        proof("settings", settings, FOLDED),
+        Column("pays off after, passes", pays_off),
     )
     rows = [(*pair, record.conversion) for pair, record in run.records.items()]
     return build("conversions", "Precisions, proven", caption, shown, rows, source(run))

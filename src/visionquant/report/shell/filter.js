@@ -6,7 +6,7 @@ for (const table of document.querySelectorAll("table[data-filters]")) {
   const rows = [...table.tBodies[0].rows].filter((row) => row.cells.length === head.length);
   const bar = document.createElement("form");
   bar.className = "filters";
-  bar.setAttribute("aria-label", "Narrow the table down");
+  bar.setAttribute("aria-label", `Narrow down: ${table.closest("[role=group]")?.getAttribute("aria-label") ?? "the table"}`);
   bar.addEventListener("submit", (event) => event.preventDefault());
   const state = document.createElement("output");
   state.setAttribute("aria-live", "polite");

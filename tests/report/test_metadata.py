@@ -1,0 +1,131 @@
+"""What others cite and read is made from its sources, and holds of what is committed."""
+
+import json
+import shutil
+from pathlib import Path
+
+import made
+import pytest
+import tiny
+import yaml
+from jsonschema import Draft202012Validator
+
+from visionquant.analysis.study import Study, gather
+from visionquant.core.errors import StudyError
+from visionquant.core.machine import Environment
+from visionquant.core.paths import Project
+from visionquant.report import artifact, metadata
+from visionquant.settings import params as parameters
+
+PROJECT = Project(tiny.ROOT)
+
+
+@pytest.fixture(scope="module")
+def named() -> Study:
+    """The committed machines, without this one."""
+    return gather(PROJECT, parameters.load(PROJECT), local=False)
+
+
+def evidence() -> list[tuple[str, Path]]:
+    """Of every named machine a file of each kind and schema version 5, and all manifests."""
+    folders = {"accuracy": "accuracy", "probe": "probes", "recipe": "recipes", "record": "latency"}
+    found = [("manifest", path) for path in sorted(PROJECT.machines.glob("*/manifest.json"))]
+    found += [
+        (kind, path) for kind, name in folders.items() for path in sorted(PROJECT.machines.glob(f"*/{name}/*.json"))
+    ]
+    local = PROJECT.machines / "local"
+    return [(kind, path) for kind, path in found if local not in path.parents]
+
+
+def test_what_is_committed_is_what_would_be_written(named: Study) -> None:
+    assert metadata.differing(metadata.contents(PROJECT) | artifact.contents(named)) == []
+
+
+def test_every_committed_file_of_evidence_holds_its_schema() -> None:
+    schemas = {name: metadata.schema_of(kind) for name, (kind, _) in metadata.EVIDENCE.items()}
+    validators = {name: Draft202012Validator(schema) for name, schema in schemas.items()}
+    for schema in schemas.values():
+        Draft202012Validator.check_schema(schema)
+    seen = dict.fromkeys(schemas, 0)
+    for kind, path in evidence():
+        content = json.loads(path.read_text())
+        if kind == "record" and content["schema_version"] != 5:
+            continue  # read by way of records/upgrade.py
+        if "libraries" not in content.get("environment", {"libraries": {}}):  # of an earlier version
+            content["environment"] = Environment.model_validate(content["environment"]).model_dump(mode="json")
+        errors = [error.message for error in validators[kind].iter_errors(content)]
+        assert not errors, f"{path}: {errors[0]}"
+        seen[kind] += 1
+    assert all(seen.values()), seen
+
+
+def test_a_record_with_a_field_that_no_class_reads_breaks_its_schema() -> None:
+    _, path = next(one for one in evidence() if one[0] == "manifest")
+    content = json.loads(path.read_text()) | {"colour": "blue"}
+    validator = Draft202012Validator(metadata.schema_of(metadata.EVIDENCE["manifest"][0]))
+    assert [error.validator for error in validator.iter_errors(content)] == ["additionalProperties"]
+
+
+def test_the_citation_says_what_the_package_says() -> None:
+    import tomllib
+
+    about = tomllib.loads((tiny.ROOT / "pyproject.toml").read_text())["project"]
+    citation = yaml.safe_load((tiny.ROOT / "CITATION.cff").read_text())
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys()
+    assert (citation["version"], citation["license"]) == (about["version"], about["license"])
+    assert not {"doi", "identifiers", "orcid"} & citation.keys()
+    codemeta = json.loads((tiny.ROOT / "codemeta.json").read_text())
+    assert (codemeta["name"], codemeta["version"]) == (citation["title"], citation["version"])
+
+
+def test_a_file_that_was_edited_or_is_missing_is_named_and_mended(tmp_path: Path) -> None:
+    shutil.copy(tiny.ROOT / "pyproject.toml", tmp_path)
+    project = Project(tmp_path)
+    for path, text in metadata.contents(project).items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert metadata.differing(metadata.contents(project)) == []
+    (tmp_path / "CITATION.cff").write_text("cff-version: 1.3.0\n")
+    (tmp_path / "docs" / "records.md").unlink()
+    assert metadata.differing(metadata.contents(project)) == [
+        tmp_path / "CITATION.cff",
+        tmp_path / "docs" / "records.md",
+    ]
+
+
+@pytest.mark.parametrize("name", metadata.EVIDENCE)
+def test_every_field_stands_in_the_dictionary(name: str) -> None:
+    text = (tiny.ROOT / "docs" / "records.md").read_text()
+    schema = metadata.schema_of(metadata.EVIDENCE[name][0])
+    for part in (schema, *schema.get("$defs", {}).values()):
+        assert all(f"| `{field}` |" in text for field in part.get("properties", ()))
+
+
+def test_the_artifact_names_every_verdict_with_the_range_of_one_more_run(named: Study) -> None:
+    text = artifact.contents(named)[tiny.ROOT / "ARTIFACT.md"]
+    run, cells = named.measured, named.cells
+    decided = cells[(cells.source == run.source) & (cells.quantity == "speedup") & (cells.batch_size == 1)]
+    decided = decided[decided.verdict.isin(artifact.DECIDED) & decided.precision.isin(named.compared)]
+    assert len(decided)
+    for row in decided.itertuples():
+        ahead = named.row(run.source, row.model, row.precision, 1, "speedup_prediction")
+        span = f"{ahead.low:.2f} to {ahead.high:.2f}"
+        assert f"| {row.model} | {row.precision} | {row.verdict} | {row.value:.2f} | {span} | {row.n} |" in text
+    assert f"| the whole measurement | {run.spent_s / 60:.0f} minutes |" in text
+    assert "| dinov2-small-packaged/fashion-mnist nf4: top-1 against FP32, trained weights |" in text
+
+
+def test_the_manifest_names_files_that_are_there_and_no_certificate(named: Study) -> None:
+    text = artifact.contents(named)[tiny.ROOT / "codecheck.yml"]
+    assert text.startswith("---\n")
+    found = yaml.safe_load(text)
+    assert found.keys() == {"version", "manifest"}
+    for entry in found["manifest"]:
+        assert entry["comment"]
+        assert (tiny.ROOT / entry["file"]).is_file()
+
+
+def test_without_a_named_machine_there_is_nothing_to_check(tmp_path: Path) -> None:
+    project = made.project(tmp_path / "study")
+    with pytest.raises(StudyError, match="no machine is recorded there; run `visionquant record --platform NAME`"):
+        gather(project, parameters.load(project), local=False)
