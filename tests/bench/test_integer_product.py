@@ -21,8 +21,15 @@ def saturating(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 
 def test_an_exact_product_passes_with_weights_of_8_bit_and_of_7() -> None:
+    largest = []
+
+    def product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        largest.append((int(left.max()), int(np.abs(right.astype(np.int16)).max())))
+        return exact(left, right)
+
     for reduce_range in (False, True):
-        integer_product.require_exact("a library", exact, reduce_range)
+        integer_product.require_exact("a library", product, reduce_range)
+    assert largest == [(255, 127), (255, 64)]  # it was asked, for numbers as large as they get
 
 
 def test_a_product_that_saturates_is_told_and_7_bit_weights_mend_it() -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from visionquant.accuracy import fashion, probe
+from visionquant.accuracy.fashion import LabelledImages
 from visionquant.accuracy.model_source import ModelSource
 from visionquant.accuracy.probe import Pictures
 from visionquant.bench.fidelity import NetworkOutput
@@ -56,15 +57,24 @@ def fitted(source: ModelSource, net: nn.Module, device: str, counts: Sequence[in
         found = f"it has {total:,}, of which the head learns from {choice.training_images:,}"
         raise StudyError(f"{sum(counts):,} other images of {probe.TASK}", found, "ask for fewer --images")
     pictures = Pictures(source, choice.pixels)
-    patches = probe.patch_count(net, *pictures.size)
-    learned = probe.drawn(choice.training_images, total, choice.seed)
-    groups = np.array_split(learned, -(-len(learned) // probe.BATCH))
-    batches = (pictures.batch(training.images[group]) for group in groups)
-    known = probe.features(net, batches, patches, torch.float32, device)
+    learned, known = learned_features(source, net, device, training)
     linear = probe.fit(known, training.labels[learned], choice.neighbours).linear
     others = np.setdiff1d(probe.drawn(drawn, total, choice.seed), learned)
     parts = (
         LabelledPart(pictures.batch(training.images[part]), training.labels[part])
         for part in np.split(others, np.cumsum(counts)[:-1])
     )
-    return ProbeTask(linear, patches, tuple(parts))
+    return ProbeTask(linear, probe.patch_count(net, *pictures.size), tuple(parts))
+
+
+def learned_features(
+    source: ModelSource, net: nn.Module, device: str, training: LabelledImages
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which training images the probe's heads learn from (n,), and the features (n, width) of ``net`` in FP32."""
+    choice = source.params.evaluation.probe
+    pictures = Pictures(source, choice.pixels)
+    learned = probe.drawn(choice.training_images, len(training.labels), choice.seed)
+    parts = (learned[at : at + probe.BATCH] for at in range(0, len(learned), probe.BATCH))
+    batches = (pictures.batch(training.images[part]) for part in parts)
+    patches = probe.patch_count(net, *pictures.size)
+    return learned, probe.features(net, batches, patches, torch.float32, device)

@@ -198,12 +198,12 @@ def _run(
         executor,
         commands,
         lambda name: round_tasks.task_fault(project, tasks[name]),
-        print,
-        POLL_S,
-        submission.allocation.attempts,
-        jobs,
-        keep,
-        polls,
+        tell=print,
+        poll_s=POLL_S,
+        attempts=submission.allocation.attempts,
+        jobs=jobs,
+        keep=keep,
+        polls=polls,
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from visionquant.accuracy import fashion, probe
+from visionquant.accuracy import fashion, probe, probe_task
 from visionquant.accuracy.model_source import open_model
 from visionquant.core.errors import StudyError
 from visionquant.recipes import Environment, Params, Project, Row, calibration, recipe
@@ -29,10 +29,8 @@ def run(project: Project, params: Params, machine: Environment) -> Iterator[Row]
     training, test = fashion.load(project)
     net, pictures = source.build(), probe.Pictures(source, choice.pixels)
     patches = probe.patch_count(net, *pictures.size)
-    learned = probe.drawn(choice.training_images, len(training.labels), choice.seed)
-    parts = (learned[at : at + probe.BATCH] for at in range(0, len(learned), probe.BATCH))
-    batches = (pictures.batch(training.images[part]) for part in parts)
-    head = probe.linear_head(probe.features(net, batches, patches, torch.float32, "cpu"), training.labels[learned])
+    learned, known = probe_task.learned_features(source, net, "cpu", training)
+    head = probe.linear_head(known, training.labels[learned])
     images, held_out = map(pictures.batch, (training.images[learned[: 2 * SIZES[-1]]], test.images[:TEST_IMAGES]))
     whole = probe.ProbedNetwork(net, patches, head).eval()
     labels, base = torch.from_numpy(test.labels[:TEST_IMAGES].astype(np.int64)), torch.empty(0)

@@ -13,6 +13,7 @@ from visionquant.analysis import provenance
 from visionquant.analysis.claims import ledger
 from visionquant.analysis.frame import CELL
 from visionquant.analysis.study import MachineSet, Study
+from visionquant.core.quantities import MIB
 from visionquant.records import archive
 from visionquant.report.items import fixed, joined
 
@@ -26,7 +27,6 @@ MANIFEST = {
     "reports/index.html": "the report's first page",
 }
 DECIDED = ("FASTER", "SLOWER", "SAME")
-MIB = 2**20
 
 
 def contents(study: Study) -> dict[Path, str]:

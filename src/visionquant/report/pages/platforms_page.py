@@ -9,6 +9,7 @@ from visionquant.analysis.platforms import PlatformSummary, PooledSpeedup, Turna
 from visionquant.analysis.study import Study
 from visionquant.core.machine import Environment
 from visionquant.report import figure
+from visionquant.report.columns import machine
 from visionquant.report.figure import Dot, Figure
 from visionquant.report.items import MEASURED, TEXT, Item, fixed, joined, missing, number, precision_label, text
 from visionquant.report.table import Column, Table, build
@@ -26,8 +27,8 @@ def machines(study: Study) -> Table:
     def fact(of: Any) -> Any:
         return lambda row: of(row.run.environment)
 
-    def instructions(machine: Environment) -> str:
-        return joined(machine.cpu_isa) + "".join(f"; {limit}" for limit in machine.isa_limits or ())
+    def instructions(found: Environment) -> str:
+        return joined(found.cpu_isa) + "".join(f"; {limit}" for limit in found.isa_limits or ())
 
     def gate(found: Any, known: bool) -> Item:
         return text("passed" if found.passed else "failed", note=found.text) if known else missing("", found.text)
@@ -36,9 +37,9 @@ def machines(study: Study) -> Table:
         return row.half_width and math.expm1(row.half_width)
 
     shown = [
-        Column("Set", lambda row: row.run.source.removeprefix("recorded:"), TEXT),
+        Column("Set", lambda row: machine(row.run.source), TEXT),
         Column("kind", "kind", TEXT),
-        Column("machine", fact(lambda machine: machine.title), TEXT),
+        Column("machine", fact(lambda found: found.title), TEXT),
         Column("instruction sets", fact(instructions), TEXT),
         Column("weights", lambda row: row.run.weights, TEXT),
         Column("cells ok", lambda row: f"{row.ok} of {row.cells}", TEXT),
@@ -105,7 +106,7 @@ def pooled(study: Study) -> Table:
 def _coverage(study: Study) -> str:
     """Which machines can be pooled and which can't, in two sentences."""
     runs = platforms.distinct(study)
-    old = [run.source.removeprefix("recorded:") for run in runs if run.before_rounds]
+    old = [machine(run.source) for run in runs if run.before_rounds]
     kinds = Counter(platforms.kind_of(run.environment) for run in runs if run.environment and not run.before_rounds)
     said = f"Machines with intervals: {joined(f'{kind} {count}' for kind, count in kinds.items())}."
     return said + (f" From before rounds, medians without intervals, in no pool: {', '.join(old)}." if old else "")
@@ -119,12 +120,12 @@ def turnarounds(study: Study) -> Table:
     )
 
     def side(values: dict[str, float]) -> Item:
-        shown = [f"{source.removeprefix('recorded:')} {fixed(value, 2)}" for source, value in values.items()]
+        shown = [f"{machine(source)} {fixed(value, 2)}" for source, value in values.items()]
         return text(", ".join(shown))
 
     def facts(row: Turnaround) -> Item:
         lines = [
-            f"{', '.join(source.removeprefix('recorded:') for source in sources)}: {joined(found, 'no recorded fact')}"
+            f"{', '.join(map(machine, sources))}: {joined(found, 'no recorded fact')}"
             for sources, found in row.explained.items()
         ]
         return text("; ".join(lines))
@@ -152,7 +153,7 @@ def forest(study: Study) -> Figure:
     kinds: Any = found.groupby("kind", sort=False)
     for kind, group in kinds:
         for row in group.to_dict("records"):
-            known, name = row["error"] > 0, str(row["source"]).removeprefix("recorded:")
+            known, name = row["error"] > 0, machine(str(row["source"]))
             low, high = (row["low"], row["high"]) if known else (None, None)
             dots.append(Dot(name, row["precision"], row["value"], low, high, hollow=not known, word=row["verdict"]))
             rows += [name] * (name not in rows)
