@@ -1,7 +1,9 @@
 """Figures: drawn from any state of the evidence, the same bytes twice, readable on light and dark ground."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import made
@@ -77,6 +79,21 @@ def test_the_data_and_the_words_of_a_figure_are_what_is_drawn() -> None:
         f"times,b,{published},0.5,,,",
     ]
     assert drawn.words == f"{measured} 1.5; {published} 0.5"
+
+
+def test_a_figure_has_a_form_for_a_phone_with_the_same_marks(tmp_path: Path) -> None:
+    def on(panels: Any) -> None:
+        for axes, x in zip(panels.flat, (1.0, 2.0, 3.0), strict=False):
+            axes.plot([x], [0.0], "o", color="#4477AA")
+
+    apart = figure.draw((9.0, 3.0), on, (1, 3), stacked=(3, 1))
+    width, height = (float(value) for value in re.findall(r'(?:width|height)="([0-9.]+)pt"', apart.narrow)[:2])
+    assert (width, height) == pytest.approx((72 * figure.NARROW_IN, 72 * 9.0))
+    assert apart.narrow.count("<use ") >= 3
+    shown = figure.Figure("three", "Three", "", "", "", apart).save(str(tmp_path))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["three-narrow.svg", "three.csv", "three.svg"]
+    assert 'srcset="../figures/three-narrow.svg"' in shown.html
+    assert figure.draw((9.0, 3.0), on, (1, 3)).narrow == ""
 
 
 def test_no_two_precisions_share_colour_and_marker_whatever_their_names_are(tmp_path: Path) -> None:

@@ -83,11 +83,13 @@ def test_a_page_opens_with_what_was_found(rendered: Study, name: str) -> None:
 
 def test_a_figure_stands_on_one_page_with_its_data_beside_it(rendered: Study) -> None:
     pages = html(rendered)
-    for path in rendered.project.figures.glob("*.svg"):
+    for path in rendered.project.figures.glob("*.csv"):
         (page,) = (name for name, text in pages.items() if f'id="figure-{path.stem}"' in text)
         assert (page == "index") == (path.stem == "answer")
         assert f'href="figures/{path.stem}.csv"' in pages[page]
-        assert path.with_suffix(".csv").read_text().startswith("panel,row,series,x,y,low,high\n")
+        assert path.read_text().startswith("panel,row,series,x,y,low,high\n")
+    drawings = {path.stem.removesuffix("-narrow") for path in rendered.project.figures.glob("*.svg")}
+    assert drawings == {path.stem for path in rendered.project.figures.glob("*.csv")}
 
 
 def test_missing_cells_keep_their_reason_on_the_page(rendered: Study) -> None:
@@ -135,6 +137,22 @@ def test_a_page_loads_clean_and_fits_the_window(rendered: Study, tab: browser.Pa
     assert all(url.startswith(("file:", "data:")) for url in tab.requests)
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
     assert tab.evaluate("[...document.images].filter(i => !i.complete || i.naturalWidth === 0).length") == 0
+
+
+@pytest.mark.browser
+def test_a_phone_has_a_menu_and_figures_of_its_own(rendered: Study, tab: browser.Page) -> None:
+    tab.open((rendered.project.reports / "index.html").as_uri(), 400)
+    seen = (
+        "[document.querySelector('nav a').checkVisibility(), document.querySelector('nav summary').checkVisibility()]"
+    )
+    assert tab.evaluate(seen) == [False, True]
+    tab.evaluate("document.querySelector('nav summary').click()")
+    assert tab.evaluate(seen) == [True, True]
+    assert tab.evaluate("document.querySelector('figure img').currentSrc.endsWith('answer-narrow.svg')")
+    tab.open((rendered.project.reports / "index.html").as_uri(), 1200)
+    assert tab.evaluate(seen) == [True, False]
+    assert tab.evaluate("document.querySelector('figure img').currentSrc.endsWith('answer.svg')")
+    assert tab.evaluate("new Set([...document.querySelectorAll('nav li')].map((one) => one.offsetTop)).size") == 1
 
 
 @pytest.mark.browser

@@ -6,12 +6,11 @@ from the spread of their values, and *within* them, from the spread of their blo
 freedom of the rounds either way: with those of the blocks, where three rounds agree by chance, one of five simulated
 studies found a difference that was none.
 
-Few rounds tell little of their own spread, but the other models of a set have been measured under the same precision,
-in the same minutes. So a cell's variance is moderated: that of its family counts as ``BORROWED`` degrees of freedom
-beside its own, fewer where the family is small. The weight is fixed and below what the families of simulated machines
-would support, so that a cell may be much less steady than its family (variances 30 times apart) before a false verdict
-is more likely than was promised. At three rounds of 17 models the first of 68 contrasts is decided at 6.7 times its error;
-by its own variance alone it would be at 36.9.
+Few rounds tell little of their own spread, but the other models of a set were measured under the same precision. So a
+cell's variance is moderated: that of its family counts as ``BORROWED`` degrees of freedom beside its own, fewer where
+the family is small. The weight is fixed, so that it does not itself depend on few rounds, and small: simulated studies
+keep what was promised where spreads within a family differ by a factor of 2.5 either way (one standard deviation). At
+three rounds of 17 models the first of 68 contrasts is decided at 6.7 times its error; alone it would be at 36.9.
 
 Rounds that lie close in time share a state of the machine to which the precisions answer unlike each other, so they are
 not independent. As far as this goes, only one round in ``APART_MIN`` minutes counts as one of its own: to the variance

@@ -68,9 +68,7 @@ def holm(p: pd.Series) -> pd.Series:
     return (ordered * np.arange(len(ordered), 0, -1)).clip(upper=1).cummax().reindex(p.index)
 
 
-def rounds_needed(
-    effect: float, error: float, n: int, alpha: float, bound: float, borrowed: float = 0.0
-) -> int | None:
+def rounds_needed(effect: float, error: float, n: int, alpha: float, bound: float, borrowed: float = 0.0) -> int | None:
     """The fewest rounds, more than ``n``, that would decide such an effect at ``alpha``; None above 1000.
 
     ``error`` is that of ``n`` rounds, and falls with the root of their number; ``borrowed`` degrees of freedom come to

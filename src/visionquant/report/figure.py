@@ -28,6 +28,7 @@ from visionquant.report.table import Displayed, render
 
 Ends = tuple[float | None, float | None]
 INK = "#010203"
+NARROW_IN, NARROW_KEYS = 4.6, 2  # width of the form for a phone, and columns of its legend
 STYLE = "<style>:root{color:#1f2328}@media(prefers-color-scheme:dark){:root{color:#e6edf3}}</style>"
 LETTERS = {"FASTER": "F", "SLOWER": "S", "SAME": "=", "UNDECIDED": "?"}
 LETTERED = "Letters are verdicts on the measured marks: F faster, S slower, = the same, ? undecided."
@@ -103,9 +104,11 @@ class Figure:
         return f"{self.alt} {self.drawn.words or 'Nothing to show'}."
 
     def save(self, folder: str) -> Displayed:
-        """Write ``ID.svg`` and ``ID.csv`` into ``folder``; show the one, with links to both in ``../figures``."""
-        for kind, content in (("svg", self.svg), ("csv", self.drawn.csv)):
-            files.save(Path(folder) / f"{self.id}.{kind}", content)
+        """Write ``ID.svg``, ``ID-narrow.svg`` and ``ID.csv`` into ``folder``; show and link them in ``../figures``."""
+        contents = {".svg": self.svg, "-narrow.svg": self.drawn.narrow, ".csv": self.drawn.csv}
+        for ending, content in contents.items():
+            if content:
+                files.save(Path(folder) / f"{self.id}{ending}", content)
         return Displayed(render("figure", self))
 
 
@@ -116,12 +119,33 @@ def draw(
     keys: Sequence[Line2D] = (),
     key_columns: int = 0,
     labels: tuple[str, str] = ("", ""),
+    stacked: tuple[int, int] | None = None,
     **shared: Any,
 ) -> Drawn:
     """A drawing of ``size`` inches in the house style; ``on`` draws on the axes, or on an array of ``panels`` of them.
 
-    ``keys`` is the legend, ``labels`` stand below and beside all panels; ``shared`` goes to ``Figure.subplots``.
+    ``keys`` is the legend, ``labels`` stand below and beside all panels; ``shared`` goes to ``Figure.subplots``. A
+    drawing of one panel has a second form for a phone's screen, and one whose panels may be ``stacked`` so as well.
     """
+    svg, axes = _svg(size, on, panels, keys, key_columns or len(keys), labels, shared)
+    own = drawn(svg, axes, keys)
+    stacked = stacked or ((1, 1) if panels == (1, 1) else None)
+    if stacked is None:
+        return own
+    legend_in = 0.22 * (-(-len(keys) // NARROW_KEYS) - 1 if keys else 0)
+    inches = (NARROW_IN, size[1] * stacked[0] / panels[0] + legend_in)
+    return own._replace(narrow=_svg(inches, on, stacked, keys, NARROW_KEYS, labels, shared)[0])
+
+
+def _svg(
+    size: tuple[float, float],
+    on: Callable[[Any], object],
+    panels: tuple[int, int],
+    keys: Sequence[Line2D],
+    key_columns: int,
+    labels: tuple[str, str],
+    shared: dict[str, Any],
+) -> tuple[str, list[Axes]]:
     buffer = io.StringIO()
     with mpl.rc_context(RC):
         drawing = Drawing(figsize=size, layout="constrained")
@@ -132,12 +156,10 @@ def draw(
         if labels[1]:
             drawing.supylabel(labels[1], fontsize=9)
         if keys:
-            columns = key_columns or len(keys)
-            drawing.legend(handles=list(keys), loc="outside upper center", ncols=columns, fontsize=8)
+            drawing.legend(handles=list(keys), loc="outside upper center", ncols=key_columns, fontsize=8)
         drawing.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
     svg = re.sub(r"<!--.*?-->\s*", "", buffer.getvalue().replace(INK, "currentColor"), flags=re.S)
-    svg = re.sub(r"(<svg [^>]*>)", rf"\1{STYLE}", svg, count=1)
-    return drawn(svg, drawing.axes, keys)
+    return re.sub(r"(<svg [^>]*>)", rf"\1{STYLE}", svg, count=1), drawing.axes
 
 
 def mark(
@@ -224,7 +246,8 @@ def grid(
             empty(panels.flat[0])
 
     inches = (size[0], above + size[1] * rows)
-    return draw(inches, on, (rows, columns), keys, key_columns, labels, squeeze=False, **shared)
+    stacked = (-(-rows * columns // 2), 2) if columns > 2 else (rows * columns, 1)
+    return draw(inches, on, (rows, columns), keys, key_columns, labels, stacked, squeeze=False, **shared)
 
 
 def rows_of(axes: Axes, names: Sequence[str]) -> None:

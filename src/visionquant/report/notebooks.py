@@ -94,7 +94,7 @@ class _Linked(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         values = dict(attrs)
         if digest := values.get("data-sha256"):
-            self.figures[Path(values.get("src") or values.get("href") or "").name] = digest
+            self.figures[Path(values.get("src") or values.get("href") or values.get("srcset") or "").name] = digest
 
 
 def _imported(code: str) -> set[Path]:

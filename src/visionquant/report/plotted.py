@@ -16,11 +16,12 @@ PANELS, SERIES = 4, 12  # more panels are told of together, more series not at a
 
 
 class Drawn(NamedTuple):
-    """An SVG, its marks as CSV, and in words from where to where they reach."""
+    """An SVG, its marks as CSV, in words from where to where they reach, and an SVG for narrow screens, if any."""
 
     svg: str
     csv: str = ""
     words: str = ""
+    narrow: str = ""
 
 
 class Mark(NamedTuple):

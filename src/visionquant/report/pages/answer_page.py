@@ -115,7 +115,7 @@ def overview(study: Study) -> Figure:
     )
     alt = "A row a precision; three panels tell how fast it is, how much memory it saves and what accuracy it costs."
     height = 1.6 + (0.3 + STEP * max(1, len(sources))) * max(1, len(names))
-    svg = figure.draw((10.0, height), on, (1, 3), keys, labels=("", ""), sharey=True)
+    svg = figure.draw((10.0, height), on, (1, 3), keys, stacked=(3, 1), sharey=True)
     below = f"Published: {study.published.setup.get('gpu', 'unknown')}. {'. '.join(map(_described, study.shown))}."
     return Figure("answer", "Speed, memory and accuracy against FP32", caption, alt, below, svg)
 
