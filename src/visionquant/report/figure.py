@@ -7,6 +7,7 @@ Text and lines take the colour of their surroundings: they are drawn in one mark
 
 import io
 import re
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import cycle
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Drawing
@@ -29,6 +31,7 @@ from visionquant.report.table import Displayed, render
 Ends = tuple[float | None, float | None]
 INK = "#010203"
 NARROW_IN, NARROW_KEYS = 4.6, 2  # width of the form for a phone, and columns of its legend
+NARROW_LETTERS = 46  # in a line across it
 STYLE = "<style>:root{color:#1f2328}@media(prefers-color-scheme:dark){:root{color:#e6edf3}}</style>"
 LETTERS = {"FASTER": "F", "SLOWER": "S", "SAME": "=", "UNDECIDED": "?"}
 LETTERED = "Letters are verdicts on the measured marks: F faster, S slower, = the same, ? undecided."
@@ -132,9 +135,16 @@ def draw(
     stacked = stacked or ((1, 1) if panels == (1, 1) else None)
     if stacked is None:
         return own
+
+    def wrapped(panels: Any) -> None:
+        on(panels)
+        for axes in np.ravel(panels):
+            axes.set_xlabel(textwrap.fill(axes.get_xlabel(), NARROW_LETTERS // stacked[1]))
+            axes.set_title(textwrap.fill(axes.get_title(), NARROW_LETTERS // stacked[1]))
+
     legend_in = 0.22 * (-(-len(keys) // NARROW_KEYS) - 1 if keys else 0)
     inches = (NARROW_IN, size[1] * stacked[0] / panels[0] + legend_in)
-    return own._replace(narrow=_svg(inches, on, stacked, keys, NARROW_KEYS, labels, shared)[0])
+    return own._replace(narrow=_svg(inches, wrapped, stacked, keys, NARROW_KEYS, labels, shared)[0])
 
 
 def _svg(
