@@ -135,6 +135,47 @@ def test_a_rerun_goes_on_with_what_is_missing_and_a_changed_row(tmp_path: Path, 
     assert again.precisions["int8"].key != first.precisions["int8"].key
 
 
+def test_a_run_of_other_precisions_keeps_what_is_there(tmp_path: Path, published: Path) -> None:
+    project, params = opened(tmp_path, published, also=["nf4"])
+    first, raw = run(project, params), params.model_dump(mode="json")
+    raw["evaluation"]["probe"]["also"] = ["fp16"]
+    raw["precisions"]["nf4"]["blocksize"] = 128
+    again = run(project, parameters.parse(raw))
+    assert list(again.precisions) == ["fp32", "int8", "fp16"]  # what is of other settings is stale
+    raw["study"]["precisions"], raw["evaluation"]["probe"]["also"] = ["fp32"], []
+    assert run(project, parameters.parse(raw)) == again
+    assert again.precisions["int8"] == first.precisions["int8"]
+
+
+def test_a_run_that_was_ended_goes_on_with_the_same_heads(
+    tmp_path: Path, published: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project, params = opened(tmp_path, published)
+    asked, real = list[str](), probe._Course.run
+
+    def ended(course: Any, row: Any, images: Any) -> Any:
+        asked.append(row.method)
+        if row.method == "bitsandbytes_int8" and asked.count(row.method) == 1:
+            raise KeyboardInterrupt
+        return real(course, row, images)
+
+    monkeypatch.setattr(probe._Course, "run", ended)
+    with pytest.raises(KeyboardInterrupt):
+        run(project, params)
+    (features,) = (project.local / "probes").glob("*.npz")
+    found = run(project, params)
+    assert asked == ["float", "float", "bitsandbytes_int8", "bitsandbytes_int8"]
+    assert not features.exists()
+    (project.local / "probes" / "mine.json").unlink()
+    features.write_bytes(b"cut off")
+    whole = run(project, params)
+    assert asked[4:] == ["float", "float", "bitsandbytes_int8"]
+    assert all(
+        mine.model_copy(update={"seconds": 0.0}) == other.model_copy(update={"seconds": 0.0})
+        for mine, other in zip(whole.precisions.values(), found.precisions.values(), strict=True)
+    )
+
+
 def test_tokens_and_maps_are_pooled_as_the_family_asks() -> None:
     tokens = torch.arange(24.0).reshape(1, 6, 4)
     assert probe.pooled(tokens, 6).tolist() == tokens.mean(1).tolist()  # no class token

@@ -21,9 +21,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from visionquant.accuracy import fashion, freed_memory, model_source
+from visionquant.accuracy import fashion, freed_memory, model_source, reference_features
 from visionquant.accuracy.fashion import LabelledImages
 from visionquant.accuracy.model_source import ModelSource
+from visionquant.accuracy.reference_features import Found, ReferenceFeatures
 from visionquant.bench import fidelity, torch_flags
 from visionquant.bench.backends import convert, graph_engine
 from visionquant.bench.pair_fingerprint import measuring_sha256
@@ -103,8 +104,10 @@ def linear_head(known: np.ndarray, labels: np.ndarray) -> Any:
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
+    from threadpoolctl import threadpool_limits
 
-    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=MOST_STEPS)).fit(known, labels)
+    with threadpool_limits(1):  # see `reference_features`
+        return make_pipeline(StandardScaler(), LogisticRegression(max_iter=MOST_STEPS)).fit(known, labels)
 
 
 def fit(known: np.ndarray, labels: np.ndarray, neighbours: int) -> Heads:
@@ -142,6 +145,8 @@ def drawn(count: int, total: int, seed: int) -> np.ndarray:
 def evaluate(project: Project, params: Params, model: str, machine: Environment, tell: Callable[[str], None]) -> Probe:
     """Every precision of the study, and those of ``evaluation.probe``; a rerun goes on where it was ended.
 
+    What is there of other precisions, under today's settings, stays.
+
     Raises:
         StudyError: no such row or data set, the model has seeded weights, or its outputs are not finite.
     """
@@ -156,17 +161,23 @@ def evaluate(project: Project, params: Params, model: str, machine: Environment,
     identity = [TASK, source.manifest.sha256(), settings]
     names = dict.fromkeys((*params.study.precisions, *choice.also, *choice.own_head))
     rows = {name: params.precisions[name] for name in names}
-    how = {
-        name: [machine.key(row.libraries), row.model_dump(mode="json"), measuring_sha256(row), name in choice.own_head]
-        for name, row in rows.items()
-    }
-    keys = {name: sha256_of([*identity, *how[name]]) for name in rows}
+
+    def key_of(row: Precision, own_head: bool) -> str:
+        how = [machine.key(row.libraries), row.model_dump(mode="json"), measuring_sha256(row), own_head]
+        return sha256_of([*identity, *how])
+
+    keys = {name: key_of(row, name in choice.own_head) for name, row in rows.items()}
     path = project.local / "probes" / f"{model}.json"
     before = outcomes.read_probe(path).precisions if path.is_file() else {}
-    done = {name: before[name] for name, key in keys.items() if name in before and before[name].key == key}
+    done = {
+        name: one
+        for name, one in before.items()
+        if name in params.precisions and one.key == keys.get(name, key_of(params.precisions[name], bool(one.own_head)))
+    }
     unsupported = {name: convert.backend_of(row.engine).unsupported(machine.device) for name, row in rows.items()}
     missing = {name: why for name, why in unsupported.items() if why}
     todo = [name for name in rows if name not in {*done, *missing}]
+    unfinished = path.with_name(f"{model}.npz")
 
     def written() -> Probe:
         probe = Probe(
@@ -176,7 +187,7 @@ def evaluate(project: Project, params: Params, model: str, machine: Environment,
             environment=machine,
             settings=settings,
             labels=tuple(test.labels.tolist()),
-            precisions={name: done[name] for name in rows if name in done},
+            precisions={name: done[name] for name in {**rows, **done} if name in done},
             missing=missing,
         )
         outcomes.write_probe(project, probe)
@@ -187,8 +198,12 @@ def evaluate(project: Project, params: Params, model: str, machine: Environment,
         learned = drawn(choice.training_images, len(training.labels), choice.seed)
         tell(f"{model}: heads learn from {len(learned)} images")
         images, labels = training.images[learned], training.labels[learned]
-        heads = fit(course.run(FP32, images).features, labels, choice.neighbours)
-        exact = course.run(FP32, test.images)
+        reference = reference_features.kept(
+            unfinished,
+            key_of(FP32, False),
+            lambda: ReferenceFeatures(course.run(FP32, images).features, course.run(FP32, test.images)),
+        )
+        heads, exact = fit(reference.learned, labels, choice.neighbours), reference.test
         for name in todo:
             row = rows[name]
             try:
@@ -201,16 +216,8 @@ def evaluate(project: Project, params: Params, model: str, machine: Environment,
                 right = int(np.sum(np.equal(done[name].classes, test.labels)))
                 tell(f"{name}: {right} of {len(test.labels)} right, {found.seconds:.0f} s")
             written()
+    unfinished.unlink(missing_ok=True)
     return written()
-
-
-class Found(NamedTuple):
-    """Features (n, width) of one precision, how many layers it quantised, bytes of its weights, and the seconds."""
-
-    features: np.ndarray
-    quantized_modules: int
-    stored_weights: int
-    seconds: float
 
 
 class _Course:
