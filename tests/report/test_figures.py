@@ -12,7 +12,7 @@ from matplotlib.figure import Figure as Drawing
 
 from visionquant.analysis.study import MachineSet, Study, gather
 from visionquant.records import outcomes
-from visionquant.report import figure
+from visionquant.report import drawing, figure
 from visionquant.report.figure import Dot, Figure, Looks
 from visionquant.report.pages import (
     accuracy_page,
@@ -88,7 +88,7 @@ def test_a_figure_has_a_form_for_a_phone_with_the_same_marks(tmp_path: Path) -> 
 
     apart = figure.draw((9.0, 3.0), on, (1, 3), stacked=(3, 1))
     width, height = (float(value) for value in re.findall(r'(?:width|height)="([0-9.]+)pt"', apart.narrow)[:2])
-    assert (width, height) == pytest.approx((72 * figure.NARROW_IN, 72 * 9.0))
+    assert (width, height) == pytest.approx((72 * drawing.NARROW_IN, 72 * 9.0))
     assert apart.narrow.count("<use ") >= 3
     shown = figure.Figure("three", "Three", "", "", "", apart).save(str(tmp_path))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["three-narrow.svg", "three.csv", "three.svg"]

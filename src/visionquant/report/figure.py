@@ -1,49 +1,30 @@
-"""From a drawing on axes to the bytes of an SVG, the same every time, readable on light and on dark ground.
+"""Figures in the house style: dot plots, panels, marks with their intervals, and what is saved of them.
 
-Text and lines take the colour of their surroundings: they are drawn in one marker colour that becomes
-``currentColor``. Precisions have the colours of Paul Tol's schemes, which colour-blind readers can tell apart
+Precisions have the colours of Paul Tol's schemes, which colour-blind readers can tell apart
 (https://sronpersonalpages.nl/~pault/), and a marker each, so that nothing rests on colour alone.
 """
 
-import io
-import re
-import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
-import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure as Drawing
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from visionquant.analysis.study import MachineSet, Study
 from visionquant.core import files
+from visionquant.report.drawing import INK as INK
+from visionquant.report.drawing import draw as draw
 from visionquant.report.items import precision_label
-from visionquant.report.plotted import Drawn, drawn
+from visionquant.report.plotted import Drawn
 from visionquant.report.table import Displayed, render
 
 Ends = tuple[float | None, float | None]
-INK = "#010203"
-NARROW_IN, NARROW_KEYS = 4.6, 2  # width of the form for a phone, and columns of its legend
-NARROW_LETTERS = 46  # in a line across it
-STYLE = "<style>:root{color:#1f2328}@media(prefers-color-scheme:dark){:root{color:#e6edf3}}</style>"
 LETTERS = {"FASTER": "F", "SLOWER": "S", "SAME": "=", "UNDECIDED": "?"}
 LETTERED = "Letters are verdicts on the measured marks: F faster, S slower, = the same, ? undecided."
-INKED = ("grid.color", "text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
-RC: Any = dict.fromkeys(INKED, INK) | {
-    **dict.fromkeys(("axes.facecolor", "figure.facecolor", "svg.fonttype"), "none"),
-    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
-    **dict.fromkeys(("axes.grid", "axes.axisbelow"), True),
-    **dict.fromkeys(("font.size", "axes.titlesize"), 9.0),
-    "svg.hashsalt": "visionquant",
-    "grid.alpha": 0.18,
-}
 
 
 @dataclass(frozen=True)
@@ -113,63 +94,6 @@ class Figure:
             if content:
                 files.save(Path(folder) / f"{self.id}{ending}", content)
         return Displayed(render("figure", self))
-
-
-def draw(
-    size: tuple[float, float],
-    on: Callable[[Any], object],
-    panels: tuple[int, int] = (1, 1),
-    keys: Sequence[Line2D] = (),
-    key_columns: int = 0,
-    labels: tuple[str, str] = ("", ""),
-    stacked: tuple[int, int] | None = None,
-    **shared: Any,
-) -> Drawn:
-    """A drawing of ``size`` inches in the house style; ``on`` draws on the axes, or on an array of ``panels`` of them.
-
-    ``keys`` is the legend, ``labels`` stand below and beside all panels; ``shared`` goes to ``Figure.subplots``. A
-    drawing of one panel has a second form for a phone's screen, and one whose panels may be ``stacked`` so as well.
-    """
-    svg, axes = _svg(size, on, panels, keys, key_columns or len(keys), labels, shared)
-    own = drawn(svg, axes, keys)
-    stacked = stacked or ((1, 1) if panels == (1, 1) else None)
-    if stacked is None:
-        return own
-
-    def wrapped(panels: Any) -> None:
-        on(panels)
-        for axes in np.ravel(panels):
-            axes.set_xlabel(textwrap.fill(axes.get_xlabel(), NARROW_LETTERS // stacked[1]))
-            axes.set_title(textwrap.fill(axes.get_title(), NARROW_LETTERS // stacked[1]))
-
-    legend_in = 0.22 * (-(-len(keys) // NARROW_KEYS) - 1 if keys else 0)
-    inches = (NARROW_IN, size[1] * stacked[0] / panels[0] + legend_in)
-    return own._replace(narrow=_svg(inches, wrapped, stacked, keys, NARROW_KEYS, labels, shared)[0])
-
-
-def _svg(
-    size: tuple[float, float],
-    on: Callable[[Any], object],
-    panels: tuple[int, int],
-    keys: Sequence[Line2D],
-    key_columns: int,
-    labels: tuple[str, str],
-    shared: dict[str, Any],
-) -> tuple[str, list[Axes]]:
-    buffer = io.StringIO()
-    with mpl.rc_context(RC):
-        drawing = Drawing(figsize=size, layout="constrained")
-        FigureCanvasSVG(drawing)
-        on(drawing.subplots(*panels, **shared))
-        if labels[0]:
-            drawing.supxlabel(labels[0], fontsize=9)
-        if labels[1]:
-            drawing.supylabel(labels[1], fontsize=9)
-        if keys:
-            drawing.legend(handles=list(keys), loc="outside upper center", ncols=key_columns, fontsize=8)
-        drawing.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
-    svg = re.sub(r"<!--.*?-->\s*", "", buffer.getvalue().replace(INK, "currentColor"), flags=re.S)
-    return re.sub(r"(<svg [^>]*>)", rf"\1{STYLE}", svg, count=1), drawing.axes
 
 
 def mark(
