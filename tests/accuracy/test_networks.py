@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+import clothes
+import numpy as np
 import pytest
 import tiny
 import torch
+from PIL import Image
 
-from visionquant.accuracy import evaluation, training
+from visionquant.accuracy import evaluation, fashion, model_source, training
 from visionquant.core import machine
 from visionquant.core.errors import StudyError
 from visionquant.core.paths import Project
@@ -117,3 +120,35 @@ def test_a_network_that_diverges_says_so(tmp_path: Path) -> None:
     spec = params.training.networks[NAME].model_copy(update={"learning_rate": 1e30})
     with pytest.raises(StudyError, match="lower learning_rate"):
         training.train(spec, params.training, training.load_digits(16), 0)
+
+
+def test_clothes_are_learned_from_the_training_images_and_classified_from_the_test_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = tiny.settings(("tiny-vit",), ("fp32", "int8"))
+    sizes = {"task": "fashion-mnist", "image_size": 28, "patch_size": 7, "hidden_size": 64, "epochs": 40}
+    raw["training"]["networks"][NAME] |= sizes | {"learning_rate": 0.005}
+    raw["training"]["run"] = [1]
+    project, params = tiny.project(tmp_path, raw)
+    clothes.publish(project.local / "datasets" / "fashion-mnist", monkeypatch)
+    spec = params.training.networks[NAME]
+    data = training.load(project, spec)
+    assert data.images.shape == (360, 3, 28, 28)
+    assert training.folds_of(spec, params.training, True) == training.folds_of(spec, params.training, False) == (0,)
+    ((learned, held_out),) = data.splits(params.training)
+    assert (learned.tolist(), held_out.tolist()) == ([*range(300)], [*range(300, 360)])
+    picture = fashion.load(project)[0].images[5]
+    expected = training.preprocessing(spec).prepare(Image.fromarray(picture))
+    assert np.abs(expected - data.images[5].numpy()).max() < 1e-3
+    done = training.train(spec, params.training, data, 0)
+    assert done.held_out == 60
+    assert done.correct > 30  # chance is six
+    training.save_trained(project, NAME, 0, done.net)
+    found = evaluation.evaluate_trained(project, params, NAME, (0,), machine.probe("cpu"))
+    outcomes.write_scores(project, found)
+    assert found.images == tuple(range(300, 360))
+    assert sum(map(np.equal, found.precisions["fp32"].classes, found.labels)) == done.correct
+    assert archive.local(project, params).accuracy == {NAME: found}
+    assert (
+        model_source.open_network(project, params, NAME, 0).origin == f"{NAME}, test images of fashion-mnist held out"
+    )

@@ -149,7 +149,7 @@ def test_a_gpu_that_is_not_there_is_one_line() -> None:
 
 
 @pytest.fixture(scope="module")
-def task() -> tuple[NetworkSpec, Training, training.Digits]:
+def task() -> tuple[NetworkSpec, Training, training.TrainingImages]:
     raw = tiny.settings()
     raw["training"]["networks"]["tiny-digits"] |= {"epochs": 4, "learning_rate": 0.005}
     params = parse(raw)
@@ -158,7 +158,7 @@ def task() -> tuple[NetworkSpec, Training, training.Digits]:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_mixed_precision_learns_the_digits_with_weights_in_fp32(
-    dtype: torch.dtype, task: tuple[NetworkSpec, Training, training.Digits]
+    dtype: torch.dtype, task: tuple[NetworkSpec, Training, training.TrainingImages]
 ) -> None:
     spec, settings, data = task
     done = training.train(spec, settings, data, 0, compute.stepper(dtype=dtype))
@@ -167,7 +167,7 @@ def test_mixed_precision_learns_the_digits_with_weights_in_fp32(
 
 
 def test_without_a_half_type_the_step_is_the_plain_one_bit_by_bit(
-    task: tuple[NetworkSpec, Training, training.Digits],
+    task: tuple[NetworkSpec, Training, training.TrainingImages],
 ) -> None:
     spec, settings, data = task
     short = spec.model_copy(update={"epochs": 1})
@@ -182,7 +182,7 @@ def one_step(net: nn.Module, images: torch.Tensor, labels: torch.Tensor, stepper
     return changed
 
 
-def test_a_step_that_overflows_is_left_out(task: tuple[NetworkSpec, Training, training.Digits]) -> None:
+def test_a_step_that_overflows_is_left_out(task: tuple[NetworkSpec, Training, training.TrainingImages]) -> None:
     spec, _, data = task
     net = training.build_network(spec, 0)
     with torch.no_grad():
@@ -195,7 +195,7 @@ def test_a_step_that_overflows_is_left_out(task: tuple[NetworkSpec, Training, tr
 
 
 def test_the_listings_half_model_has_gradients_that_the_scaler_refuses(
-    task: tuple[NetworkSpec, Training, training.Digits],
+    task: tuple[NetworkSpec, Training, training.TrainingImages],
 ) -> None:
     spec, _, data = task
     net = training.build_network(spec, 0).half()
@@ -214,7 +214,7 @@ def test_the_listings_half_model_has_gradients_that_the_scaler_refuses(
 # --- gradient checkpointing
 
 
-def gradients(net: nn.Module, data: training.Digits) -> tuple[list[torch.Tensor], int]:
+def gradients(net: nn.Module, data: training.TrainingImages) -> tuple[list[torch.Tensor], int]:
     images, labels = data.images[:8].clone(), data.labels[:8].clone()
     loss, kept = compute.saved_bytes(lambda: training.loss_of(net, images, labels), net)
     loss.backward()
@@ -222,7 +222,7 @@ def gradients(net: nn.Module, data: training.Digits) -> tuple[list[torch.Tensor]
 
 
 def test_checkpointing_keeps_less_and_gives_the_same_gradients(
-    task: tuple[NetworkSpec, Training, training.Digits],
+    task: tuple[NetworkSpec, Training, training.TrainingImages],
 ) -> None:
     spec, _, data = task
     deep = spec.model_copy(update={"layers": 6})
@@ -235,7 +235,9 @@ def test_checkpointing_keeps_less_and_gives_the_same_gradients(
     assert less < kept / 3
 
 
-def test_training_with_checkpoints_is_the_same_training(task: tuple[NetworkSpec, Training, training.Digits]) -> None:
+def test_training_with_checkpoints_is_the_same_training(
+    task: tuple[NetworkSpec, Training, training.TrainingImages],
+) -> None:
     spec, settings, data = task
     short = spec.model_copy(update={"epochs": 1})
     found = [

@@ -39,8 +39,8 @@ def evaluate_trained(
     """
     torch_flags.begin(machine.device)
     spec = params.training.networks[network]
-    data = training.load_digits(spec.image_size)
-    split = training.folds(data.labels, params.training.folds, params.training.seed)
+    data = training.load(project, spec)
+    split = data.splits(params.training)
     held_out = torch.cat([split[fold][1] for fold in folds])
     precisions = {}
     for name in dict.fromkeys((*params.study.precisions, *params.training.also)):

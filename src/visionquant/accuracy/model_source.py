@@ -98,10 +98,10 @@ def open_network(project: Project, params: Params, name: str, fold: int) -> Mode
     """A row of ``training.networks``, as it was trained here on all folds but ``fold``."""
     known("training.networks", [name], params.training.networks)
     training.require_trained(project, name, fold)
-    size, origin = params.training.networks[name].image_size, f"{name}, digits fold {fold} held out"
-    return ModelSource(
-        project, params, name, "trained here", origin, size, training.digit_preprocessing(size), fold=fold
-    )
+    spec = params.training.networks[name]
+    held_out = f"digits fold {fold}" if spec.task == "digits" else f"test images of {spec.task}"
+    origin, prepared = f"{name}, {held_out} held out", training.preprocessing(spec)
+    return ModelSource(project, params, name, "trained here", origin, spec.image_size, prepared, fold=fold)
 
 
 def seeded_model(project: Project, params: Params, name: str, count: int) -> tuple[nn.Module, torch.Tensor]:

@@ -1,8 +1,10 @@
-"""Small networks of three families of the study, trained on real labelled images that ship with scikit-learn.
+"""Small networks of three families of the study, trained on real labelled images.
 
-The images are its 1,797 handwritten digits, 8 x 8 pixels, scaled up to what a network takes; in five stratified, seeded
-folds each is held out once. Training is AdamW under a one-cycle schedule, seeded, a minute or so a fold on two cores in
-FP32, on images shifted by up to a source pixel. The weights stay out of git; what they are worth is in the scores.
+The quick task is scikit-learn's 1,797 handwritten digits, 8 x 8 pixels; in five stratified, seeded folds each is held
+out once, and a fold takes a minute or so on two cores. The long one is Fashion-MNIST (:mod:`.fashion`): 60,000 images
+to learn from, and its own 10,000 held out, as the one fold that it has. Images are scaled to what a network takes.
+Training is AdamW under a one-cycle schedule in FP32, seeded, on images shifted by up to a source pixel. The weights
+stay out of git; what they are worth is in the scores.
 Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository (1998).
 """
 
@@ -16,7 +18,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from visionquant.accuracy import freed_memory
+from visionquant.accuracy import fashion, freed_memory
 from visionquant.bench import loading
 from visionquant.bench.inputs import DEFAULT, Preprocessing
 from visionquant.core.errors import StudyError
@@ -25,18 +27,32 @@ from visionquant.core.paths import Project
 from visionquant.settings.params import Params
 from visionquant.settings.sections import NetworkSpec, Training
 
-CLASSES, SIDE = 10, 8
+CLASSES = 10
+DIGITS_SIDE, FASHION_SIDE = 8, fashion.SIDE
+FASHION_MEAN, FASHION_DEVIATION = 0.2860, 0.3530  # of all pixels that it is learned from, 0 to 1
 BATCH = 100  # images of an evaluation pass
 # One step on (images, labels): the loss, detached, and whether the weights were changed.
 Step = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, bool]]
 Stepper = Callable[[nn.Module, torch.optim.Optimizer], Step]
 
 
-class Digits(NamedTuple):
-    """``images`` (1797, 3, side, side) with zero mean and unit deviation, ``labels`` (1797,) from 0 to 9."""
+class TrainingImages(NamedTuple):
+    """``images`` (n, 3, side, side) with zero mean and unit deviation, ``labels`` (n,) from 0 to 9.
+
+    They were ``source_side`` pixels a side; the last ``held_out`` of them are never learned from, 0 where folds decide.
+    """
 
     images: torch.Tensor
     labels: torch.Tensor
+    source_side: int
+    held_out: int = 0
+
+    def splits(self, training: Training) -> tuple[tuple[torch.Tensor, torch.Tensor], ...]:
+        """(training, held-out) indices of each fold; one fold where the data set has test images of its own."""
+        if self.held_out:
+            learned = len(self.labels) - self.held_out
+            return ((torch.arange(learned), torch.arange(learned, len(self.labels))),)
+        return folds(self.labels, training.folds, training.seed)
 
 
 class Trained(NamedTuple):
@@ -48,7 +64,33 @@ class Trained(NamedTuple):
     held_out: int
 
 
-def load_digits(side: int) -> Digits:
+def load(project: Project, spec: NetworkSpec) -> TrainingImages:
+    """The images of a row's task, as its network takes them.
+
+    Raises:
+        StudyError: the data set can't be had.
+    """
+    return load_digits(spec.image_size) if spec.task == "digits" else load_fashion(project, spec.image_size)
+
+
+def folds_of(spec: NetworkSpec, training: Training, every: bool) -> tuple[int, ...]:
+    """The folds that are trained: those of ``training.run``, or all; the one of a task that has no more."""
+    if spec.task != "digits":
+        return (0,)
+    return tuple(range(training.folds)) if every else training.run
+
+
+def load_fashion(project: Project, side: int) -> TrainingImages:
+    """All of Fashion-MNIST, its test images last, bilinearly scaled to ``side`` pixels, grey in three channels."""
+    parts = fashion.load(project)
+    grey = torch.from_numpy(np.concatenate([part.images for part in parts]).astype(np.float32) / 255)[:, None]
+    scaled = functional.interpolate(grey, size=(side, side), mode="bilinear", align_corners=False)
+    scaled.sub_(FASHION_MEAN).div_(FASHION_DEVIATION)
+    labels = torch.from_numpy(np.concatenate([part.labels for part in parts]).astype(np.int64))
+    return TrainingImages(scaled.expand(-1, 3, -1, -1), labels, FASHION_SIDE, len(parts[1].labels))
+
+
+def load_digits(side: int) -> TrainingImages:
     """All digits, bilinearly scaled to ``side`` pixels, grey in three channels."""
     from sklearn import datasets
 
@@ -56,7 +98,16 @@ def load_digits(side: int) -> Digits:
     grey = torch.from_numpy(data.images.astype(np.float32) / 16)[:, None]
     scaled = functional.interpolate(grey, size=(side, side), mode="bilinear", align_corners=False)
     scaled = (scaled - grey.mean()) / grey.std()
-    return Digits(scaled.expand(-1, 3, -1, -1).contiguous(), torch.from_numpy(data.target.astype(np.int64)))
+    labels = torch.from_numpy(data.target.astype(np.int64))
+    return TrainingImages(scaled.expand(-1, 3, -1, -1).contiguous(), labels, DIGITS_SIDE)
+
+
+def preprocessing(spec: NetworkSpec) -> Preprocessing:
+    """What makes an image file an input of a row's network; :func:`load` scales alike."""
+    if spec.task == "digits":
+        return digit_preprocessing(spec.image_size)
+    statistics = {"image_mean": [FASHION_MEAN] * 3, "image_std": [FASHION_DEVIATION] * 3}
+    return Preprocessing(DEFAULT | statistics, (3, spec.image_size, spec.image_size))
 
 
 def digit_preprocessing(side: int) -> Preprocessing:
@@ -76,10 +127,10 @@ def folds(labels: torch.Tensor, count: int, seed: int) -> tuple[tuple[torch.Tens
     return tuple((torch.from_numpy(learned), torch.from_numpy(held_out)) for learned, held_out in split)
 
 
-def shifted(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def shifted(images: torch.Tensor, generator: torch.Generator, source_side: int = DIGITS_SIDE) -> torch.Tensor:
     """Each image moved by up to one source pixel along both axes, the border repeated: (n, 3, side, side)."""
     side = images.shape[-1]
-    step = side // SIDE
+    step = side // source_side
     corners = (step + torch.randint(-step, step + 1, (len(images), 2), generator=generator)).tolist()
     padded = functional.pad(images, (step, step, step, step), mode="replicate")
     return torch.stack([image[:, y : y + side, x : x + side] for image, (y, x) in zip(padded, corners, strict=True)])
@@ -130,11 +181,11 @@ def full(net: nn.Module, optimizer: torch.optim.Optimizer) -> Step:
 
 
 def train(
-    spec: NetworkSpec, training: Training, data: Digits, fold: int, stepper: Stepper = full, device: str = "cpu"
+    spec: NetworkSpec, training: Training, data: TrainingImages, fold: int, stepper: Stepper = full, device: str = "cpu"
 ) -> Trained:
     """Train on all folds but ``fold``; the network stays on ``device``. Raises StudyError: the loss is no number."""
     begun = time.perf_counter()
-    learned, held_out = folds(data.labels, training.folds, training.seed)[fold]
+    learned, held_out = data.splits(training)[fold]
     net = build_network(spec, training.seed + fold).to(device)
     generator = torch.Generator().manual_seed(training.seed + fold)
     optimizer = torch.optim.AdamW(net.parameters(), lr=spec.learning_rate, weight_decay=training.weight_decay)
@@ -145,7 +196,7 @@ def train(
     for _ in range(spec.epochs):
         shuffled = learned[torch.randperm(len(learned), generator=generator)]
         for batch in torch.split(shuffled, training.batch_size):
-            images = shifted(data.images[batch], generator)
+            images = shifted(data.images[batch], generator, data.source_side)
             loss, changed = take(images.to(device), data.labels[batch].to(device))
             if not torch.isfinite(loss):
                 raise StudyError("training", f"the loss became {float(loss)}", "lower learning_rate in params.yaml")

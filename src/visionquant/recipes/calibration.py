@@ -49,10 +49,11 @@ def run(project: Project, params: Params, machine: Environment) -> Iterator[Row]
     """A row a variant, for every chosen network, over every fold that was trained; without one it is a StudyError."""
     known("precisions", [INT8], params.precisions)
     for network in params.training.chosen:
-        data = training.load_digits(params.training.networks[network].image_size)
-        split = training.folds(data.labels, params.training.folds, params.training.seed)
-        trained = [fold for fold in range(params.training.folds) if project.weights(network, fold).is_file()]
-        folds = trained or list(params.training.run)  # if none is trained, loading says so
+        spec = params.training.networks[network]
+        data = training.load(project, spec)
+        split = data.splits(params.training)
+        trained = [fold for fold in range(len(split)) if project.weights(network, fold).is_file()]
+        folds = trained or training.folds_of(spec, params.training, False)  # if none is trained, loading says so
         results: dict[CalibrationVariant, list[Result]] = {}
         for fold in folds:
             net = training.load_trained(project, params, network, fold)

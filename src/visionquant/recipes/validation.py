@@ -13,10 +13,10 @@ from visionquant.recipes import Environment, Params, Project, Row, recipe
 @recipe("validation", weights="trained here")
 def run(project: Project, params: Params, machine: Environment) -> Iterator[Row]:
     """The first fold of ``training.run``: FP32 on its held-out images is the baseline, with the uncertainty it has."""
-    fold = params.training.run[0]
     for network in params.training.chosen:
-        data = training.load_digits(params.training.networks[network].image_size)
-        _, held_out = training.folds(data.labels, params.training.folds, params.training.seed)[fold]
+        spec = params.training.networks[network]
+        data, fold = training.load(project, spec), training.folds_of(spec, params.training, False)[0]
+        _, held_out = data.splits(params.training)[fold]
         images, labels = data.images[held_out], data.labels[held_out]
         net = training.load_trained(project, params, network, fold).to(machine.device)
         classes = training.logits_of(net, images, torch.float32, machine.device).argmax(1)

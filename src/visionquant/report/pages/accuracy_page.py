@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 
 from visionquant.analysis import estimators
 from visionquant.analysis.study import LOCAL, MachineSet, Study
-from visionquant.records.outcomes import counted
+from visionquant.records.outcomes import Scores, counted
 from visionquant.report import figure
 from visionquant.report.columns import (
     columns_of,
@@ -161,18 +161,27 @@ def pretrained_models(study: Study) -> Table:
 
 def trained_networks(study: Study) -> Table:
     """The networks: family, sizes, images learned from and held out."""
-    caption = "Of 1,797 handwritten digits (scikit-learn); the network that classifies one has not learned from it."
+    caption = (
+        "Of 1,797 handwritten digits (scikit-learn) in folds, or of Fashion-MNIST's own test images; the network that "
+        "classifies one has not learned from it."
+    )
     shown = [
         Column("Network", lambda row: row[1].network, "text"),
         Column("Family", lambda row: row[1].spec.family, "text"),
         Column("image, pixels", lambda row: row[1].spec.image_size),
+        Column("task", lambda row: row[1].spec.task, "text"),
         Column("epochs", lambda row: row[1].spec.epochs),
-        Column("folds", lambda row: f"{len(row[1].folds)} of {row[1].training.folds}"),
-        Column("images named", lambda row: len(row[1].labels)),
+        Column("folds", _folds),
+        Column("images classified", lambda row: len(row[1].labels)),
         *texts("Source"),
     ]
     rows = [(run.source, result) for run in study.evaluated for result in run.accuracy.values()]
     return build("trained", "What was trained", caption, shown, rows, "data/machines/*/accuracy.")
+
+
+def _folds(row: tuple[str, Scores]) -> str:
+    scores = row[1]
+    return f"{len(scores.folds)} of {scores.training.folds if scores.spec.task == 'digits' else 1}"
 
 
 def top1_figure(study: Study) -> Figure:
