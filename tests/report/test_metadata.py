@@ -1,10 +1,15 @@
 """What others cite and read is made from its sources, and holds of what is committed."""
 
+import hashlib
+import io
 import json
 import shutil
+import subprocess
+import venv
 from pathlib import Path
 
 import made
+import pandas as pd
 import pytest
 import tiny
 import yaml
@@ -14,7 +19,7 @@ from visionquant.analysis.study import Study, gather
 from visionquant.core.errors import StudyError
 from visionquant.core.machine import Environment
 from visionquant.core.paths import Project
-from visionquant.report import artifact, metadata
+from visionquant.report import artifact, croissant, metadata
 from visionquant.settings import params as parameters
 
 PROJECT = Project(tiny.ROOT)
@@ -38,7 +43,35 @@ def evidence() -> list[tuple[str, Path]]:
 
 
 def test_what_is_committed_is_what_would_be_written(named: Study) -> None:
-    assert metadata.differing(metadata.contents(PROJECT) | artifact.contents(named)) == []
+    made = metadata.contents(PROJECT) | artifact.contents(named) | croissant.contents(named)
+    assert metadata.differing(made) == []
+
+
+def test_the_data_set_is_the_committed_tables_with_a_type_for_every_column() -> None:
+    found = json.loads((tiny.ROOT / "croissant.json").read_text())
+    assert not {"url", "citeAs", "identifier", "datePublished"} & found.keys()  # nobody gave one
+    files = {one["@id"]: one for one in found["distribution"]}
+    for records in found["recordSet"]:
+        of = files[f"{records['name']}.csv"]
+        content = (tiny.ROOT / of["contentUrl"]).read_bytes()
+        assert of["sha256"] == hashlib.sha256(content).hexdigest()
+        table = pd.read_csv(
+            io.BytesIO(content), keep_default_na=False, na_values=dict.fromkeys(("low", "high", "n"), "")
+        )
+        assert [one["source"]["extract"]["column"] for one in records["field"]] == [*table]
+        for one in records["field"]:
+            numeric = pd.api.types.is_numeric_dtype(table[one["name"]])
+            assert numeric == (one["dataType"] != "sc:Text"), one["name"]
+
+
+@pytest.mark.slow
+def test_the_data_set_is_valid_by_the_validator_of_its_format(tmp_path: Path) -> None:
+    """Slow: the validator is installed into an environment of its own."""
+    venv.create(tmp_path / "venv", with_pip=True)
+    programs = tmp_path / "venv" / "bin"
+    subprocess.run([programs / "python", "-m", "pip", "install", "--quiet", "mlcroissant==1.1.1"], check=True)
+    for what in (["validate"], ["load", "--record_set", "cells", "--num_records", "5"]):
+        subprocess.run([programs / "mlcroissant", *what, "--jsonld", "croissant.json"], check=True, cwd=tiny.ROOT)
 
 
 def test_every_committed_file_of_evidence_holds_its_schema() -> None:

@@ -111,12 +111,13 @@ def metadata(
     params: Params,
     check: Annotated[bool, typer.Option("--check", help="Write nothing; exit code 1 where a file differs.")] = False,
 ) -> None:
-    """Write what others cite and review: citation, schemas, data dictionary, ARTIFACT.md, codecheck.yml."""
+    """Write what others cite, find and review: citation, schemas, Croissant, ARTIFACT.md, codecheck.yml."""
     from visionquant.analysis.study import gather
-    from visionquant.report import artifact
+    from visionquant.report import artifact, croissant
     from visionquant.report import metadata as repository
 
-    made = repository.contents(project) | artifact.contents(gather(project, params, local=False))
+    study = gather(project, params, local=False)
+    made = repository.contents(project) | artifact.contents(study) | croissant.contents(study)
     differing = repository.differing(made)
     if check and differing:
         named = ", ".join(map(project.shown, differing))
