@@ -216,10 +216,11 @@ def log_scale(axes: Axes, *names: str) -> None:
             axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
 
 
-def symlog_scale(axes: Axes) -> None:
-    """Put the x axis on a scale that is linear from -1 to 1 and logarithmic beyond, with plain numbers."""
-    axes.set_xscale("symlog", linthresh=1)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+def symlog_scale(axes: Axes, name: str = "x") -> None:
+    """Put the axis named on a scale that is linear from -1 to 1 and logarithmic beyond, with plain numbers."""
+    {"x": axes.set_xscale, "y": axes.set_yscale}[name]("symlog", linthresh=1)
+    axis = {"x": axes.xaxis, "y": axes.yaxis}[name]
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def letter(axes: Axes, x: float, y: float, word: str) -> None:

@@ -139,11 +139,13 @@ def probe_figure(study: Study) -> Figure:
             sizes, changes = zip(*sorted(points), strict=True)
             best = np.maximum.accumulate(changes)
             axes.step(sizes, best, where="post", color=figure.INK, linewidth=0.6, linestyle=":")
+        figure.symlog_scale(axes, "y")
         axes.set_title(f"{network}, n = {len(one.labels):,}")
 
     caption = (
         "Above and left is better; the dotted line is the best that so many bytes or fewer give. The band is "
-        f"{margin:g} point either way. With the 95 % interval of the paired difference; FP32 is zero."
+        f"{margin:g} point either way; beyond a point the scale is logarithmic. With the 95 % interval of the paired "
+        "difference; FP32 is zero."
     )
     alt = "A mark a precision: bytes of the weights along, change of top-1 in points against FP32 up."
     labels = ("stored weights, MiB", "change of top-1, points")
