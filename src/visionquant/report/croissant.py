@@ -1,7 +1,7 @@
 """The figures as a data set that machines find and load: croissant.json, in the form of MLCommons Croissant 1.0.
 
-Its tables are those of ``reports/tables``, made anew from the evidence of named machines, each with its sha256 and the
-type of every column. It names no address and no identifier, for nobody gave one.
+Its tables are those of ``reports/tables``, as `visionquant analyse` wrote them, each with its sha256 and the type of
+every column. It names no address and no identifier, for nobody gave one.
 Source: Akhtar et al., Croissant: A Metadata Format for ML-Ready Datasets (2024), arXiv 2403.19546.
 """
 
@@ -11,10 +11,10 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from visionquant.analysis import frame_files
 from visionquant.analysis.study import Study
 from visionquant.core import files
 
+ANALYSE = "run `visionquant analyse`"
 FORMAT = "http://mlcommons.org/croissant/1.0"
 TERMS = (
     "citeAs", "column", "equivalentProperty", "extract", "field", "fileProperty", "fileObject", "fileSet", "format",
@@ -41,10 +41,13 @@ TABLES = {
 
 
 def contents(study: Study) -> dict[Path, str]:
-    """croissant.json, of a study of named machines."""
-    made = frame_files.contents(study)
+    """croissant.json.
+
+    Raises:
+        StudyError: a table is not there.
+    """
     about = tomllib.loads(files.content(study.project.root / "pyproject.toml").decode())["project"]
-    tables = {name: made[study.project.tables / f"{name}.csv"] for name in TABLES}
+    tables = {name: files.content(study.project.tables / f"{name}.csv", ANALYSE).decode() for name in TABLES}
     found = {
         "@context": CONTEXT,
         "@type": "sc:Dataset",

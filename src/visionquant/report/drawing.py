@@ -20,6 +20,7 @@ from matplotlib.lines import Line2D
 from visionquant.report.plotted import Drawn, drawn
 
 INK = "#010203"
+HUNDREDTHS = re.compile(r"(\d\.\d\d)\d+")  # of a point are enough
 NARROW_IN, NARROW_KEYS = 4.6, 2  # width of the form for a phone, and columns of its legend
 NARROW_LETTERS = 46  # in a line across it
 STYLE = "<style>:root{color:#1f2328}@media(prefers-color-scheme:dark){:root{color:#e6edf3}}</style>"
@@ -46,12 +47,11 @@ def draw(
 ) -> Drawn:
     """A drawing of ``size`` inches in the house style; ``on`` draws on the axes, or on an array of ``panels`` of them.
 
-    ``keys`` is the legend, ``labels`` stand below and beside all panels; ``shared`` goes to ``Figure.subplots``. A
-    drawing of one panel has a second form for a phone's screen, and one whose panels may be ``stacked`` so as well.
+    ``keys`` is the legend, ``labels`` stand below and beside all panels; ``shared`` goes to ``Figure.subplots``. With
+    ``stacked`` it has a second form for a phone's screen, its panels in so many rows and columns.
     """
     svg, axes = _svg(size, on, panels, keys, key_columns or len(keys), labels, shared)
     own = drawn(svg, axes, keys)
-    stacked = stacked or ((1, 1) if panels == (1, 1) else None)
     if stacked is None:
         return own
 
@@ -88,4 +88,5 @@ def _svg(
             drawing.legend(handles=list(keys), loc="outside upper center", ncols=key_columns, fontsize=8)
         drawing.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
     svg = re.sub(r"<!--.*?-->\s*", "", buffer.getvalue().replace(INK, "currentColor"), flags=re.S)
+    svg = re.sub(r'="[^"<>]*"', lambda value: HUNDREDTHS.sub(r"\1", value[0]), re.sub(r"\n +", "\n", svg))
     return re.sub(r"(<svg [^>]*>)", rf"\1{STYLE}", svg, count=1), drawing.axes

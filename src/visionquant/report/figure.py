@@ -134,6 +134,7 @@ def dot_plot(
     line: float | None = None,
     band: tuple[float, float] | None = None,
     scale: Callable[[Axes], object] = lambda axes: None if axes.has_data() else empty(axes),
+    stacked: tuple[int, int] | None = None,
 ) -> Drawn:
     """A row a name, from top to bottom; in each a mark and an interval of every ``by``, ``step`` rows apart.
 
@@ -154,7 +155,8 @@ def dot_plot(
         axes.set_xlabel(label)
         rows_of(axes, rows)
 
-    return draw((9.0, height), on, keys=keys_of(look, by) if keys is None else keys, key_columns=key_columns)
+    shown = keys_of(look, by) if keys is None else keys
+    return draw((9.0, height), on, keys=shown, key_columns=key_columns, stacked=stacked)
 
 
 def grid(
@@ -180,8 +182,7 @@ def grid(
             empty(panels.flat[0])
 
     inches = (size[0], above + size[1] * rows)
-    stacked = (-(-rows * columns // 2), 2) if columns > 2 else (rows * columns, 1)
-    return draw(inches, on, (rows, columns), keys, key_columns, labels, stacked, squeeze=False, **shared)
+    return draw(inches, on, (rows, columns), keys, key_columns, labels, squeeze=False, **shared)
 
 
 def rows_of(axes: Axes, names: Sequence[str]) -> None:

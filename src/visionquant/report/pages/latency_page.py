@@ -149,7 +149,9 @@ def _by_model(
     )
     alt, look = f"A row a model, a mark a precision: {title.lower()}.", figure.looks(study)
     keys = figure.keys_beside(study, run, names, quantity, size == 1)
-    svg = figure.dot_plot(dots, study.models, names, look, axis, 6.2, keys, 4, line=line, scale=figure.log_scale)
+    svg = figure.dot_plot(
+        dots, study.models, names, look, axis, 6.2, keys, 4, line=line, scale=figure.log_scale, stacked=(1, 1)
+    )
     return Figure(f"{name}-{size}", title, caption, alt, source(run, study if size == 1 else None), svg)
 
 

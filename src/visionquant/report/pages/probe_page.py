@@ -151,7 +151,17 @@ def probe_figure(study: Study) -> Figure:
     labels = ("stored weights, MiB", "change of top-1, points")
     below = "; ".join(_behind(one) for _, one in held.values()) or NOT_RUN
     columns = max(1, min(2, len(held)))
-    svg = figure.grid(tuple(held), panel, (9.0, 3.2), figure.keys_of(looks, names), labels, 0.5, columns, 4)
+    svg = figure.grid(
+        tuple(held),
+        panel,
+        (9.0, 3.2),
+        figure.keys_of(looks, names),
+        labels,
+        0.5,
+        columns,
+        4,
+        stacked=(len(held) or 1, 1),
+    )
     return Figure("probes", "What a byte buys: accuracy against size", caption, alt, below, svg)
 
 

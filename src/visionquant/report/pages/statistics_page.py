@@ -156,7 +156,7 @@ def groups_figure(study: Study, run: MachineSet) -> Figure:
             axes.set(title=title, xlabel="FP16 speedup over FP32, x")
         figure.rows_of(panels[0], tuple(GROUP_BOUNDS))
 
-    svg, title = figure.draw((9.0, 3.4), on, (1, 2), stacked=(2, 1), sharey=True), "FP16 speedup by group, batch size 1"
+    svg, title = figure.draw((9.0, 3.4), on, (1, 2), sharey=True), "FP16 speedup by group, batch size 1"
     return Figure("groups", title, caption, alt, source(run, study), svg)
 
 
