@@ -1,5 +1,6 @@
 """Small networks learn real images, are kept, and name what they have not seen, in every precision."""
 
+import gzip
 from pathlib import Path
 
 import clothes
@@ -86,6 +87,18 @@ def test_every_precision_names_the_held_out_images(trained: tuple[Project, Param
     path = outcomes.write_scores(project, found)
     assert outcomes.read_scores(path) == found
     assert archive.local(project, params).accuracy == {NAME: found}
+
+
+def test_scores_may_be_kept_compressed(trained: tuple[Project, Params, training.Trained], tmp_path: Path) -> None:
+    project, params, _ = trained
+    found = evaluation.evaluate_trained(project, params, NAME, (0,), machine.probe("cpu"))
+    path = tmp_path / f"{NAME}.json.gz"
+    path.write_bytes(gzip.compress(outcomes.write_scores(project, found).read_bytes()))
+    assert outcomes.read_scores(path) == found
+    for broken in (path.read_bytes()[:-20], b"no gzip"):
+        path.write_bytes(broken)
+        with pytest.raises(StudyError, match="broken: not gzip"):
+            outcomes.read_scores(path)
 
 
 @pytest.mark.parametrize("family", ["vit", "beit", "mobilevit"])

@@ -3,11 +3,13 @@
 import ast
 import contextlib
 import glob
+import gzip
 import hashlib
 import itertools
 import os
 import shutil
 import uuid
+import zlib
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
@@ -30,7 +32,7 @@ def shown(path: Path) -> str:
 
 
 def load(path: Path, kind: type[Value], remedy: str = RESTORE) -> Value:
-    """The value in a JSON file.
+    """The value in a JSON file, which may be compressed (``.gz``).
 
     Args:
         kind: what it has to be, a model of pydantic or any other type.
@@ -39,7 +41,11 @@ def load(path: Path, kind: type[Value], remedy: str = RESTORE) -> Value:
     Raises:
         StudyError: the file can't be read, is cut, or holds something else.
     """
-    return parsed(path, content(path, remedy), kind, remedy)
+    text = content(path, remedy)
+    try:
+        return parsed(path, gzip.decompress(text) if path.suffix == ".gz" else text, kind, remedy)
+    except (OSError, EOFError, zlib.error):
+        raise StudyError(shown(path), "broken: not gzip (cut short?)", remedy) from None
 
 
 def content(path: Path, remedy: str = RESTORE) -> bytes:
