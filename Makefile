@@ -40,7 +40,7 @@ repro: setup ## run the study, with first figures early, and say where the repor
 report: setup ## records, tables, notebooks and pages from the samples that are there; measures nothing
 	@for verb in "measure --keep-going" analyse claims notebooks report; do $(BIN)/visionquant $$verb || exit 1; done
 
-accuracy: setup ## train and evaluate every fold of every network, and probe trained weights, some two hours on two cores
+accuracy: setup ## train and evaluate every fold of every network, and probe trained weights, hours on two cores
 	@for network in $$($(BIN)/python -c 'from visionquant.core.paths import Project; from visionquant.settings.params import load; print(*load(Project.find()).training.networks)'); do \
 	  $(BIN)/visionquant train --network $$network --all-folds && $(BIN)/visionquant evaluate --network $$network --all-folds || exit 1; done
 	@for model in $$($(BIN)/python -c 'from visionquant.core.paths import Project; from visionquant.settings.params import load; print(*load(Project.find()).evaluation.probe.models)'); do \

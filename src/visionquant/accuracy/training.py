@@ -75,9 +75,8 @@ def load(project: Project, spec: NetworkSpec) -> TrainingImages:
 
 def folds_of(spec: NetworkSpec, training: Training, every: bool) -> tuple[int, ...]:
     """The folds that are trained: those of ``training.run``, or all; the one of a task that has no more."""
-    if spec.task != "digits":
-        return (0,)
-    return tuple(range(training.folds)) if every else training.run
+    count = training.fold_count(spec)
+    return tuple(range(count)) if every or count == 1 else training.run
 
 
 def load_fashion(project: Project, side: int) -> TrainingImages:

@@ -117,7 +117,7 @@ def metadata(
     from visionquant.report import metadata as repository
 
     study = gather(project, params, local=False)
-    made = repository.contents(project) | artifact.contents(study) | croissant.contents(study)
+    made = repository.contents(project) | artifact.contents(study) | croissant.contents(project)
     differing = repository.differing(made)
     if check and differing:
         named = ", ".join(map(project.shown, differing))

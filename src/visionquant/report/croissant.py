@@ -6,13 +6,12 @@ Source: Akhtar et al., Croissant: A Metadata Format for ML-Ready Datasets (2024)
 """
 
 import hashlib
-import json
-import tomllib
 from pathlib import Path
 from typing import Any
 
-from visionquant.analysis.study import Study
 from visionquant.core import files
+from visionquant.core.paths import Project
+from visionquant.report import metadata
 
 ANALYSE = "run `visionquant analyse`"
 FORMAT = "http://mlcommons.org/croissant/1.0"
@@ -40,14 +39,14 @@ TABLES = {
 }
 
 
-def contents(study: Study) -> dict[Path, str]:
+def contents(project: Project) -> dict[Path, str]:
     """croissant.json.
 
     Raises:
         StudyError: a table is not there.
     """
-    about = tomllib.loads(files.content(study.project.root / "pyproject.toml").decode())["project"]
-    tables = {name: files.content(study.project.tables / f"{name}.csv", ANALYSE).decode() for name in TABLES}
+    about = metadata.package_facts(project)
+    tables = {name: files.content(project.tables / f"{name}.csv", ANALYSE) for name in TABLES}
     found = {
         "@context": CONTEXT,
         "@type": "sc:Dataset",
@@ -56,26 +55,26 @@ def contents(study: Study) -> dict[Path, str]:
         "description": f"{about['description']} The figures of all recorded machines, and of the published study.",
         "version": about["version"],
         "license": f"https://spdx.org/licenses/{about['license']}",
-        "distribution": [_file(study, name, text) for name, text in tables.items()],
-        "recordSet": [_records(name, text) for name, text in tables.items()],
+        "distribution": [_file(project, name, table) for name, table in tables.items()],
+        "recordSet": [_records(name, table) for name, table in tables.items()],
     }
-    return {study.project.root / "croissant.json": json.dumps(found, indent=1, ensure_ascii=False) + "\n"}
+    return {project.root / "croissant.json": metadata.as_json(found)}
 
 
-def _file(study: Study, name: str, text: str) -> dict[str, Any]:
+def _file(project: Project, name: str, table: bytes) -> dict[str, Any]:
     return {
         "@type": "cr:FileObject",
         "@id": f"{name}.csv",
         "name": f"{name}.csv",
         "description": TABLES[name],
-        "contentUrl": study.project.shown(study.project.tables / f"{name}.csv"),
+        "contentUrl": project.shown(project.tables / f"{name}.csv"),
         "encodingFormat": "text/csv",
-        "sha256": hashlib.sha256(text.encode()).hexdigest(),
+        "sha256": hashlib.sha256(table).hexdigest(),
     }
 
 
-def _records(name: str, text: str) -> dict[str, Any]:
-    columns = text.partition("\n")[0].split(",")
+def _records(name: str, table: bytes) -> dict[str, Any]:
+    columns = table.decode().partition("\n")[0].split(",")
     numbers = NUMBERS | ({"batch_size": "sc:Integer"} if name == "cells" else {})
     fields = [
         {

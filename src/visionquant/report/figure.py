@@ -219,7 +219,7 @@ def log_scale(axes: Axes, *names: str) -> None:
 
 def symlog_scale(axes: Axes, name: str = "x") -> None:
     """Put the axis named on a scale that is linear from -1 to 1 and logarithmic beyond, with plain numbers."""
-    {"x": axes.set_xscale, "y": axes.set_yscale}[name]("symlog", linthresh=1)
+    getattr(axes, f"set_{name}scale")("symlog", linthresh=1)
     axis = {"x": axes.xaxis, "y": axes.yaxis}[name]
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 

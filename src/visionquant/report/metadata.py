@@ -30,14 +30,20 @@ AUTHORS = "The visionquant authors"
 
 def contents(project: Project) -> dict[Path, str]:
     """Each file with its text."""
-    about = tomllib.loads(files.content(project.root / "pyproject.toml").decode())["project"]
+    about = package_facts(project)
     schemas = {name: schema_of(kind) for name, (kind, _) in EVIDENCE.items()}
     return {
         project.root / "CITATION.cff": _citation(about),
-        project.root / "codemeta.json": _json(_codemeta(about)),
-        **{project.root / "data" / "schemas" / f"{name}.schema.json": _json(one) for name, one in schemas.items()},
+        project.root / "codemeta.json": as_json(_codemeta(about)),
+        **{project.root / "data" / "schemas" / f"{name}.schema.json": as_json(one) for name, one in schemas.items()},
         project.root / "docs" / "records.md": _dictionary(schemas),
     }
+
+
+def package_facts(project: Project) -> dict[str, Any]:
+    """What pyproject.toml says of the package."""
+    found: dict[str, Any] = tomllib.loads(files.content(project.root / "pyproject.toml").decode())["project"]
+    return found
 
 
 def schema_of(kind: type[BaseModel]) -> dict[str, Any]:
@@ -79,7 +85,8 @@ def _codemeta(about: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _json(content: dict[str, Any]) -> str:
+def as_json(content: dict[str, Any]) -> str:
+    """JSON as files of the repository have it."""
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 

