@@ -101,6 +101,7 @@ def settings(models: tuple[str, ...] = ("tiny-vit",), precisions: tuple[str, ...
             }
         },
     }
+    raw["report"]["profiled"] = [models[0]]
     probe = {"models": [], "also": [], "own_head": [], "pixels": 32}
     raw["evaluation"]["probe"] |= probe | {"training_images": 100, "test_images": 40, "neighbours": 3}
     for name in CONFIGS:

@@ -180,7 +180,7 @@ def test_findings_are_made_of_the_records(study: Study, empty: Study) -> None:
     assert "2.00 times FP32's speed in the median of 16 models" in found["Is FP16 faster than FP32?"]
     assert "(2.00 to 2.00); FASTER for 16." in found["Is FP16 faster than FP32?"]
     assert "(0.50 to 0.50); SLOWER for 16." in found["Is INT8 faster than FP32?"]
-    assert "(0.99 to 0.99); UNDECIDED for 16." in found["Is NF4 faster than FP32?"]
+    assert "(0.99 to 0.99); SAME for 16." in found["Is NF4 faster than FP32?"]
     assert "7 of 10 figures equal the INT8 column" in found["Was the published INT4 column measured in 4 bits?"]
     assert "4 of 10 printed FP32 figures to the last digit" in found["What did the supplement measure as memory?"]
     assert "22 of 24 figures are 1000 divided by" in found["Was the published throughput measured?"]

@@ -97,7 +97,8 @@ def take(project: Project, params: Params, matrix: "Matrix", number: int) -> Non
     task = next((task for task in tasks.values() if task.number == number), None)
     if task is None:
         raise StudyError(f"sweep --round {number}", f"the protocol has {len(tasks)} rounds", "name one of them")
-    taken = one_round.take(project, params, task, Command(Lines()))
+    with Lines() as lines:
+        taken = one_round.take(project, params, task, Command(lines))
     print(f"{task.name}: {'measured' if taken else 'was there'}")
 
 

@@ -82,8 +82,9 @@ def sample(
     from visionquant.cli.progress import Lines
 
     matrix = Matrix.of(params, model, precision, batch_size, again)
-    command = Command(Lines(), until_s=time.monotonic() + 60 * minutes, rounds=rounds, retry=retry)
-    outcome = sampling.sample(project, params, matrix, command)
+    with Lines() as lines:
+        command = Command(lines, until_s=time.monotonic() + 60 * minutes, rounds=rounds, retry=retry)
+        outcome = sampling.sample(project, params, matrix, command)
     tell(project, params, outcome)
     require_time(outcome, minutes, command.until_s)
 

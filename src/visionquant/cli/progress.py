@@ -1,24 +1,43 @@
-"""What a person sees of measuring: a line a round, and a line for each record."""
+"""What a person sees of measuring: a line a round, on a terminal one that is written over, and one for each record."""
 
+import os
 import statistics
+import sys
 import time
 from collections.abc import Mapping
+from types import TracebackType
+from typing import Self, TextIO
 
 from visionquant.bench.command import Observer
 from visionquant.records.record import Record
 
+ERASE_REST = "\x1b[K"  # of the line, ECMA-48
+
 
 class Lines(Observer):
-    """A line for each round: medians in milliseconds, how much is done, the time left; and for what precedes one."""
+    """A line for each round: medians in milliseconds, how much is done, the time left; and for what precedes one.
 
-    def __init__(self) -> None:
-        self._since_s = time.monotonic()
+    On a terminal it is one line, with what is done and left in front, that each further one is written over; when the
+    ``with`` block ends, what follows begins below it.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream, self._since_s = stream or sys.stdout, time.monotonic()
+        self._done, self._stands = "", False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._stands:
+            print(file=self._stream, flush=True)
+        self._stands = False
 
     def preparing(self, model: str) -> None:
-        _say(f"{model}: is loaded and converted")
+        self._say(f"{model}: is loaded and converted")
 
     def waiting(self, model: str, left_s: float) -> None:
-        _say(f"{model}: waits for other programs to leave the cores, {left_s:.0f} s at most")
+        self._say(f"{model}: waits for other programs to leave the cores, {left_s:.0f} s at most")
 
     def round(
         self, model: str, batch_size: int, number: int, planned: int, medians_ms: Mapping[str, float], left_s: float
@@ -26,12 +45,17 @@ class Lines(Observer):
         times = ", ".join(f"{arm} {ms:.2f}" for arm, ms in medians_ms.items()) + " ms" if medians_ms else "no figures"
         left = f"about {left_s / 60:.0f} min left" if left_s >= 30 else f"{left_s:.0f} s left"
         spent_s = time.monotonic() - self._since_s
-        done = f"{100 * spent_s / (spent_s + max(0.0, left_s)):.0f} % done"
-        _say(f"{model} batch {batch_size}, round {number} of {max(number, planned)}: {times}; {done}, {left}")
+        self._done = f"{100 * spent_s / (spent_s + max(0.0, left_s)):.0f} % done, {left}"
+        self._say(f"{model} batch {batch_size}, round {number} of {max(number, planned)}: {times}", self._done)
 
-
-def _say(line: str) -> None:
-    print(line, flush=True)
+    def _say(self, what: str, after: str = "") -> None:
+        if not self._stream.isatty():
+            print(what, after, sep="; " if after else "", file=self._stream, flush=True)
+            return
+        width = os.get_terminal_size(self._stream.fileno()).columns or 80
+        shown = "; ".join(filter(None, (self._done, what)))
+        print(f"\r{shown[: width - 1]}{ERASE_REST}", end="", file=self._stream, flush=True)
+        self._stands = True
 
 
 def line(record: Record) -> str:

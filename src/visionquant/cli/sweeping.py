@@ -104,8 +104,8 @@ def _measure_here(project: Project, params: Params, matrix: "Matrix", minutes: f
     until_s, rounds = time.monotonic() + 60 * minutes, 0
     with lock.held(project):
         for run in range(RUNS if minutes == math.inf else 1):
-            command = Command(Lines(), until_s=until_s, retry=run > 0)
-            outcome = sampling.sweep(project, params, matrix, command)
+            with Lines() as lines:
+                outcome = sampling.sweep(project, params, matrix, Command(lines, until_s=until_s, retry=run > 0))
             matrix, rounds = replace(matrix, again=False), rounds + outcome.rounds
             if not outcome.wait:
                 break

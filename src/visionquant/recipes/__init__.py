@@ -15,11 +15,11 @@ from visionquant.settings.params import Params, known
 __all__ = ["Environment", "Params", "Project", "Row", "recipe"]  # what every recipe needs
 NAMES = (
     "calibration", "monitor", "validation", "onnxruntime", "serving", "half", "storage", "checkpointing", "compile",
-    "sensitivity", "clipping",
+    "sensitivity", "clipping", "profile",
 )  # fmt: skip
 DIGITS = 6  # of a figure that are kept
 Row = dict[str, Value]
-Weights = Literal["trained here", "seeded", "trained here and seeded", "pretrained", "none"]
+Weights = Literal["trained here", "seeded", "trained here and seeded", "pretrained", "pretrained and seeded", "none"]
 Rows = Callable[[Project, Params, Environment], Iterable[Row]]
 Run = Callable[[Project, Params, Environment], Recipe]
 

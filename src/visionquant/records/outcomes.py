@@ -162,7 +162,7 @@ class Recipe(Frozen):
 
     name: str
     command: str
-    weights: Literal["trained here", "seeded", "trained here and seeded", "pretrained", "none"]
+    weights: Literal["trained here", "seeded", "trained here and seeded", "pretrained", "pretrained and seeded", "none"]
     environment: Environment
     elapsed_s: float
     rows: tuple[dict[str, Value], ...]

@@ -4,6 +4,7 @@ PAGES = (
     ("results", "Results", ("latency", "memory", "throughput", "statistics")),
     ("accuracy", "Accuracy", ("accuracy",)),
     ("decide", "Decide", ("costs",)),
+    ("int8", "Slow INT8?", ("int8",)),
     ("trust", "Trust", ("conditions", "platforms", "fidelity", "study")),
     ("claims", "Claims", ("claims",)),
     ("supplement", "Supplement", ("supplement",)),

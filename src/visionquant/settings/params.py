@@ -202,6 +202,7 @@ def parse(raw: dict[str, Any]) -> Params:
     known("evaluation.probe.also", params.evaluation.probe.also, params.precisions)
     known("training.run", map(str, training.run), map(str, range(training.folds)))
     known("cost.model", [cost.model], params.models)
+    known("report.profiled", params.report.profiled, params.models)
     known("cost.precision", [cost.precision], params.precisions)
     for key in ("models", "precisions", "batch_sizes"):
         if doubled := _doubled(getattr(study, key)):

@@ -85,11 +85,15 @@ class EvaluationChoice(Strict):
 
 
 class ReportChoice(Strict):
-    """What the pages are called and what the published figures can be compared with."""
+    """What the pages are called, and what the published figures can be compared with.
+
+    ``profiled`` are rows of ``models`` whose passes ``visionquant recipe profile`` takes apart.
+    """
 
     title: str
     reference_gpu: str
     workspace_mib: Unsigned
+    profiled: Annotated[tuple[Name, ...], Field(min_length=1)]
 
 
 class CostAssumptions(Strict):

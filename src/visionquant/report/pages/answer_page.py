@@ -14,7 +14,7 @@ from visionquant.report import figure
 from visionquant.report.columns import machine, verdict_counts
 from visionquant.report.figure import INK, Figure, Look
 from visionquant.report.items import precision_label
-from visionquant.report.pages import claims_page, index_page
+from visionquant.report.pages import claims_page, index_page, int8_answers
 from visionquant.report.pages.index_page import Finding
 from visionquant.report.table import say
 
@@ -79,7 +79,8 @@ def leads(study: Study, checked: Ledger) -> dict[str, tuple[str, ...]]:
     (*costs, accuracy), (advice, trust, claims) = answer(study), doors(study, checked)
     kept = tuple(one.answer for one in index_page.findings(study) if one.section == "keeping")
     one_door = {"decide": advice, "trust": trust, "claims": claims}
-    found = {"results": tuple(costs), "accuracy": (accuracy,), "recipes": kept}
+    slow = tuple(int8_answers.answers(study).values())[:2]
+    found = {"results": tuple(costs), "accuracy": (accuracy,), "recipes": kept, "int8": slow}
     return found | {name: (door.answer,) for name, door in one_door.items()}
 
 

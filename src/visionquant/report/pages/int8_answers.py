@@ -1,0 +1,131 @@
+"""Answers to what people ask of slow INT8, each made of the records."""
+
+from typing import Any
+
+from visionquant.analysis import estimators
+from visionquant.analysis.study import BASELINE, MachineSet, Study
+from visionquant.report.columns import first_run, value
+from visionquant.report.pages import int8_page
+from visionquant.report.table import Table, build, say, texts
+
+
+def answers(study: Study) -> dict[str, str]:
+    """Answers to what people ask of slow INT8, by question; those that no evidence carries are left out."""
+    asked = (
+        ("Why is bitsandbytes' INT8 not faster?", "int8_why", _why(study)),
+        ("What is fast instead?", "int8_fast", _fast(study)),
+        ("Same model, other processor?", "int8_processors", _processors(study)),
+        ("Which layers should stay in floats?", "int8_layers", _layers(study)),
+        ("FP16 or BF16?", "int8_half", _halves(study)),
+        ("Does a larger batch help?", "int8_batches", _batches(study)),
+    )
+    found = {question: say(sentence, values) for question, sentence, values in asked}
+    return {question: sentence for question, sentence in found.items() if sentence}
+
+
+def questions(study: Study) -> Table:
+    """The same as a table."""
+    rows = list(answers(study).items())
+    caption = "Each answer is made of the records behind this page, and changes with them."
+    return build("int8-questions", "Questions", caption, texts("Question", "Answer"), rows, "The tables of this page.")
+
+
+def _why(study: Study) -> dict[str, Any]:
+    """Of the profiled models' INT8 at batch size 1 the shares of its parts, in percent."""
+    run, found = int8_page.profiled(study), []
+    for row in run.recipes[int8_page.RECIPE].rows if run else ():
+        if (row["kind"], row["precision"], row["batch_size"]) == ("pass", "int8", 1):
+            title = f"{row['model']}, batch 1"
+            parts = int8_page.parts_of(run.recipes[int8_page.RECIPE].rows, title, "int8") if run else []
+            shares = {str(part["part"]): 100 * (value(part, "share") or 0.0) for part in parts}
+            found.append(
+                {"model": row["model"], "weights": row["weights"], "shares": shares, "speedup": row["speedup"]}
+            )
+    return {"machine": run.environment.title if run and run.environment else "", "found": found}
+
+
+def _fast(study: Study) -> dict[str, Any]:
+    run, found = study.measured, []
+    for model in study.params.report.profiled:
+        names = [name for name in study.params.precisions if (model, name) in run.records and name != BASELINE]
+        speeds = {name: ratio for name in names if (ratio := int8_page.speed(study, run, model, name, 1).value)}
+        if speeds:
+            best = max(speeds, key=lambda name: speeds[name])
+            fastest, one = (
+                max(1.0, int8_page.fastest_fp32(study, run, model, 1)),
+                int8_page.speed(study, run, model, best, 1),
+            )
+            cosine, int8 = study.value(run.source, model, best, 0, "cosine"), speeds.get("int8")
+            found.append(
+                {
+                    "model": model,
+                    "best": int8_page.label(best),
+                    "one": one,
+                    "cosine": cosine,
+                    "int8": int8,
+                    "over": fastest,
+                }
+            )
+    return {"machine": run.environment.title if run.environment else "", "found": found}
+
+
+def _processors(study: Study) -> dict[str, Any]:
+    """Of each machine the median speedup of INT8 and NF4 over the models, and what its processor has."""
+    found = []
+    for run in study.shown:
+        medians = {int8_page.label(name): _median(study, run, name, 1) for name in ("int8", "nf4", "bf16")}
+        known = [f"{name} {ratio:.2f}" for name, ratio in medians.items() if ratio]
+        if known and run.environment:
+            found.append({"title": run.environment.title, "isa": run.environment.cpu_isa[-1:], "known": known})
+    return {"found": found}
+
+
+def _median(study: Study, run: MachineSet, precision: str, batch_size: int) -> float | None:
+    values = study.column(run.source, "speedup", precision, batch_size=batch_size)
+    return estimators.summary(list(values.values()))["median"] if values else None
+
+
+def _layers(study: Study) -> dict[str, Any]:
+    run = first_run(study, "sensitivity")
+    rows = (
+        [row for row in run.rows if row["outlier_channels"] is not None and row["weights"] != "seeded"] if run else []
+    )
+    found = []
+    for precision in dict.fromkeys(str(row["precision"]) for row in rows):
+        own = [row for row in rows if row["precision"] == precision and value(row, "sqnr_db") is not None]
+        worst = sorted(own, key=lambda row: value(row, "sqnr_db") or 0.0)[:3]
+        found.append(
+            {
+                "precision": int8_page.label(precision),
+                "layers": [f"{row['layer']} ({row['sqnr_db']:.1f} dB)" for row in worst],
+            }
+        )
+    return {"model": rows[0]["model"] if rows else "", "found": found}
+
+
+def _halves(study: Study) -> dict[str, Any]:
+    run = study.measured
+    found = {int8_page.label(name): _median(study, run, name, 1) for name in ("fp16", "bf16")}
+    least = {
+        int8_page.label(name): min(study.column(run.source, "cosine", name).values(), default=None)
+        for name in ("fp16", "bf16")
+    }
+    known = {name: {"speed": ratio, "cosine": least[name]} for name, ratio in found.items() if ratio}
+    return {"found": known if len(known) == 2 else {}, "machine": run.environment.title if run.environment else ""}
+
+
+def _batches(study: Study) -> dict[str, Any]:
+    """INT8 over FP32 by batch size, of the models that were measured at each."""
+    run = study.measured
+    sizes = {size: study.column(run.source, "speedup", "int8", batch_size=size) for size in study.batch_sizes}
+    sizes = {size: values for size, values in sizes.items() if values}
+    models = set.intersection(*(set(values) for values in sizes.values())) if len(sizes) > 1 else set()
+    medians = (
+        {
+            size: estimators.summary([values[model] for model in sorted(models)])["median"]
+            for size, values in sizes.items()
+        }
+        if models
+        else {}
+    )
+    return {"models": len(models), "medians": medians}

@@ -1,0 +1,208 @@
+"""Why INT8 is slow: where the time of a pass goes, what the machine could do, and which engine does better."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.patches import Patch
+
+from visionquant.analysis.estimators import Estimate
+from visionquant.analysis.study import BASELINE, MachineSet, Study
+from visionquant.records.outcomes import Recipe
+from visionquant.report import columns, figure
+from visionquant.report.columns import Row, Spec, first_run, labelled, measures, source, value
+from visionquant.report.figure import Figure
+from visionquant.report.items import TEXT, joined, precision_label, text
+from visionquant.report.table import Column, Table, build, numbers, texts
+from visionquant.settings.params import StatisticsChoice
+from visionquant.settings.precision import GRAPHS, Int8Precision, OpenVinoPrecision, PrecisionRow
+
+RECIPE = "profile"
+COLOURS = {  # Paul Tol's light scheme: what is not the product that was asked for is pale
+    "integer products": "#228833",
+    "float products": "#4477AA",
+    "quantise the inputs": "#EE8866",
+    "outliers apart": "#AA3377",
+    "scale the products back": "#EEDD88",
+    "casts and calls of the layers": "#FFAABB",
+    "attention": "#99DDFF",
+    "norms, activations, sums": "#BBBBBB",
+    "between operations": "#DDDDDD",
+}
+NUMBERS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+LABELS = {"int8-threshold-0": "INT8 without outliers"}
+
+
+def label(precision: str) -> str:
+    """A precision as these tables call it."""
+    return LABELS.get(precision, precision_label(precision))
+
+
+def profiled(study: Study) -> MachineSet | None:
+    """The set whose profile is shown: the one with most records that has one."""
+    return next((one for one in study.sets if RECIPE in one.recipes), None)
+
+
+def time_figure(study: Study) -> Figure:
+    """A panel a model and batch size, in it a bar a precision, in parts."""
+    run = profiled(study)
+    rows = list(run.recipes[RECIPE].rows) if run else []
+    passes = [row for row in rows if row["kind"] == "pass"]
+    panels = list(dict.fromkeys(f"{row['model']}, batch {row['batch_size']}" for row in passes))
+    names = list(dict.fromkeys(str(row["precision"]) for row in passes))
+
+    def panel(axes: Axes, title: str) -> None:
+        for number, precision in enumerate(names):
+            left = 0.0
+            for part, colour in COLOURS.items():
+                ms = sum(value(row, "ms") or 0.0 for row in parts_of(rows, title, precision) if row["part"] == part)
+                axes.barh([number], [ms], left=left, color=colour, height=0.7)
+                left += ms
+        figure.rows_of(axes, [label(name) for name in names])
+        axes.set_title(title)
+
+    caption = (
+        "Milliseconds of a pass by what they go to. bitsandbytes' INT8 quantises the inputs of every layer, treats "
+        "outlier columns apart, multiplies integers, and scales the result back: all but the integer product is what "
+        "it adds. Shares by torch's profiler, applied to the median of passes without it, in turns."
+    )
+    alt = "Panels by model and batch size; in each a bar a precision, divided into the parts of a pass."
+    below = f"Not run: `visionquant recipe {RECIPE}`."
+    if run:
+        found = run.recipes[RECIPE]
+        weights = joined(dict.fromkeys(f"{row['model']}: {row['weights']} weights" for row in passes))
+        below = f"{found.environment.title}; {weights}; `{found.command}`."
+    keys: list[Any] = [Patch(color=colour, label=part) for part, colour in COLOURS.items()]
+    svg = figure.grid(panels, panel, (9.0, 1.7), keys, ("milliseconds", ""), 0.9, 2, key_columns=4)
+    return Figure("int8-time", "Where the time of a pass goes", caption, alt, below, svg)
+
+
+def parts_of(rows: Iterable[Row], title: str, precision: str) -> list[Row]:
+    """The parts of a pass of the panel of that title."""
+    own = [row for row in rows if row["kind"] == "part" and row["precision"] == precision]
+    return [row for row in own if f"{row['model']}, batch {row['batch_size']}" == title]
+
+
+def _products(run: Recipe, _: StatisticsChoice) -> list[Row]:
+    """Passes, with what their products reach of the rate that this machine's own product reached in that type."""
+    peaks = peaks_of(run)
+    found = list[Row]()
+    for row in run.rows:
+        if row["kind"] != "pass":
+            continue
+        title, name = f"{row['model']}, batch {row['batch_size']}", str(row["precision"])
+        parts = {str(part["part"]): part for part in parts_of(run.rows, title, name)}
+        main = "integer products" if "integer products" in parts else "float products"
+        kind = "int8" if main == "integer products" else name
+        rate, peak = value(parts[main], "rate"), peaks.get(kind)
+        reached = rate / peak if rate and peak else None
+        share, whole = value(parts[main], "share"), value(row, "rate")
+        beside = {"main": main, "main_share": share, "main_rate": rate, "peak": peak, "reached": reached}
+        found.append({**row, **beside, "whole_reached": whole / peak if whole and peak else None})
+    return found
+
+
+def peaks_of(run: Recipe | None) -> dict[str, float]:
+    """10^9 multiply-accumulates a second of this machine's own matrix product, by number format."""
+    rows = [row for row in run.rows if row["kind"] == "peak" and row["part"] == "matrix product"] if run else []
+    return {str(row["precision"]): rate for row in rows if (rate := value(row, "rate"))}
+
+
+PRODUCTS = Spec(
+    "int8-products",
+    "What the products reach",
+    "The products of the layers with weights: their share of the pass, their rate, and how much that is of the fastest "
+    "square product of this machine in the same number format (its peak). Whole pass: the same work over all its time.",
+    [
+        *texts(model="Model", weights="Weights"),
+        *numbers(batch_size="batch"),
+        labelled("precision", "Precision", label),
+        *measures(1, ms="pass, ms"),
+        *measures(2, speedup="over FP32, x"),
+        *texts(main="products"),
+        *measures(0, "products", factor=100, main_share="of the pass, %"),
+        *measures(0, "products", main_rate="10⁹ MAC/s", peak="peak"),
+        *measures(0, "of the peak, %", factor=100, reached="products", whole_reached="whole pass"),
+        *measures(5, cosine="cosine to FP32"),
+    ],
+    _products,
+    ("Model", "batch"),
+    RECIPE,
+)
+PEAKS = Spec(
+    "int8-peaks",
+    "What this machine can do",
+    "The fastest of several square matrix products and copies, all threads. An arithmetic that a processor lacks is no "
+    "faster than another, and what one product gains by INT8 is the most that a network can gain.",
+    [
+        *texts(part="What"),
+        labelled("precision", "Number format", lambda name: "" if name == "None" else label(name)),
+        *measures(1, rate="10⁹ MAC/s, or 10⁹ bytes/s"),
+    ],
+    lambda run, _: [row for row in run.rows if row["kind"] == "peak"],
+    (),
+    RECIPE,
+)
+
+
+def number_format(row: PrecisionRow, device: str) -> str:
+    """Which arithmetic the products of a row ask for, as the peaks call it."""
+    if isinstance(row, Int8Precision) or getattr(row, "weights", "") == "int8":
+        return "int8"
+    return NUMBERS[row.rest if isinstance(row, OpenVinoPrecision) else row.dtype_on(device)]
+
+
+def speed(study: Study, run: MachineSet, model: str, precision: str, batch_size: int) -> Estimate:
+    """A speedup over torch's FP32 with the verdict of the table that the precision belongs to."""
+    name = "speedup"
+    if precision not in study.compared:
+        families = (family for family, names in study.families.items() if precision in names)
+        name = next(families, name)
+    return study.row(run.source, model, precision, batch_size, name)
+
+
+def fastest_fp32(study: Study, run: MachineSet, model: str, batch_size: int) -> float:
+    """How many times as fast as torch's FP32 the fastest engine of FP32 was; 1 where no other was measured."""
+    graphs = [name for name in study.of_kind(*GRAPHS) if name.startswith("fp32_")]
+    return max((speed(study, run, model, name, batch_size).value or 0.0 for name in graphs), default=0.0) or 1.0
+
+
+def engines(study: Study, run: MachineSet, batch_size: int) -> Table:
+    """Every precision of the profiled models, the fastest first: ratios to torch's FP32 and to the fastest FP32."""
+    caption = (
+        "Measured in turns with torch's FP32, in rounds. Over the fastest FP32: the ratio divided by that of the "
+        "fastest engine in FP32, without an interval of its own. Of the peak: the work of the pass over its time, as a "
+        "share of the fastest product of this machine in that number format."
+    )
+    peaks, device = peaks_of(first_run(study, RECIPE)), "cuda" if run.on_cuda else "cpu"
+    models = [model for model in study.params.report.profiled if (model, BASELINE) in run.records]
+    pairs = [(model, name) for model in models for name in study.params.precisions if (model, name) in run.records]
+
+    def over(pair: tuple[str, str]) -> float:
+        return 1.0 if pair[1] == BASELINE else speed(study, run, *pair, batch_size).value or 0.0
+
+    def over_fastest(pair: tuple[str, str]) -> float | None:
+        return over(pair) / max(1.0, fastest_fp32(study, run, pair[0], batch_size)) or None
+
+    def reached(pair: tuple[str, str]) -> float | None:
+        size, ms = run.records[pair].size, study.value(run.source, *pair, batch_size, "latency_median")
+        peak = peaks.get(number_format(study.params.precisions[pair[1]], device))
+        return 100 * size.macs * batch_size / ms / 1e6 / peak if size and ms and peak else None
+
+    shown = [pair for pair in pairs if over(pair)]
+    shown.sort(key=lambda pair: (models.index(pair[0]), -over(pair)))
+    boxes = [
+        Column("Model", 0, TEXT),
+        Column("Precision", lambda pair: text(label(pair[1])), TEXT),
+        columns.for_pair(study, run, "latency, ms", "latency_median", batch_size),
+        Column(
+            "over torch FP32, x", lambda pair: columns.estimate(speed(study, run, *pair, batch_size)), "number measured"
+        ),
+        Column("over the fastest FP32, x", over_fastest, "number measured", decimals=2),
+        Column("of the peak, %", reached, "number measured", decimals=0, why="no peak was measured: see below"),
+        columns.for_pair(study, run, "cosine", "cosine"),
+    ]
+    title = f"Engines and precisions, batch size {batch_size}"
+    picks = columns.picks(run.source, batch_size)
+    name, short = columns.named(f"engines-{batch_size}", f"batch size {batch_size}", study, run)
+    return build(name, title, caption, boxes, shown, source(run), short, ("Model",), picks)
