@@ -3,10 +3,13 @@
 import hashlib
 import io
 import json
+import re
 import shutil
 import subprocess
 import venv
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import made
 import pandas as pd
@@ -19,7 +22,7 @@ from visionquant.analysis.study import Study, gather
 from visionquant.core.errors import StudyError
 from visionquant.core.machine import Environment
 from visionquant.core.paths import Project
-from visionquant.report import artifact, croissant, metadata
+from visionquant.report import artifact, croissant, metadata, ro_crate
 from visionquant.settings import params as parameters
 
 PROJECT = Project(tiny.ROOT)
@@ -43,7 +46,8 @@ def evidence() -> list[tuple[str, Path]]:
 
 
 def test_what_is_committed_is_what_would_be_written(named: Study) -> None:
-    made = metadata.contents(PROJECT) | artifact.contents(named) | croissant.contents(PROJECT)
+    made = metadata.contents(PROJECT) | artifact.contents(named)
+    made |= croissant.contents(PROJECT) | ro_crate.contents(named)
     assert metadata.differing(made) == []
 
 
@@ -77,6 +81,65 @@ def test_the_data_set_is_valid_by_the_validator_of_its_format(tmp_path: Path) ->
         assert "error" not in done.stderr.lower()
     rows = [line for line in done.stdout.splitlines() if "cells/model" in line]
     assert len(rows) == 5
+
+
+def entities(crate: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {one["@id"]: one for one in crate["@graph"]}
+
+
+def test_the_crate_says_which_run_made_the_evidence_of_each_machine(named: Study) -> None:
+    (text,) = ro_crate.contents(named).values()
+    found = entities(json.loads(text))
+    root = found["./"]
+    assert {one["@id"] for one in root["mentions"]} == {f"#measured-{run.name}" for run in named.sets}
+    for reference in re.findall(r'{\s*"@id": "([^"]+)"\s*}', text):
+        assert reference in found or reference == ro_crate.SPECIFICATION, reference
+    for run in named.sets:
+        action = found[f"#measured-{run.name}"]
+        assert run.environment is not None
+        assert run.environment.title in action["description"]
+        assert (tiny.ROOT / action["result"]["@id"]).is_dir()
+        begun, ended = (datetime.fromisoformat(action[key]) for key in ("startTime", "endTime"))
+        rounds = [(datetime.fromisoformat(each.started_at), each.spent_s) for each in run.rounds if each.started_at]
+        assert begun == min(start for start, _ in rounds)
+        assert all(begun <= start and (ended - start).total_seconds() >= spent - 1 for start, spent in rounds)
+    assert root["datePublished"] == max(one["endTime"][:10] for one in found.values() if "endTime" in one)
+    assert not {"identifier", "url", "doi"} & {key for one in found.values() for key in one}
+
+
+OFFLINE = """
+import json, sys
+from importlib.resources import files
+from rocrate_validator.utils import document_loader
+own = json.loads(files("rocrate").joinpath("data/ro-crate.jsonld").read_text())
+document_loader._fetch_json_ld = lambda url: own
+from rocrate_validator.cli import cli
+sys.exit(cli())
+"""
+
+
+@pytest.mark.slow
+def test_the_crate_is_valid_by_the_validator_of_its_profile(tmp_path: Path) -> None:
+    """Slow: the validator is installed into an environment of its own.
+
+    The terms of RO-Crate, which it would fetch from the web, are those that the library rocrate carries.
+    """
+    venv.create(tmp_path / "venv", with_pip=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    libraries = ["rocrate==0.16.0", "roc-validator==0.13.0"]
+    subprocess.run([python, "-m", "pip", "install", "--quiet", *libraries], check=True)
+    crate = json.loads((tiny.ROOT / ro_crate.NAME).read_text())
+    for broken in (False, True):
+        folder = tmp_path / f"crate-{broken}"
+        for path in [one["@id"] for one in crate["@graph"] if one["@id"].startswith("data/")]:
+            (folder / path).mkdir(parents=True)
+        shutil.copy(tiny.ROOT / "params.yaml", folder)
+        for action in (one for one in crate["@graph"] if one["@type"] == "CreateAction" and broken):
+            del action["instrument"]
+        (folder / ro_crate.NAME).write_text(json.dumps(crate))
+        words = ["validate", "--no-paging", "-p", "process-run-crate", "-l", "REQUIRED", str(folder)]
+        done = subprocess.run([python, "-c", OFFLINE, *words], capture_output=True, text=True, cwd=tmp_path)
+        assert (done.returncode == 0) != broken, done.stdout + done.stderr
 
 
 def test_every_committed_file_of_evidence_holds_its_schema() -> None:

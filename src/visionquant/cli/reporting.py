@@ -111,13 +111,14 @@ def metadata(
     params: Params,
     check: Annotated[bool, typer.Option("--check", help="Write nothing; exit code 1 where a file differs.")] = False,
 ) -> None:
-    """Write what others cite, find and review: citation, schemas, Croissant, ARTIFACT.md, codecheck.yml."""
+    """Write what others cite, find and review: citation, schemas, Croissant, RO-Crate, ARTIFACT.md, codecheck.yml."""
     from visionquant.analysis.study import gather
-    from visionquant.report import artifact, croissant
+    from visionquant.report import artifact, croissant, ro_crate
     from visionquant.report import metadata as repository
 
     study = gather(project, params, local=False)
-    made = repository.contents(project) | artifact.contents(study) | croissant.contents(project)
+    made = repository.contents(project) | artifact.contents(study)
+    made |= croissant.contents(project) | ro_crate.contents(study)
     differing = repository.differing(made)
     if check and differing:
         named = ", ".join(map(project.shown, differing))
