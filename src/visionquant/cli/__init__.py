@@ -7,7 +7,14 @@ that ``--help`` and the environment probe answer at once.
 import io
 import sys
 
-from visionquant.cli import allocating, deploying, measuring, reporting, sweeping  # noqa: F401 each registers verbs
+from visionquant.cli import (  # noqa: F401 each registers verbs
+    allocating,
+    deploying,
+    measuring,
+    reporting,
+    sweeping,
+    tuning,
+)
 from visionquant.cli.common import app, ending
 from visionquant.core.errors import StudyError
 
