@@ -102,6 +102,15 @@ def test_a_product_that_torch_lacks_is_a_row_with_its_reason(monkeypatch: pytest
     assert [row["why_missing"] for row in rows if row["precision"] == "int8"] == ["no such kernel"]
 
 
+def test_the_largest_deviation_from_the_mean_is_that_of_the_layer_which_meets_it() -> None:
+    norms = nn.Sequential(nn.LayerNorm(4), nn.LayerNorm(4))
+    norms[0].weight.data.fill_(100.0)
+    states = torch.tensor([[[0.0, 0.0, 0.0, 8.0], [500.0, 500.0, 500.0, 500.0]]])  # the second token is its own mean
+    layer, deviation = profile._largest_deviation(norms, states)
+    assert layer == "1"
+    assert deviation == pytest.approx(100 * 3**0.5, rel=1e-4)  # of a value among four: (8 - 2) / the deviation of all
+
+
 @pytest.mark.parametrize("threshold", [0.0, 6.0])
 def test_outliers_are_a_part_where_the_layer_looks_for_them(threshold: float) -> None:
     layer = bnb.nn.Linear8bitLt(64, 64, has_fp16_weights=False, threshold=threshold, device="meta")
@@ -143,6 +152,10 @@ def test_a_run_is_kept_and_shown(study: tuple[Project, Params], found: Recipe) -
     assert len(products.rows) == len(profile.BATCHES) * len(profile.PRECISIONS)
     (peaks,) = recipe_tables(shown, int8_page.PEAKS)
     assert len(peaks.rows) == len(profile.NUMBERS) + 1
+    (norms,) = recipe_tables(shown, int8_page.NORMS)
+    ((*_, squared, held),) = ([item.text for item in row] for row in norms.rows)
+    (deviation,) = (float(str(row["deviation"])) for row in found.rows if row["kind"] == "norm")
+    assert (squared, held) == (f"{deviation**2:,.0f}", "yes")
     assert "integer products" in int8_page.time_figure(shown).svg
 
 

@@ -50,8 +50,9 @@ NUMBERS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16,
 def run(project: Project, params: Params, machine: Environment) -> Iterator[Row]:
     """Rows of a ``kind``: ``pass`` and, of each, ``part``, by model, batch size and precision; ``peak``, the machine's.
 
-    ``rate`` is 10^9 multiply-accumulates a second, of copies 10^9 bytes a second (read and written). Shares are of a
-    pass. StudyError: a model is not to be had.
+    ``norm``: the layer whose normalisation meets the largest ``deviation`` from the mean in FP32, which an engine that
+    takes LayerNorm apart squares. ``rate`` is 10^9 multiply-accumulates a second, of copies 10^9 bytes a second (read
+    and written). Shares are of a pass. StudyError: a model is not to be had.
     """
     known("precisions", PRECISIONS, params.precisions)
     for name in params.report.profiled:
@@ -80,6 +81,9 @@ def part_of(names: list[str]) -> str:
 
 def _model_rows(source: ModelSource, params: Params, device: str) -> Iterator[Row]:
     plain, prepared = source.build(), inputs.batch(max(BATCHES), source.preprocessing)
+    layer, deviation = _largest_deviation(plain, prepared)
+    norm: Row = {"kind": "norm", "part": layer, "deviation": deviation, "why_missing": "a figure of passes"}
+    yield norm | {"model": source.name, "weights": source.weights, "batch_size": len(prepared)}
     nets = {name: convert.convert(copy.deepcopy(plain), params.precisions[name], device) for name in PRECISIONS}
     for size in BATCHES:
         batch = {name: convert.dtype_of(params.precisions[name], device) for name in PRECISIONS}
@@ -125,6 +129,23 @@ def _macs(net: nn.Module, images: torch.Tensor) -> dict[str, int]:
     for hook in hooks:
         hook.remove()
     return found
+
+
+def _largest_deviation(net: nn.Module, images: torch.Tensor) -> tuple[str, float]:
+    """The LayerNorm that meets the largest deviation of a value from the mean of its token, and that deviation."""
+    found: dict[str, float] = {}
+
+    def note(name: str, _: object, given: tuple[torch.Tensor, ...]) -> None:
+        states = given[0]
+        found[name] = float((states - states.mean(-1, keepdim=True)).abs().max())
+
+    layers = [(name, layer) for name, layer in net.named_modules() if isinstance(layer, nn.LayerNorm)]
+    hooks = [layer.register_forward_pre_hook(partial(note, name)) for name, layer in layers]
+    with torch.inference_mode():
+        net(images)
+    for hook in hooks:
+        hook.remove()
+    return max(found.items(), key=lambda one: one[1])
 
 
 def _shares(call: Callable[[], object], device: str) -> dict[str, float]:

@@ -62,7 +62,7 @@ def _cases(claims: Iterable[CheckedClaim]) -> tuple[tuple[str, str], ...]:
     for first, *others in list(by_entry.values())[:CASES]:
         figure = f": printed {first.claim.printed.text}" if first.claim.printed else ""
         if first.internal.word == "contradicted" and first.internal.value is not None:
-            figure += f", by its formula {first.internal.value:,.6g}"
+            figure += f"; computed anew {first.internal.value:,.6g}"
         more = f" (and {len(others)} like it)" if others else ""
         cases.append((f"{first.claim.says}{figure}{more}", first.anchor))
     return tuple(cases)

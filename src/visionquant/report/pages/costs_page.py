@@ -9,7 +9,7 @@ from visionquant.analysis import decision
 from visionquant.analysis.decision import Advice, Bill, Candidate, Capacity, Swing
 from visionquant.analysis.published import Row
 from visionquant.analysis.study import BASELINE, MachineSet, Study
-from visionquant.report import figure, items
+from visionquant.report import columns, figure, items
 from visionquant.report.columns import estimate, of_models, source
 from visionquant.report.figure import Figure
 from visionquant.report.items import MEASURED, PUBLISHED, TEXT, Item, grouped, missing, number, precision_label, text
@@ -26,7 +26,7 @@ def advice(study: Study, run: MachineSet) -> tuple[Advice, ...]:
 
 
 def recommended(study: Study, run: MachineSet, advised: tuple[Advice, ...]) -> Table:
-    """One row a model: the precision to take, with its figures and the record behind them."""
+    """One row a model: the precision to take on a set's machine, with its figures and the record behind them."""
 
     def chosen(heading: str, of: Callable[[Candidate], Item], css: str = MEASURED) -> Column:
         return Column(heading, lambda row: of(row.chosen) if row.chosen else missing("not_available", row.why), css)
@@ -38,7 +38,7 @@ def recommended(study: Study, run: MachineSet, advised: tuple[Advice, ...]) -> T
         chosen(f"{_memory(run)}, MiB", lambda candidate: estimate(candidate.memory)),
         chosen("accuracy, points", lambda candidate: estimate(candidate.accuracy)),
         chosen("cosine to FP32", lambda candidate: estimate(candidate.cosine)),
-        Column("accuracy of", "evidence", items.FOLDED),
+        Column("accuracy of", lambda row: row.evidence or missing("not_available", row.why), TEXT),
         Column("because", "why", items.FOLDED),
         Column("record", lambda row: row.chosen.record if row.chosen else "", items.FOLDED),
     ]
@@ -50,8 +50,19 @@ def recommended(study: Study, run: MachineSet, advised: tuple[Advice, ...]) -> T
     caption += "" if lost is None else f", points of top-1 lost on trained weights at most {lost:g}"
     floor = limits.fidelity_floor
     caption += "" if floor is None else f", cosine to FP32 at least {floor:g} on trained weights"
-    caption += ". The fastest within the limits by its median; none where only seeded weights are known."
-    return build("recommend", "Which precision for which model", caption, shown, advised, source(run))
+    caption += (
+        ". The fastest within the limits by its median. Accuracy is that of trained weights of the model or of its "
+        "family, and where there is none, nothing is taken. Limits of your own: `visionquant recommend --device "
+        f"{columns.machine(run.source).replace('this machine', 'local')} --model NAME --latency-limit-ms 150`."
+    )
+    title = f"Which precision for which model, {columns.machine(run.source)}"
+    name, label = columns.named("recommend", columns.machine(run.source), study, run)
+    return build(name, title, caption, shown, advised, source(run), label, (), columns.picks(run.source))
+
+
+def recommendations(study: Study) -> tuple[Table, ...]:
+    """The same of every machine that a set was measured on."""
+    return tuple(recommended(study, run, advice(study, run)) for run in study.shown)
 
 
 def pareto(study: Study, run: MachineSet, advised: tuple[Advice, ...]) -> Figure:

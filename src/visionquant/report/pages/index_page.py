@@ -21,6 +21,7 @@ from visionquant.settings.precision import Int8Precision
 Values = dict[str, Any]
 WORDS = ("FASTER", "SAME", "SLOWER", "UNDECIDED")
 HALF_PRINTED = 0.005  # of a figure with two decimals
+NEAR = 0.025  # published milliseconds that differ by no more
 WORKSPACE = "memory_reduction_workspace"
 SPEED, SAVED = "speedup, x", "memory saved, %"
 
@@ -145,7 +146,12 @@ def _four_bit(study: Study) -> Values:
         return {"counted": None}
     largest = max(counted, key=lambda model: counted[model])
     same, printed = sum(map(str.__eq__, *texts.values())), cells["memory_published", largest, "nf4"].text
-    return {"counted": counted[largest], "same": same, "models": len(models), "largest": largest, "printed": printed}
+    times = {name: study.published.column("latency_median", name) for name in ("nf4", "int8")}
+    shared = times["nf4"].keys() & times["int8"].keys()
+    near = sum(abs(times["nf4"][model] / times["int8"][model] - 1) <= NEAR for model in shared)
+    told = {"near": near, "timed": len(shared), "nearness": NEAR}
+    bytes_ = {"same": same, "models": len(models), "largest": largest, "printed": printed}
+    return {"counted": counted[largest], **bytes_, **told}
 
 
 def _memory(study: Study) -> Values:

@@ -9,10 +9,10 @@ from matplotlib.patches import Patch
 from visionquant.analysis.estimators import Estimate
 from visionquant.analysis.study import BASELINE, MachineSet, Study
 from visionquant.records.outcomes import Recipe
-from visionquant.report import columns, figure
+from visionquant.report import columns, figure, items
 from visionquant.report.columns import Row, Spec, first_run, labelled, measures, source, value
 from visionquant.report.figure import Figure
-from visionquant.report.items import TEXT, joined, precision_label, text
+from visionquant.report.items import TEXT, grouped, joined, precision_label, text
 from visionquant.report.table import Column, Table, build, numbers, texts
 from visionquant.settings.params import StatisticsChoice
 from visionquant.settings.precision import GRAPHS, Int8Precision, OpenVinoPrecision, PrecisionRow
@@ -140,6 +140,23 @@ PEAKS = Spec(
         *measures(1, rate="10⁹ MAC/s, or 10⁹ bytes/s"),
     ],
     lambda run, _: [row for row in run.rows if row["kind"] == "peak"],
+    (),
+    RECIPE,
+)
+
+LARGEST_FP16 = 65_504.0
+NORMS = Spec(
+    "int8-norms",
+    "What LayerNorm squares",
+    "The largest deviation of a value from the mean of its token, before any LayerNorm, in FP32. An engine that takes "
+    "LayerNorm apart squares it in the type that it computes in; FP16 ends at 65,504, the square of 255.9.",
+    [
+        *texts(model="Model", weights="Weights", part="Layer"),
+        *measures(1, deviation="largest deviation"),
+        Column("its square", lambda row: grouped((value(row, "deviation") or 0.0) ** 2), "number measured"),
+        Column("FP16 holds it", lambda row: items.yes((value(row, "deviation") or 0.0) ** 2 <= LARGEST_FP16), TEXT),
+    ],
+    lambda run, _: [row for row in run.rows if row["kind"] == "norm"],
     (),
     RECIPE,
 )
