@@ -79,7 +79,8 @@ def leads(study: Study, checked: Ledger) -> dict[str, tuple[str, ...]]:
     (*costs, accuracy), (advice, trust, claims) = answer(study), doors(study, checked)
     kept = tuple(one.answer for one in index_page.findings(study) if one.section == "keeping")
     one_door = {"decide": advice, "trust": trust, "claims": claims}
-    slow = tuple(int8_answers.answers(study).values())[:2]
+    of_int8 = int8_answers.answers(study)
+    slow = tuple(of_int8[question] for question in int8_answers.MAIN if question in of_int8)
     found = {"results": tuple(costs), "accuracy": (accuracy,), "recipes": kept, "int8": slow}
     return found | {name: (door.answer,) for name, door in one_door.items()}
 

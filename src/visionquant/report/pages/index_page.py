@@ -15,6 +15,7 @@ from visionquant.analysis.study import BASELINE, MachineSet, Study
 from visionquant.records.cell import Status
 from visionquant.report.columns import counted_words, estimate, median, source, verdict_counts
 from visionquant.report.items import MEASURED, NUMBER, PUBLISHED, TEXT, Item, missing, precision_label
+from visionquant.report.pages import int8_answers
 from visionquant.report.table import Column, Table, build, say
 from visionquant.settings.precision import Int8Precision
 
@@ -90,7 +91,9 @@ def findings(study: Study) -> tuple[Finding, ...]:
         ("Does the supplement's own validation pass?", "statistics", "validation", _validation(study)),
     )
     answered = (Finding(question, say(sentence, values), page) for question, page, sentence, values in asked)
-    return tuple(finding for finding in answered if finding.answer)
+    of_int8 = int8_answers.answers(study)
+    slow = (Finding(question, of_int8[question], "int8") for question in int8_answers.MAIN if question in of_int8)
+    return (*(finding for finding in answered if finding.answer), *slow)
 
 
 def unanswered(study: Study) -> tuple[str, ...]:

@@ -8,12 +8,14 @@ from visionquant.report.columns import first_run, value
 from visionquant.report.pages import int8_page
 from visionquant.report.table import Table, build, say, texts
 
+MAIN = ("Why is bitsandbytes' INT8 not faster?", "What is fast instead?")  # what other pages quote
+
 
 def answers(study: Study) -> dict[str, str]:
     """Answers to what people ask of slow INT8, by question; those that no evidence carries are left out."""
     asked = (
-        ("Why is bitsandbytes' INT8 not faster?", "int8_why", _why(study)),
-        ("What is fast instead?", "int8_fast", _fast(study)),
+        (MAIN[0], "int8_why", _why(study)),
+        (MAIN[1], "int8_fast", _fast(study)),
         ("Same model, other processor?", "int8_processors", _processors(study)),
         ("Which layers should stay in floats?", "int8_layers", _layers(study)),
         ("FP16 or BF16?", "int8_half", _halves(study)),
