@@ -1,23 +1,26 @@
 """The fastest setting of a model on this machine: CPU threads, precision with its engine, and batch size.
 
-Each number of threads is measured as any study is, in rounds of processes that take turns, in a folder of its own; the
-numbers of threads take turns round by round, so that a ratio between two of them is formed within a round as well.
+Each number of threads is measured as any study is, in rounds of processes that take turns, in a folder of its own
+which each search begins anew. The numbers of threads take turns, so that a ratio of two settings is formed within one.
 """
 
+import shutil
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
 
-from visionquant.bench import sampling, turns
+from visionquant.bench import loading, sampling, turns
 from visionquant.bench.command import Command, Matrix, Observer
+from visionquant.core import machine
 from visionquant.core.paths import Project
 from visionquant.records import record as records
-from visionquant.records.cell import BASELINE
+from visionquant.records.cell import BASELINE, Cell
 from visionquant.settings.params import Params
+from visionquant.weights import checkpoint
 
 
 class Setting(NamedTuple):
@@ -30,16 +33,16 @@ class Setting(NamedTuple):
 
 @dataclass(frozen=True)
 class Tuned:
-    """What was measured of one setting: the median pass of each round in ms, by the round's number; or why nothing."""
+    """What was measured of one setting: the median pass of a batch in ms, by turn; or why nothing counts."""
 
     setting: Setting
-    rounds_ms: Mapping[int, float]
+    turns_ms: Mapping[int, float]
     why: str = ""
 
     @property
     def batch_ms(self) -> float:
-        """Median over rounds."""
-        return float(np.median(list(self.rounds_ms.values())))
+        """Median over turns."""
+        return float(np.median(list(self.turns_ms.values())))
 
     @property
     def images_per_s(self) -> float:
@@ -47,81 +50,121 @@ class Tuned:
 
 
 class Ratio(NamedTuple):
-    """How many times as many images a second, with its 95 % interval (None from one round)."""
+    """How many times as many images a second, with its 95 % interval (None from one turn)."""
 
     value: float
     low: float | None
     high: float | None
 
 
-def measure(
-    project: Project,
-    params: Params,
-    model: str,
-    precisions: Sequence[str],
-    batch_sizes: Sequence[int],
-    threads: Sequence[int],
-    rounds: int,
-    observer: Observer,
-) -> list[Tuned]:
-    """Every setting, FP32 among them, in ``rounds``; what is there of an earlier call is kept.
+@dataclass
+class Search:
+    """A search under way: every setting of ``precisions`` and FP32, in so many ``turns``."""
 
-    Raises:
-        StudyError: settings, weights or machine are not what they should be.
-    """
-    sides = {count: (_folder(project, count), _study(params, model, count, rounds)) for count in threads}
-    names = tuple(dict.fromkeys((BASELINE, *precisions)))
-    for number in range(1, rounds + 1):
-        for count in turns.order(threads, number - 1):
-            own, asked = sides[count]
-            for size in batch_sizes:
-                take = sampling.sample if own.environment.is_file() else sampling.sweep
-                take(own, asked, Matrix((model,), names, (size,)), Command(observer, rounds=number))
-    return [
-        _tuned(own, model, Setting(count, name, size))
-        for count, (own, _) in sides.items()
-        for name in names
-        for size in batch_sizes
-    ]
+    project: Project
+    params: Params
+    model: str
+    precisions: Sequence[str]
+    batch_sizes: Sequence[int]
+    threads: Sequence[int]
+    turns: int
+    observer: Observer
+    _seen: dict[Setting, int] = field(default_factory=dict)  # rounds of it that earlier turns took
+    _turns_ms: dict[Setting, dict[int, float]] = field(default_factory=dict)
+    _why: dict[Setting, str] = field(default_factory=dict)
+
+    def run(self) -> list[Tuned]:
+        """All of it.
+
+        Raises:
+            StudyError: settings, weights or machine are not what they should be.
+        """
+        checkpoint.download(self.project, self.params, self.model, loading.agreement)
+        names = tuple(dict.fromkeys((BASELINE, *self.precisions)))
+        sides = {count: self._side(count) for count in self.threads}
+        done, begun_s = 0, time.monotonic()
+        for turn in range(1, self.turns + 1):
+            for count in turns.order(self.threads, turn - 1):
+                for size in self.batch_sizes:
+                    own, params = sides[count]
+                    command = Command(_Quiet(self.observer), rounds=turn)
+                    sampling.sample(own, params, Matrix((self.model,), names, (size,)), command)
+                    for name in names:
+                        self._note(own, Setting(count, name, size), turn)
+                    done += 1
+                    left = self.turns * len(self.threads) * len(self.batch_sizes) - done
+                    taken = [Setting(count, name, size) for name in names]
+                    medians = {name: ms for one in taken for ms in self._of(one, turn) for name in [one.precision]}
+                    what = f"{self.model}, {count} thread{'s' if count > 1 else ''}"
+                    left_s = left * (time.monotonic() - begun_s) / done
+                    self.observer.round(what, size, turn, self.turns, medians, left_s)
+        return [
+            Tuned(one, {} if why else self._turns_ms.get(one, {}), why)
+            for one in self._seen
+            for why in [self._why.get(one, "") or ("" if self._turns_ms.get(one) else "not measured")]
+        ]
+
+    def _side(self, threads: int) -> tuple[Project, Params]:
+        """The folder and the settings of a number of threads; what is there of an earlier search goes."""
+        own = replace(self.project, results=self.project.local / "tuning" / f"threads-{threads}")
+        shutil.rmtree(own.local, ignore_errors=True)
+        machine.declare(own, machine.probe(self.params.study.device))
+        own.manifest(self.model).parent.mkdir(parents=True)
+        shutil.copyfile(self.project.manifest(self.model), own.manifest(self.model))
+        fixed = {"threads": threads, "rounds": 100, "rounds_of_batches": 100}  # how many are taken, the command says
+        protocol = self.params.protocol.model_copy(update=fixed)
+        study = self.params.study.model_copy(update={"models": (self.model,), "minutes": None})
+        protocols = {**self.params.protocols, study.protocol: protocol}
+        return own, self.params.model_copy(update={"study": study, "protocols": protocols})
+
+    def _of(self, setting: Setting, turn: int) -> list[float]:
+        ms = self._turns_ms.get(setting, {}).get(turn)
+        return [] if ms is None else [ms]
+
+    def _note(self, own: Project, setting: Setting, turn: int) -> None:
+        """Keep what a turn added: a disturbed round is taken again within it, so it may be more than one round."""
+        path = own.samples(self.model, setting.precision)
+        record = records.read_samples(path) if path.is_file() else None
+        cell: Cell | None = record.cell(setting.batch_size) if record else None
+        seen = self._seen.setdefault(setting, 0)
+        if cell is None or cell.status != "ok":
+            self._why[setting] = (cell.reason or cell.status.replace("_", " ")) if cell else "not measured"
+            return
+        slots = [slot for each in cell.rounds[seen:] for slot in each.of(setting.precision, cell.paired)]
+        self._seen[setting] = len(cell.rounds)
+        if times := [ms for slot in slots for ms in slot.wall_ms]:
+            self._turns_ms.setdefault(setting, {})[turn] = float(np.median(times))
+
+
+class _Quiet(Observer):
+    """Hands on what precedes a round alone: how far a search is, it says itself."""
+
+    def __init__(self, to: Observer) -> None:
+        self.preparing, self.waiting = to.preparing, to.waiting  # type: ignore[method-assign]
 
 
 def best(found: Sequence[Tuned], latency_limit_ms: float | None = None) -> Tuned | None:
-    """The setting with most images a second among those whose batch keeps the limit; None where none does."""
-    fitting = [one for one in found if one.rounds_ms and (not latency_limit_ms or one.batch_ms <= latency_limit_ms)]
+    """The setting with most images a second among those whose batch keeps the limit; None where none does.
+
+    Chosen among many by few turns, it looks a little better than it is.
+    """
+    fitting = [one for one in found if one.turns_ms and (not latency_limit_ms or one.batch_ms <= latency_limit_ms)]
     return max(fitting, key=lambda one: one.images_per_s, default=None)
 
 
-def over(one: Tuned, other: Tuned) -> Ratio:
-    """Images a second of ``one`` over those of ``other``: the mean of the rounds' logs, Student's t interval."""
-    shared = sorted(one.rounds_ms.keys() & other.rounds_ms.keys())
-    per_image = [np.array([each.rounds_ms[number] for number in shared]) for each in (other, one)]
-    logs = np.log(per_image[0] / other.setting.batch_size) - np.log(per_image[1] / one.setting.batch_size)
+def over(one: Tuned, other: Tuned) -> Ratio | None:
+    """Images a second of ``one`` over those of ``other``: the mean of the turns' logs with Student's t interval.
+
+    None where no turn has both.
+    """
+    shared = sorted(one.turns_ms.keys() & other.turns_ms.keys())
+    if not shared:
+        return None
+    own, others = (np.log([each.turns_ms[turn] / each.setting.batch_size for turn in shared]) for each in (one, other))
+    logs = others - own
     middle = float(logs.mean())
     if len(shared) < 2:
         return Ratio(float(np.exp(middle)), None, None)
     half = float(stats.t.ppf(0.975, len(shared) - 1) * logs.std(ddof=1) / np.sqrt(len(shared)))
     low, value, high = (float(np.exp(end)) for end in (middle - half, middle, middle + half))
     return Ratio(value, low, high)
-
-
-def _folder(project: Project, threads: int) -> Project:
-    return replace(project, results=project.local / "tuning" / f"threads-{threads}")
-
-
-def _study(params: Params, model: str, threads: int, rounds: int) -> Params:
-    """The settings with so many threads and rounds, whatever time they take."""
-    protocol = params.protocol.model_copy(update={"threads": threads, "rounds": rounds, "rounds_of_batches": rounds})
-    study = params.study.model_copy(update={"models": (model,), "minutes": None})
-    return params.model_copy(update={"study": study, "protocols": {**params.protocols, study.protocol: protocol}})
-
-
-def _tuned(project: Project, model: str, setting: Setting) -> Tuned:
-    path: Path = project.samples(model, setting.precision)
-    record = records.read_samples(path) if path.is_file() else None
-    cell = record.cell(setting.batch_size) if record else None
-    if record is None or cell is None:
-        return Tuned(setting, {}, record.failure if record and record.failure else "not measured")
-    arms = ((each.number, each.of(setting.precision, cell.paired)) for each in cell.rounds)
-    times = {number: [ms for slot in slots for ms in slot.wall_ms] for number, slots in arms}
-    known = {number: float(np.median(each)) for number, each in times.items() if each}
-    return Tuned(setting, known, "" if known else cell.reason or cell.status.replace("_", " "))
