@@ -106,9 +106,20 @@ def test_the_largest_deviation_from_the_mean_is_that_of_the_layer_which_meets_it
     norms = nn.Sequential(nn.LayerNorm(4), nn.LayerNorm(4))
     norms[0].weight.data.fill_(100.0)
     states = torch.tensor([[[0.0, 0.0, 0.0, 8.0], [500.0, 500.0, 500.0, 500.0]]])  # the second token is its own mean
-    layer, deviation = profile._largest_deviation(norms, states)
-    assert layer == "1"
-    assert deviation == pytest.approx(100 * 3**0.5, rel=1e-4)  # of a value among four: (8 - 2) / the deviation of all
+    found = profile._largest_deviation(norms, states)
+    assert found["part"] == "1"
+    assert found["deviation"] == pytest.approx(100 * 3**0.5, rel=1e-4)  # (8 - 2) over the root mean square
+
+
+def test_a_model_without_layernorm_or_with_infinite_states_says_so() -> None:
+    images = torch.ones(1, 4)
+    assert (
+        profile._largest_deviation(nn.Sequential(nn.Linear(4, 4)), images)["why_missing"]
+        == "the model has no LayerNorm"
+    )
+    found = profile._largest_deviation(nn.Sequential(nn.LayerNorm(4)), images / 0)
+    assert (found["part"], found["deviation"]) == ("0", None)
+    assert "not finite" in str(found["why_missing"])
 
 
 @pytest.mark.parametrize("threshold", [0.0, 6.0])
@@ -128,6 +139,8 @@ def test_outliers_are_a_part_where_the_layer_looks_for_them(threshold: float) ->
     ("names", "part"),
     [
         (["aten::_int_mm", "bitsandbytes::int8_linear_matmul", "MatMul8bitLt"], profile.INTEGER),
+        (["aten::mm", "aten::matmul", "bitsandbytes::int8_linear_matmul", "MatMul8bitLt"], profile.EMULATED),
+        (["aten::copy_", "aten::_to_copy", "aten::to", "bitsandbytes::int8_linear_matmul"], profile.EMULATED),
         (["aten::mul", "bitsandbytes::int8_mm_dequant", "bitsandbytes::int8_scaled_mm", "MatMul8bitLt"], profile.SCALE),
         (["aten::round", "bitsandbytes::int8_vectorwise_quant", "MatMul8bitLt"], profile.QUANTISE),
         (["aten::any", "bitsandbytes::int8_vectorwise_quant", "MatMul8bitLt"], profile.APART),

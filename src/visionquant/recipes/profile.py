@@ -6,6 +6,7 @@ rates of this machine's own matrix products and of its memory: what a pass could
 """
 
 import copy
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -29,8 +30,9 @@ PRECISIONS, BATCHES = ("fp32", "bf16", "int8-threshold-0", "int8"), (1, 8)
 LAYER = "Linear8bitLt"
 PASSES = 3  # profiled
 SIDE, COPIED = 2048, 2**28  # of a square matrix; bytes, more than caches hold
-PARTS = INTEGER, QUANTISE, APART, SCALE, CASTS, FLOATS, ATTENTION, REST, BETWEEN = (
+PARTS = INTEGER, EMULATED, QUANTISE, APART, SCALE, CASTS, FLOATS, ATTENTION, REST, BETWEEN = (
     "integer products",
+    "integer products in floats",
     "quantise the inputs",
     "outliers apart",
     "scale the products back",
@@ -64,8 +66,8 @@ def run(project: Project, params: Params, machine: Environment) -> Iterator[Row]
 def part_of(names: list[str]) -> str:
     """What an operation is for, by its name and the names of those around it, from the innermost outwards."""
     around, bnb = set(names), "bitsandbytes::int8_"
-    if around & {"aten::_int_mm", f"{bnb}linear_matmul"}:
-        return INTEGER
+    if f"{bnb}linear_matmul" in around:  # without AVX-512 its codes are multiplied as floats
+        return EMULATED if around & {"aten::matmul", "aten::to"} else INTEGER
     if f"{bnb}mm_dequant" in around:
         return SCALE
     if f"{bnb}vectorwise_quant" in around:
@@ -81,9 +83,8 @@ def part_of(names: list[str]) -> str:
 
 def _model_rows(source: ModelSource, params: Params, device: str) -> Iterator[Row]:
     plain, prepared = source.build(), inputs.batch(max(BATCHES), source.preprocessing)
-    layer, deviation = _largest_deviation(plain, prepared)
-    norm: Row = {"kind": "norm", "part": layer, "deviation": deviation, "why_missing": "a figure of passes"}
-    yield norm | {"model": source.name, "weights": source.weights, "batch_size": len(prepared)}
+    norm = _largest_deviation(plain, prepared)
+    yield norm | {"kind": "norm", "model": source.name, "weights": source.weights, "batch_size": len(prepared)}
     nets = {name: convert.convert(copy.deepcopy(plain), params.precisions[name], device) for name in PRECISIONS}
     for size in BATCHES:
         batch = {name: convert.dtype_of(params.precisions[name], device) for name in PRECISIONS}
@@ -93,7 +94,7 @@ def _model_rows(source: ModelSource, params: Params, device: str) -> Iterator[Ro
         for name, call in calls.items():
             whole_ms, shares = timing.milliseconds(times, name), _shares(call, device)
             integers = [layer for layer, module in nets[name].named_modules() if type(module).__name__ == LAYER]
-            own = {INTEGER: sum(work[layer] for layer in integers)}
+            own = dict.fromkeys((INTEGER, EMULATED), sum(work[layer] for layer in integers))
             own[FLOATS] = sum(work.values()) - own[INTEGER]
             shared: Row = {"model": source.name, "weights": source.weights, "batch_size": size, "precision": name}
             yield shared | {
@@ -120,7 +121,7 @@ def _macs(net: nn.Module, images: torch.Tensor) -> dict[str, int]:
     found: dict[str, int] = {}
 
     def count(name: str, layer: Any, _: object, output: torch.Tensor) -> None:
-        found[name] = output.numel() * layer.weight[0].numel()
+        found[name] = found.get(name, 0) + output.numel() * layer.weight[0].numel()
 
     layers = [(name, layer) for name, layer in net.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
     hooks = [layer.register_forward_hook(partial(count, name)) for name, layer in layers]
@@ -131,7 +132,7 @@ def _macs(net: nn.Module, images: torch.Tensor) -> dict[str, int]:
     return found
 
 
-def _largest_deviation(net: nn.Module, images: torch.Tensor) -> tuple[str, float]:
+def _largest_deviation(net: nn.Module, images: torch.Tensor) -> Row:
     """The LayerNorm that meets the largest deviation of a value from the mean of its token, and that deviation."""
     found: dict[str, float] = {}
 
@@ -145,11 +146,19 @@ def _largest_deviation(net: nn.Module, images: torch.Tensor) -> tuple[str, float
         net(images)
     for hook in hooks:
         hook.remove()
-    return max(found.items(), key=lambda one: one[1])
+    if not found:
+        return {"part": None, "deviation": None, "why_missing": "the model has no LayerNorm"}
+    layer = max(found, key=lambda name: found[name] if math.isfinite(found[name]) else math.inf)
+    known = math.isfinite(found[layer])
+    why = "a figure of passes" if known else "it is not finite in FP32 itself"
+    return {"part": layer, "deviation": found[layer] if known else None, "why_missing": why}
 
 
 def _shares(call: Callable[[], object], device: str) -> dict[str, float]:
-    """Of each part the share of the profiled passes' time; what no operation accounts for is between them."""
+    """Of each part the share of the profiled passes' time; what no operation accounts for is between them.
+
+    Empty where the profiler tells nothing, as in a container that may not ask the GPU.
+    """
     took: Counter[str] = Counter()
     for _ in range(2):  # the profiler starts in the first
         took.clear()
@@ -164,6 +173,8 @@ def _shares(call: Callable[[], object], device: str) -> dict[str, float]:
             if event.device_type == DeviceType.CPU:
                 own = event.self_device_time_total if device == "cuda" else event.self_cpu_time_total
                 took[part_of(_around(event))] += own
+    if not sum(took.values()):
+        return {}
     took[BETWEEN] = max(0.0, whole_us - sum(took.values()))
     return {part: took[part] / sum(took.values()) for part in PARTS if took[part] > 0}
 
@@ -179,8 +190,9 @@ def _around(event: Any) -> list[str]:
 def _peaks(device: str) -> Iterator[Row]:
     """The fastest of several products and copies that took turns: what else the machine does can only slow them."""
     ways: dict[str, Callable[[], object]] = {}
+    side = SIDE if device == "cpu" else 4 * SIDE  # long enough that a GPU's launch is nothing beside it
     for name, dtype in NUMBERS.items():
-        square = torch.ones(SIDE, SIDE, dtype=dtype, device=device)
+        square = torch.ones(side, side, dtype=dtype, device=device)
         way = partial(torch._int_mm if name == "int8" else torch.mm, square, square)
         try:
             way()
@@ -194,6 +206,6 @@ def _peaks(device: str) -> Iterator[Row]:
     times = timing.take(ways, device)
     for name in ways:
         best, copied = min(times[name]), name == "copy"
-        rate = (2 * COPIED if copied else SIDE**3) / best / 1e9
+        rate = (2 * COPIED if copied else side**3) / best / 1e9
         what: Row = {"precision": None if copied else name, "part": "memory copy" if copied else "matrix product"}
         yield {"kind": "peak", "ms": 1e3 * best, "rate": rate, "why_missing": "a figure of passes"} | what

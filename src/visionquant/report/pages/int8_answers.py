@@ -1,5 +1,6 @@
 """Answers to what people ask of slow INT8, each made of the records."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from visionquant.analysis import estimators
@@ -8,7 +9,7 @@ from visionquant.report.columns import first_run, value
 from visionquant.report.pages import int8_page
 from visionquant.report.table import Table, build, say, texts
 
-MAIN = ("Why is bitsandbytes' INT8 not faster?", "What is fast instead?")  # what other pages quote
+MAIN = ("Where does bitsandbytes' INT8 spend its time?", "What is fast instead?")  # what other pages quote
 
 
 def answers(study: Study) -> dict[str, str]:
@@ -47,44 +48,49 @@ def _why(study: Study) -> dict[str, Any]:
 
 
 def _fast(study: Study) -> dict[str, Any]:
+    """The fastest precision of each profiled model at batch size 1, FP32 among them."""
     run, found = study.measured, []
     for model in study.params.report.profiled:
-        names = [name for name in study.params.precisions if (model, name) in run.records and name != BASELINE]
+        names = [name for name in study.params.precisions if (model, name) in run.records]
         speeds = {name: ratio for name in names if (ratio := int8_page.speed(study, run, model, name, 1).value)}
-        if speeds:
-            best = max(speeds, key=lambda name: speeds[name])
-            fastest, one = (
-                max(1.0, int8_page.fastest_fp32(study, run, model, 1)),
-                int8_page.speed(study, run, model, best, 1),
-            )
-            cosine, int8 = study.value(run.source, model, best, 0, "cosine"), speeds.get("int8")
-            found.append(
-                {
-                    "model": model,
-                    "best": int8_page.label(best),
-                    "one": one,
-                    "cosine": cosine,
-                    "int8": int8,
-                    "over": fastest,
-                }
-            )
+        if not set(speeds) - {BASELINE}:
+            continue
+        best = max(speeds, key=lambda name: speeds[name])
+        found.append({
+            "model": model,
+            "best": "" if best == BASELINE else int8_page.label(best),
+            "one": int8_page.speed(study, run, model, best, 1),
+            "cosine": study.value(run.source, model, best, 0, "cosine"),
+            "int8": speeds.get("int8"),
+            "over": max(1.0, int8_page.fastest_fp32(study, run, model, 1)),
+            "weights": run.records[model, best].settings.weights.kind,
+        })  # fmt: skip
     return {"machine": run.environment.title if run.environment else "", "found": found}
 
 
 def _processors(study: Study) -> dict[str, Any]:
-    """Of each machine the median speedup of INT8 and NF4 over the models, and what its processor has."""
+    """Of each machine the median speedups at batch size 1 over the models that all of them have in INT8."""
+    sets = [run for run in study.shown if run.environment and study.column(run.source, "speedup", "int8")]
+    models = (
+        sorted(set.intersection(*(set(study.column(run.source, "speedup", "int8")) for run in sets))) if sets else []
+    )
     found = []
-    for run in study.shown:
-        medians = {int8_page.label(name): _median(study, run, name, 1) for name in ("int8", "nf4", "bf16")}
+    for run in sets if models else ():
+        medians = {int8_page.label(name): _median(study, run, name, 1, models) for name in ("int8", "nf4", "bf16")}
+        assert run.environment is not None
         known = [f"{name} {ratio:.2f}" for name, ratio in medians.items() if ratio]
-        if known and run.environment:
-            found.append({"title": run.environment.title, "isa": run.environment.cpu_isa[-1:], "known": known})
-    return {"found": found}
+        isa, old = run.environment.cpu_isa[-1:], ", before rounds" if run.before_rounds else ""
+        found.append({"title": run.environment.title, "isa": isa, "known": known, "old": old})
+    return {"found": found, "models": models}
 
 
-def _median(study: Study, run: MachineSet, precision: str, batch_size: int) -> float | None:
-    values = study.column(run.source, "speedup", precision, batch_size=batch_size)
-    return estimators.summary(list(values.values()))["median"] if values else None
+def _median(
+    study: Study, run: MachineSet, precision: str, batch_size: int, models: Iterable[str] | None = None
+) -> float | None:
+    """Over these models, None where one of them has no speedup."""
+    values = study.column(run.source, "speedup", precision, models, batch_size)
+    whole = bool(values) and (models is None or len(values) == len([*models]))
+    return estimators.summary(list(values.values()))["median"] if whole else None
 
 
 def _layers(study: Study) -> dict[str, Any]:
@@ -106,14 +112,22 @@ def _layers(study: Study) -> dict[str, Any]:
 
 
 def _halves(study: Study) -> dict[str, Any]:
-    run = study.measured
-    found = {int8_page.label(name): _median(study, run, name, 1) for name in ("fp16", "bf16")}
-    least = {
-        int8_page.label(name): min(study.column(run.source, "cosine", name).values(), default=None)
-        for name in ("fp16", "bf16")
+    """FP16 and BF16 over the models that were measured in both."""
+    run, names = study.measured, ("fp16", "bf16")
+    models = sorted(set.intersection(*(set(study.column(run.source, "speedup", name)) for name in names)))
+    found = {}
+    for name in names if models else ():
+        cosines = study.column(run.source, "cosine", name, models)
+        lost = len(models) - len(cosines)
+        least = min(cosines.values(), default=None)
+        speed = _median(study, run, name, 1, models)
+        found[int8_page.label(name)] = {"speed": speed, "cosine": least, "lost": lost}
+    return {
+        "found": found,
+        "models": len(models),
+        "weights": run.weights,
+        "machine": run.environment.title if run.environment else "",
     }
-    known = {name: {"speed": ratio, "cosine": least[name]} for name, ratio in found.items() if ratio}
-    return {"found": known if len(known) == 2 else {}, "machine": run.environment.title if run.environment else ""}
 
 
 def _batches(study: Study) -> dict[str, Any]:

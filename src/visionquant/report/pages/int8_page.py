@@ -1,6 +1,6 @@
 """Why INT8 is slow: where the time of a pass goes, what the machine could do, and which engine does better."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -10,9 +10,9 @@ from visionquant.analysis.estimators import Estimate
 from visionquant.analysis.study import BASELINE, MachineSet, Study
 from visionquant.records.outcomes import Recipe
 from visionquant.report import columns, figure, items
-from visionquant.report.columns import Row, Spec, first_run, labelled, measures, source, value
+from visionquant.report.columns import Row, Spec, labelled, measures, source, value
 from visionquant.report.figure import Figure
-from visionquant.report.items import TEXT, grouped, joined, precision_label, text
+from visionquant.report.items import TEXT, Item, grouped, joined, missing, precision_label, text
 from visionquant.report.table import Column, Table, build, numbers, texts
 from visionquant.settings.params import StatisticsChoice
 from visionquant.settings.precision import GRAPHS, Int8Precision, OpenVinoPrecision, PrecisionRow
@@ -20,6 +20,7 @@ from visionquant.settings.precision import GRAPHS, Int8Precision, OpenVinoPrecis
 RECIPE = "profile"
 COLOURS = {  # Paul Tol's light scheme: what is not the product that was asked for is pale
     "integer products": "#228833",
+    "integer products in floats": "#44BB99",
     "float products": "#4477AA",
     "quantise the inputs": "#EE8866",
     "outliers apart": "#AA3377",
@@ -29,6 +30,7 @@ COLOURS = {  # Paul Tol's light scheme: what is not the product that was asked f
     "norms, activations, sums": "#BBBBBB",
     "between operations": "#DDDDDD",
 }
+PRODUCT_PARTS = ("integer products", "integer products in floats", "float products")
 NUMBERS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 LABELS = {"int8-threshold-0": "INT8 without outliers"}
 
@@ -39,7 +41,7 @@ def label(precision: str) -> str:
 
 
 def profiled(study: Study) -> MachineSet | None:
-    """The set whose profile is shown: the one with most records that has one."""
+    """The set whose profile is shown: the measured one, else the first that has one."""
     return next((one for one in study.sets if RECIPE in one.recipes), None)
 
 
@@ -92,11 +94,11 @@ def _products(run: Recipe, _: StatisticsChoice) -> list[Row]:
             continue
         title, name = f"{row['model']}, batch {row['batch_size']}", str(row["precision"])
         parts = {str(part["part"]): part for part in parts_of(run.rows, title, name)}
-        main = "integer products" if "integer products" in parts else "float products"
-        kind = "int8" if main == "integer products" else name
-        rate, peak = value(parts[main], "rate"), peaks.get(kind)
+        main = next((one for one in PRODUCT_PARTS if one in parts), "")
+        own = parts.get(main, {})
+        rate, peak = value(own, "rate"), peaks.get("int8" if main == PRODUCT_PARTS[0] else name)
         reached = rate / peak if rate and peak else None
-        share, whole = value(parts[main], "share"), value(row, "rate")
+        share, whole = value(own, "share"), value(row, "rate")
         beside = {"main": main, "main_share": share, "main_rate": rate, "peak": peak, "reached": reached}
         found.append({**row, **beside, "whole_reached": whole / peak if whole and peak else None})
     return found
@@ -111,15 +113,15 @@ def peaks_of(run: Recipe | None) -> dict[str, float]:
 PRODUCTS = Spec(
     "int8-products",
     "What the products reach",
-    "The products of the layers with weights: their share of the pass, their rate, and how much that is of the fastest "
-    "square product of this machine in the same number format (its peak). Whole pass: the same work over all its time.",
+    "The products of the layers with weights: their share of the pass, their rate, and how much that is of torch's own "
+    "square product on this machine in the same number format (the peak). Whole pass: the same work over all its time.",
     [
         *texts(model="Model", weights="Weights"),
         *numbers(batch_size="batch"),
         labelled("precision", "Precision", label),
         *measures(1, ms="pass, ms"),
         *measures(2, speedup="over FP32, x"),
-        *texts(main="products"),
+        Column("products", lambda row: row["main"] or missing("not_available", "the profiler told nothing"), TEXT),
         *measures(0, "products", factor=100, main_share="of the pass, %"),
         *measures(0, "products", main_rate="10⁹ MAC/s", peak="peak"),
         *measures(0, "of the peak, %", factor=100, reached="products", whole_reached="whole pass"),
@@ -132,8 +134,8 @@ PRODUCTS = Spec(
 PEAKS = Spec(
     "int8-peaks",
     "What this machine can do",
-    "The fastest of several square matrix products and copies, all threads. An arithmetic that a processor lacks is no "
-    "faster than another, and what one product gains by INT8 is the most that a network can gain.",
+    "torch's square matrix products and copies, the fastest of several, all threads. Other libraries may be faster, "
+    "in INT8 above all where the processor has no instructions for it.",
     [
         *texts(part="What"),
         labelled("precision", "Number format", lambda name: "" if name == "None" else label(name)),
@@ -145,6 +147,14 @@ PEAKS = Spec(
 )
 
 LARGEST_FP16 = 65_504.0
+
+
+def _squared(row: Row, shown: Callable[[float], Item]) -> Item:
+    """The square of the deviation, as it is to be shown, or why there is none."""
+    deviation = value(row, "deviation")
+    return missing("not_available", columns.why_missing(row)) if deviation is None else shown(deviation**2)
+
+
 NORMS = Spec(
     "int8-norms",
     "What LayerNorm squares",
@@ -153,8 +163,8 @@ NORMS = Spec(
     [
         *texts(model="Model", weights="Weights", part="Layer"),
         *measures(1, deviation="largest deviation"),
-        Column("its square", lambda row: grouped((value(row, "deviation") or 0.0) ** 2), "number measured"),
-        Column("FP16 holds it", lambda row: items.yes((value(row, "deviation") or 0.0) ** 2 <= LARGEST_FP16), TEXT),
+        Column("its square", lambda row: _squared(row, grouped), "number measured"),
+        Column("FP16 holds it", lambda row: _squared(row, lambda square: items.yes(square <= LARGEST_FP16)), TEXT),
     ],
     lambda run, _: [row for row in run.rows if row["kind"] == "norm"],
     (),
@@ -189,25 +199,31 @@ def engines(study: Study, run: MachineSet, batch_size: int) -> Table:
     caption = (
         "Measured in turns with torch's FP32, in rounds. Over the fastest FP32: the ratio divided by that of the "
         "fastest engine in FP32, without an interval of its own. Of the peak: the work of the pass over its time, as a "
-        "share of the fastest product of this machine in that number format."
+        "share of torch's square product on this machine in that number format."
     )
-    peaks, device = peaks_of(first_run(study, RECIPE)), "cuda" if run.on_cuda else "cpu"
+    peaks, device = peaks_of(run.recipes.get(RECIPE)), "cuda" if run.on_cuda else "cpu"
     models = [model for model in study.params.report.profiled if (model, BASELINE) in run.records]
     pairs = [(model, name) for model in models for name in study.params.precisions if (model, name) in run.records]
 
     def over(pair: tuple[str, str]) -> float:
-        return 1.0 if pair[1] == BASELINE else speed(study, run, *pair, batch_size).value or 0.0
+        """0 where there is no ratio: such rows come last."""
+        return speed(study, run, *pair, batch_size).value or 0.0
 
-    def over_fastest(pair: tuple[str, str]) -> float | None:
-        return over(pair) / max(1.0, fastest_fp32(study, run, pair[0], batch_size)) or None
+    def over_fastest(pair: tuple[str, str]) -> Item | float:
+        found = speed(study, run, *pair, batch_size)
+        fastest = max(1.0, fastest_fp32(study, run, pair[0], batch_size))
+        return missing(found.status, found.reason) if found.value is None else found.value / fastest
 
-    def reached(pair: tuple[str, str]) -> float | None:
-        size, ms = run.records[pair].size, study.value(run.source, *pair, batch_size, "latency_median")
+    def reached(pair: tuple[str, str]) -> Item | float:
+        size, time = run.records[pair].size, study.row(run.source, *pair, batch_size, "latency_median")
         peak = peaks.get(number_format(study.params.precisions[pair[1]], device))
-        return 100 * size.macs * batch_size / ms / 1e6 / peak if size and ms and peak else None
+        if size is None or not time.value:
+            return missing(time.status, time.reason)
+        if peak is None:
+            return missing("not_measured", f"no peak of this machine: `visionquant recipe {RECIPE}`")
+        return 100 * size.macs * batch_size / time.value / 1e6 / peak
 
-    shown = [pair for pair in pairs if over(pair)]
-    shown.sort(key=lambda pair: (models.index(pair[0]), -over(pair)))
+    shown = sorted(pairs, key=lambda pair: (models.index(pair[0]), -over(pair)))
     boxes = [
         Column("Model", 0, TEXT),
         Column("Precision", lambda pair: text(label(pair[1])), TEXT),
@@ -216,7 +232,7 @@ def engines(study: Study, run: MachineSet, batch_size: int) -> Table:
             "over torch FP32, x", lambda pair: columns.estimate(speed(study, run, *pair, batch_size)), "number measured"
         ),
         Column("over the fastest FP32, x", over_fastest, "number measured", decimals=2),
-        Column("of the peak, %", reached, "number measured", decimals=0, why="no peak was measured: see below"),
+        Column("of the peak, %", reached, "number measured", decimals=0),
         columns.for_pair(study, run, "cosine", "cosine"),
     ]
     title = f"Engines and precisions, batch size {batch_size}"
