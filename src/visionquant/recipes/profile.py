@@ -8,7 +8,7 @@ rates of this machine's own matrix products and of its memory: what a pass could
 import copy
 import math
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -159,7 +159,7 @@ def _shares(call: Callable[[], object], device: str) -> dict[str, float]:
 
     Empty where the profiler tells nothing, as in a container that may not ask the GPU.
     """
-    took: Counter[str] = Counter()
+    took: dict[str, float] = defaultdict(float)
     for _ in range(2):  # the profiler starts in the first
         took.clear()
         activities = {ProfilerActivity.CPU} | ({ProfilerActivity.CUDA} if device == "cuda" else set())
@@ -208,4 +208,4 @@ def _peaks(device: str) -> Iterator[Row]:
         best, copied = min(times[name]), name == "copy"
         rate = (2 * COPIED if copied else side**3) / best / 1e9
         what: Row = {"precision": None if copied else name, "part": "memory copy" if copied else "matrix product"}
-        yield {"kind": "peak", "ms": 1e3 * best, "rate": rate, "why_missing": "a figure of passes"} | what
+        yield what | {"kind": "peak", "ms": 1e3 * best, "rate": rate, "why_missing": "a figure of passes"}

@@ -10,6 +10,7 @@ from visionquant.report.pages import int8_page
 from visionquant.report.table import Table, build, say, texts
 
 MAIN = ("Where does bitsandbytes' INT8 spend its time?", "What is fast instead?")  # what other pages quote
+FEWEST = 3  # models, that a median is formed over
 
 
 def answers(study: Study) -> dict[str, str]:
@@ -131,17 +132,12 @@ def _halves(study: Study) -> dict[str, Any]:
 
 
 def _batches(study: Study) -> dict[str, Any]:
-    """INT8 over FP32 by batch size, of the models that were measured at each."""
-    run = study.measured
-    sizes = {size: study.column(run.source, "speedup", "int8", batch_size=size) for size in study.batch_sizes}
-    sizes = {size: values for size, values in sizes.items() if values}
-    models = set.intersection(*(set(values) for values in sizes.values())) if len(sizes) > 1 else set()
-    medians = (
-        {
-            size: estimators.summary([values[model] for model in sorted(models)])["median"]
-            for size, values in sizes.items()
-        }
-        if models
-        else {}
-    )
+    """INT8 over FP32 by batch size, from the smallest up, of the models that were measured at each."""
+    run, models, sizes = study.measured, set(study.models), list[int]()
+    for size in study.batch_sizes:
+        shared = models & set(study.column(run.source, "speedup", "int8", batch_size=size))
+        if len(shared) < FEWEST:
+            break
+        models, sizes = shared, [*sizes, size]
+    medians = {size: _median(study, run, "int8", size, sorted(models)) for size in sizes} if len(sizes) > 1 else {}
     return {"models": len(models), "medians": medians}

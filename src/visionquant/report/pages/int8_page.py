@@ -216,21 +216,23 @@ def engines(study: Study, run: MachineSet, batch_size: int) -> Table:
 
     def reached(pair: tuple[str, str]) -> Item | float:
         size, time = run.records[pair].size, study.row(run.source, *pair, batch_size, "latency_median")
+        macs = size.macs if size else None
         peak = peaks.get(number_format(study.params.precisions[pair[1]], device))
-        if size is None or not time.value:
+        if macs is None or not time.value:
             return missing(time.status, time.reason)
         if peak is None:
             return missing("not_measured", f"no peak of this machine: `visionquant recipe {RECIPE}`")
-        return 100 * size.macs * batch_size / time.value / 1e6 / peak
+        return 100 * macs * batch_size / time.value / 1e6 / peak
+
+    def ratio(model: str, precision: str) -> Item:
+        return columns.estimate(speed(study, run, model, precision, batch_size))
 
     shown = sorted(pairs, key=lambda pair: (models.index(pair[0]), -over(pair)))
     boxes = [
         Column("Model", 0, TEXT),
         Column("Precision", lambda pair: text(label(pair[1])), TEXT),
         columns.for_pair(study, run, "latency, ms", "latency_median", batch_size),
-        Column(
-            "over torch FP32, x", lambda pair: columns.estimate(speed(study, run, *pair, batch_size)), "number measured"
-        ),
+        Column("over torch FP32, x", lambda pair: ratio(*pair), "number measured"),
         Column("over the fastest FP32, x", over_fastest, "number measured", decimals=2),
         Column("of the peak, %", reached, "number measured", decimals=0),
         columns.for_pair(study, run, "cosine", "cosine"),
