@@ -1,5 +1,6 @@
 """What others cite and read is made from its sources, and holds of what is committed."""
 
+import gzip
 import hashlib
 import io
 import json
@@ -39,7 +40,7 @@ def evidence() -> list[tuple[str, Path]]:
     folders = {"accuracy": "accuracy", "probe": "probes", "recipe": "recipes", "record": "latency"}
     found = [("manifest", path) for path in sorted(PROJECT.machines.glob("*/manifest.json"))]
     found += [
-        (kind, path) for kind, name in folders.items() for path in sorted(PROJECT.machines.glob(f"*/{name}/*.json"))
+        (kind, path) for kind, name in folders.items() for path in sorted(PROJECT.machines.glob(f"*/{name}/*.json*"))
     ]
     local = PROJECT.machines / "local"
     return [(kind, path) for kind, path in found if local not in path.parents]
@@ -149,7 +150,8 @@ def test_every_committed_file_of_evidence_holds_its_schema() -> None:
         Draft202012Validator.check_schema(schema)
     seen = dict.fromkeys(schemas, 0)
     for kind, path in evidence():
-        content = json.loads(path.read_text())
+        raw = path.read_bytes()
+        content = json.loads(gzip.decompress(raw) if path.suffix == ".gz" else raw)
         if kind == "record" and content["schema_version"] != 5:
             continue  # read by way of records/upgrade.py
         if "libraries" not in content.get("environment", {"libraries": {}}):  # of an earlier version
