@@ -1,6 +1,5 @@
 """A pass taken apart: parts that add up, work that is counted, and a name for what each operation is for."""
 
-import bitsandbytes as bnb
 import pytest
 import tiny
 import torch
@@ -124,6 +123,8 @@ def test_a_model_without_layernorm_or_with_infinite_states_says_so() -> None:
 
 @pytest.mark.parametrize("threshold", [0.0, 6.0])
 def test_outliers_are_a_part_where_the_layer_looks_for_them(threshold: float) -> None:
+    import bitsandbytes as bnb  # late: it opens a GPU
+
     layer = bnb.nn.Linear8bitLt(64, 64, has_fp16_weights=False, threshold=threshold, device="meta")
     weight = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
     layer.weight = bnb.nn.Int8Params(weight, requires_grad=False, has_fp16_weights=False)

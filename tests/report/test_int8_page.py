@@ -8,8 +8,9 @@ import pytest
 from visionquant.analysis.study import Study, gather
 from visionquant.records import outcomes
 from visionquant.records.outcomes import Recipe
+from visionquant.report import int8_answers, int8_facts
 from visionquant.report.columns import recipe_tables
-from visionquant.report.pages import int8_answers, int8_page
+from visionquant.report.pages import int8_page
 from visionquant.settings import params as parameters
 
 MODEL = "vit-base-224-production"
@@ -105,7 +106,7 @@ def test_engines_stand_fastest_first_with_both_ratios(study: Study) -> None:
     ],
 )
 def test_each_row_asks_for_one_arithmetic(study: Study, precision: str, kind: str) -> None:
-    assert int8_page.number_format(study.params.precisions[precision], "cpu") == kind
+    assert int8_facts.number_format(study.params.precisions[precision], "cpu") == kind
 
 
 def test_answers_are_made_of_records(study: Study) -> None:

@@ -10,11 +10,11 @@ from visionquant.analysis import decision, estimators, provenance, trained_evide
 from visionquant.analysis.claims.ledger import Ledger
 from visionquant.analysis.frame import ARITHMETIC, PUBLISHED
 from visionquant.analysis.study import BASELINE, MachineSet, Study
-from visionquant.report import figure
+from visionquant.report import figure, int8_answers
 from visionquant.report.columns import machine, verdict_counts
 from visionquant.report.figure import INK, Figure, Look
 from visionquant.report.items import precision_label
-from visionquant.report.pages import claims_page, index_page, int8_answers
+from visionquant.report.pages import claims_page, index_page
 from visionquant.report.pages.index_page import Finding
 from visionquant.report.table import say
 

@@ -13,9 +13,9 @@ from visionquant.analysis.frame import ARITHMETIC
 from visionquant.analysis.published import SUBJECTS, Row
 from visionquant.analysis.study import BASELINE, MachineSet, Study
 from visionquant.records.cell import Status
+from visionquant.report import int8_answers
 from visionquant.report.columns import counted_words, estimate, median, source, verdict_counts
 from visionquant.report.items import MEASURED, NUMBER, PUBLISHED, TEXT, Item, missing, precision_label
-from visionquant.report.pages import int8_answers
 from visionquant.report.table import Column, Table, build, say
 from visionquant.settings.precision import Int8Precision
 

@@ -1,23 +1,20 @@
 """Why INT8 is slow: where the time of a pass goes, what the machine could do, and which engine does better."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
-from visionquant.analysis.estimators import Estimate
 from visionquant.analysis.study import BASELINE, MachineSet, Study
 from visionquant.records.outcomes import Recipe
-from visionquant.report import columns, figure, items
+from visionquant.report import columns, figure, int8_facts, items
 from visionquant.report.columns import Row, Spec, labelled, measures, source, value
 from visionquant.report.figure import Figure
-from visionquant.report.items import TEXT, Item, grouped, joined, missing, precision_label, text
+from visionquant.report.items import TEXT, Item, grouped, joined, missing, text
 from visionquant.report.table import Column, Table, build, numbers, texts
 from visionquant.settings.params import StatisticsChoice
-from visionquant.settings.precision import GRAPHS, Int8Precision, OpenVinoPrecision, PrecisionRow
 
-RECIPE = "profile"
 COLOURS = {  # Paul Tol's light scheme: what is not the product that was asked for is pale
     "integer products": "#228833",
     "integer products in floats": "#44BB99",
@@ -31,24 +28,12 @@ COLOURS = {  # Paul Tol's light scheme: what is not the product that was asked f
     "between operations": "#DDDDDD",
 }
 PRODUCT_PARTS = ("integer products", "integer products in floats", "float products")
-NUMBERS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
-LABELS = {"int8-threshold-0": "INT8 without outliers"}
-
-
-def label(precision: str) -> str:
-    """A precision as these tables call it."""
-    return LABELS.get(precision, precision_label(precision))
-
-
-def profiled(study: Study) -> MachineSet | None:
-    """The set whose profile is shown: the measured one, else the first that has one."""
-    return next((one for one in study.sets if RECIPE in one.recipes), None)
 
 
 def time_figure(study: Study) -> Figure:
     """A panel a model and batch size, in it a bar a precision, in parts."""
-    run = profiled(study)
-    rows = list(run.recipes[RECIPE].rows) if run else []
+    run = int8_facts.profiled(study)
+    rows = list(run.recipes[int8_facts.RECIPE].rows) if run else []
     passes = [row for row in rows if row["kind"] == "pass"]
     panels = list(dict.fromkeys(f"{row['model']}, batch {row['batch_size']}" for row in passes))
     names = list(dict.fromkeys(str(row["precision"]) for row in passes))
@@ -57,10 +42,14 @@ def time_figure(study: Study) -> Figure:
         for number, precision in enumerate(names):
             left = 0.0
             for part, colour in COLOURS.items():
-                ms = sum(value(row, "ms") or 0.0 for row in parts_of(rows, title, precision) if row["part"] == part)
+                ms = sum(
+                    value(row, "ms") or 0.0
+                    for row in int8_facts.parts_of(rows, title, precision)
+                    if row["part"] == part
+                )
                 axes.barh([number], [ms], left=left, color=colour, height=0.7)
                 left += ms
-        figure.rows_of(axes, [label(name) for name in names])
+        figure.rows_of(axes, [int8_facts.label(name) for name in names])
         axes.set_title(title)
 
     caption = (
@@ -69,9 +58,9 @@ def time_figure(study: Study) -> Figure:
         "it adds. Shares by torch's profiler, applied to the median of passes without it, in turns."
     )
     alt = "Panels by model and batch size; in each a bar a precision, divided into the parts of a pass."
-    below = f"Not run: `visionquant recipe {RECIPE}`."
+    below = f"Not run: `visionquant recipe {int8_facts.RECIPE}`."
     if run:
-        found = run.recipes[RECIPE]
+        found = run.recipes[int8_facts.RECIPE]
         weights = joined(dict.fromkeys(f"{row['model']}: {row['weights']} weights" for row in passes))
         below = f"{found.environment.title}; {weights}; `{found.command}`."
     keys: list[Any] = [Patch(color=colour, label=part) for part, colour in COLOURS.items()]
@@ -79,21 +68,15 @@ def time_figure(study: Study) -> Figure:
     return Figure("int8-time", "Where the time of a pass goes", caption, alt, below, svg)
 
 
-def parts_of(rows: Iterable[Row], title: str, precision: str) -> list[Row]:
-    """The parts of a pass of the panel of that title."""
-    own = [row for row in rows if row["kind"] == "part" and row["precision"] == precision]
-    return [row for row in own if f"{row['model']}, batch {row['batch_size']}" == title]
-
-
 def _products(run: Recipe, _: StatisticsChoice) -> list[Row]:
     """Passes, with what their products reach of the rate that this machine's own product reached in that type."""
-    peaks = peaks_of(run)
+    peaks = int8_facts.peaks_of(run)
     found = list[Row]()
     for row in run.rows:
         if row["kind"] != "pass":
             continue
         title, name = f"{row['model']}, batch {row['batch_size']}", str(row["precision"])
-        parts = {str(part["part"]): part for part in parts_of(run.rows, title, name)}
+        parts = {str(part["part"]): part for part in int8_facts.parts_of(run.rows, title, name)}
         main = next((one for one in PRODUCT_PARTS if one in parts), "")
         own = parts.get(main, {})
         rate, peak = value(own, "rate"), peaks.get("int8" if main == PRODUCT_PARTS[0] else name)
@@ -104,12 +87,6 @@ def _products(run: Recipe, _: StatisticsChoice) -> list[Row]:
     return found
 
 
-def peaks_of(run: Recipe | None) -> dict[str, float]:
-    """10^9 multiply-accumulates a second of this machine's own matrix product, by number format."""
-    rows = [row for row in run.rows if row["kind"] == "peak" and row["part"] == "matrix product"] if run else []
-    return {str(row["precision"]): rate for row in rows if (rate := value(row, "rate"))}
-
-
 PRODUCTS = Spec(
     "int8-products",
     "What the products reach",
@@ -118,7 +95,7 @@ PRODUCTS = Spec(
     [
         *texts(model="Model", weights="Weights"),
         *numbers(batch_size="batch"),
-        labelled("precision", "Precision", label),
+        labelled("precision", "Precision", int8_facts.label),
         *measures(1, ms="pass, ms"),
         *measures(2, speedup="over FP32, x"),
         Column("products", lambda row: row["main"] or missing("not_available", "the profiler told nothing"), TEXT),
@@ -129,7 +106,7 @@ PRODUCTS = Spec(
     ],
     _products,
     ("Model", "batch"),
-    RECIPE,
+    int8_facts.RECIPE,
 )
 PEAKS = Spec(
     "int8-peaks",
@@ -138,12 +115,12 @@ PEAKS = Spec(
     "in INT8 above all where the processor has no instructions for it.",
     [
         *texts(part="What"),
-        labelled("precision", "Number format", lambda name: "" if name == "None" else label(name)),
+        labelled("precision", "Number format", lambda name: "" if name == "None" else int8_facts.label(name)),
         *measures(1, rate="10⁹ MAC/s, or 10⁹ bytes/s"),
     ],
     lambda run, _: [row for row in run.rows if row["kind"] == "peak"],
     (),
-    RECIPE,
+    int8_facts.RECIPE,
 )
 
 LARGEST_FP16 = 65_504.0
@@ -168,30 +145,8 @@ NORMS = Spec(
     ],
     lambda run, _: [row for row in run.rows if row["kind"] == "norm"],
     (),
-    RECIPE,
+    int8_facts.RECIPE,
 )
-
-
-def number_format(row: PrecisionRow, device: str) -> str:
-    """Which arithmetic the products of a row ask for, as the peaks call it."""
-    if isinstance(row, Int8Precision) or getattr(row, "weights", "") == "int8":
-        return "int8"
-    return NUMBERS[row.rest if isinstance(row, OpenVinoPrecision) else row.dtype_on(device)]
-
-
-def speed(study: Study, run: MachineSet, model: str, precision: str, batch_size: int) -> Estimate:
-    """A speedup over torch's FP32 with the verdict of the table that the precision belongs to."""
-    name = "speedup"
-    if precision not in study.compared:
-        families = (family for family, names in study.families.items() if precision in names)
-        name = next(families, name)
-    return study.row(run.source, model, precision, batch_size, name)
-
-
-def fastest_fp32(study: Study, run: MachineSet, model: str, batch_size: int) -> float:
-    """How many times as fast as torch's FP32 the fastest engine of FP32 was; 1 where no other was measured."""
-    graphs = [name for name in study.of_kind(*GRAPHS) if name.startswith("fp32_")]
-    return max((speed(study, run, model, name, batch_size).value or 0.0 for name in graphs), default=0.0) or 1.0
 
 
 def engines(study: Study, run: MachineSet, batch_size: int) -> Table:
@@ -201,36 +156,36 @@ def engines(study: Study, run: MachineSet, batch_size: int) -> Table:
         "fastest engine in FP32, without an interval of its own. Of the peak: the work of the pass over its time, as a "
         "share of torch's square product on this machine in that number format."
     )
-    peaks, device = peaks_of(run.recipes.get(RECIPE)), "cuda" if run.on_cuda else "cpu"
+    peaks, device = int8_facts.peaks_of(run.recipes.get(int8_facts.RECIPE)), "cuda" if run.on_cuda else "cpu"
     models = [model for model in study.params.report.profiled if (model, BASELINE) in run.records]
     pairs = [(model, name) for model in models for name in study.params.precisions if (model, name) in run.records]
 
     def over(pair: tuple[str, str]) -> float:
         """0 where there is no ratio: such rows come last."""
-        return speed(study, run, *pair, batch_size).value or 0.0
+        return int8_facts.speed(study, run, *pair, batch_size).value or 0.0
 
     def over_fastest(pair: tuple[str, str]) -> Item | float:
-        found = speed(study, run, *pair, batch_size)
-        fastest = max(1.0, fastest_fp32(study, run, pair[0], batch_size))
+        found = int8_facts.speed(study, run, *pair, batch_size)
+        fastest = max(1.0, int8_facts.fastest_fp32(study, run, pair[0], batch_size))
         return missing(found.status, found.reason) if found.value is None else found.value / fastest
 
     def reached(pair: tuple[str, str]) -> Item | float:
         size, time = run.records[pair].size, study.row(run.source, *pair, batch_size, "latency_median")
         macs = size.macs if size else None
-        peak = peaks.get(number_format(study.params.precisions[pair[1]], device))
+        peak = peaks.get(int8_facts.number_format(study.params.precisions[pair[1]], device))
         if macs is None or not time.value:
             return missing(time.status, time.reason)
         if peak is None:
-            return missing("not_measured", f"no peak of this machine: `visionquant recipe {RECIPE}`")
+            return missing("not_measured", f"no peak of this machine: `visionquant recipe {int8_facts.RECIPE}`")
         return 100 * macs * batch_size / time.value / 1e6 / peak
 
     def ratio(model: str, precision: str) -> Item:
-        return columns.estimate(speed(study, run, model, precision, batch_size))
+        return columns.estimate(int8_facts.speed(study, run, model, precision, batch_size))
 
     shown = sorted(pairs, key=lambda pair: (models.index(pair[0]), -over(pair)))
     boxes = [
         Column("Model", 0, TEXT),
-        Column("Precision", lambda pair: text(label(pair[1])), TEXT),
+        Column("Precision", lambda pair: text(int8_facts.label(pair[1])), TEXT),
         columns.for_pair(study, run, "latency, ms", "latency_median", batch_size),
         Column("over torch FP32, x", lambda pair: ratio(*pair), "number measured"),
         Column("over the fastest FP32, x", over_fastest, "number measured", decimals=2),

@@ -5,8 +5,8 @@ from typing import Any
 
 from visionquant.analysis import estimators
 from visionquant.analysis.study import BASELINE, MachineSet, Study
+from visionquant.report import int8_facts
 from visionquant.report.columns import first_run, value
-from visionquant.report.pages import int8_page
 from visionquant.report.table import Table, build, say, texts
 
 MAIN = ("Where does bitsandbytes' INT8 spend its time?", "What is fast instead?")  # what other pages quote
@@ -36,11 +36,11 @@ def questions(study: Study) -> Table:
 
 def _why(study: Study) -> dict[str, Any]:
     """Of the profiled models' INT8 at batch size 1 the shares of its parts, in percent."""
-    run, found = int8_page.profiled(study), []
-    for row in run.recipes[int8_page.RECIPE].rows if run else ():
+    run, found = int8_facts.profiled(study), []
+    for row in run.recipes[int8_facts.RECIPE].rows if run else ():
         if (row["kind"], row["precision"], row["batch_size"]) == ("pass", "int8", 1):
             title = f"{row['model']}, batch 1"
-            parts = int8_page.parts_of(run.recipes[int8_page.RECIPE].rows, title, "int8") if run else []
+            parts = int8_facts.parts_of(run.recipes[int8_facts.RECIPE].rows, title, "int8") if run else []
             shares = {str(part["part"]): 100 * (value(part, "share") or 0.0) for part in parts}
             found.append(
                 {"model": row["model"], "weights": row["weights"], "shares": shares, "speedup": row["speedup"]}
@@ -53,17 +53,17 @@ def _fast(study: Study) -> dict[str, Any]:
     run, found = study.measured, []
     for model in study.params.report.profiled:
         names = [name for name in study.params.precisions if (model, name) in run.records]
-        speeds = {name: ratio for name in names if (ratio := int8_page.speed(study, run, model, name, 1).value)}
+        speeds = {name: ratio for name in names if (ratio := int8_facts.speed(study, run, model, name, 1).value)}
         if not set(speeds) - {BASELINE}:
             continue
         best = max(speeds, key=lambda name: speeds[name])
         found.append({
             "model": model,
-            "best": "" if best == BASELINE else int8_page.label(best),
-            "one": int8_page.speed(study, run, model, best, 1),
+            "best": "" if best == BASELINE else int8_facts.label(best),
+            "one": int8_facts.speed(study, run, model, best, 1),
             "cosine": study.value(run.source, model, best, 0, "cosine"),
             "int8": speeds.get("int8"),
-            "over": max(1.0, int8_page.fastest_fp32(study, run, model, 1)),
+            "over": max(1.0, int8_facts.fastest_fp32(study, run, model, 1)),
             "weights": run.records[model, best].settings.weights.kind,
         })  # fmt: skip
     return {"machine": run.environment.title if run.environment else "", "found": found}
@@ -77,7 +77,7 @@ def _processors(study: Study) -> dict[str, Any]:
     )
     found = []
     for run in sets if models else ():
-        medians = {int8_page.label(name): _median(study, run, name, 1, models) for name in ("int8", "nf4", "bf16")}
+        medians = {int8_facts.label(name): _median(study, run, name, 1, models) for name in ("int8", "nf4", "bf16")}
         assert run.environment is not None
         known = [f"{name} {ratio:.2f}" for name, ratio in medians.items() if ratio]
         isa, old = run.environment.cpu_isa[-1:], ", before rounds" if run.before_rounds else ""
@@ -105,7 +105,7 @@ def _layers(study: Study) -> dict[str, Any]:
         worst = sorted(own, key=lambda row: value(row, "sqnr_db") or 0.0)[:3]
         found.append(
             {
-                "precision": int8_page.label(precision),
+                "precision": int8_facts.label(precision),
                 "layers": [f"{row['layer']} ({row['sqnr_db']:.1f} dB)" for row in worst],
             }
         )
@@ -122,7 +122,7 @@ def _halves(study: Study) -> dict[str, Any]:
         lost = len(models) - len(cosines)
         least = min(cosines.values(), default=None)
         speed = _median(study, run, name, 1, models)
-        found[int8_page.label(name)] = {"speed": speed, "cosine": least, "lost": lost}
+        found[int8_facts.label(name)] = {"speed": speed, "cosine": least, "lost": lost}
     return {
         "found": found,
         "models": len(models),
